@@ -1,0 +1,5 @@
+"""`python -m kdistill`."""
+
+from kdistill.cli import main
+
+main()

@@ -1,0 +1,320 @@
+"""The command line: parse, call one stage, print; the only place that exits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from kdistill import __version__
+from kdistill.console import Reporter, hush
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import (
+    Optimizer,
+    Plot,
+    Precision,
+    Schedule,
+    Soften,
+    Training,
+    TrainStudent,
+    TrainTeacher,
+    Xla,
+)
+from kdistill.workspace import Workspace
+
+app = typer.Typer(
+    name="kdistill",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distil a trained network (the teacher) into another (the student), offline: train-teacher, soften, "
+    "train-student and plot, each from what the one before left in the workspace. `kdistill run` does all four.",
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every command has: a workspace, and how to speak."""
+
+    workspace: Workspace
+    reporter: Reporter
+    force: bool
+    debug: bool
+
+
+def session(
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", envvar="KDISTILL_WORKSPACE", help="Where the artifacts lie.")
+    ] = Path("workspace"),
+    force: Annotated[bool, typer.Option("--force", help="Do it again, though it is up to date.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's own messages.")] = False,
+) -> Session:
+    place = Workspace(workspace)
+    place.check()
+    return Session(place, Reporter(quiet=quiet), force, debug)
+
+
+def training(
+    epochs: Annotated[int, typer.Option(help="How often to go through the training rows.")] = Training.epochs,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = Training.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="The optimizer's step size.")] = Training.learning_rate,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Learning rate over the run: constant, or cosine down to 0.")
+    ] = Training.schedule,
+    optimizer: Annotated[Optimizer, typer.Option(help="sgd has momentum 0.9.")] = Training.optimizer,
+    early_stopping: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PATIENCE",
+            help="Stop after this many epochs without a lower validation loss, and keep the best epoch's weights.",
+        ),
+    ] = Training.early_stopping,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the training rows held out for validation, the same for all stages.")
+    ] = Training.validation_fraction,
+    seed: Annotated[int, typer.Option(help="Of weights, order and held-out rows.")] = Training.seed,
+    precision: Annotated[Precision, typer.Option(help="A Keras dtype policy.")] = Training.precision,
+    xla: Annotated[
+        Xla, typer.Option(help="Compile the step; auto: unless it has convolutions and runs on a CPU.")
+    ] = Training.xla,
+) -> Training:
+    return Training(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        optimizer=optimizer,
+        early_stopping=early_stopping,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        precision=precision,
+        xla=xla,
+    )
+
+
+GROUPS: dict[str, Callable[..., Any]] = {"session": session, "training": training}
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Dataset = Annotated[
+    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10, cifar100, or an .npz laid out as Keras's mnist.npz.")
+]
+OtherDataset = Annotated[str | None, typer.Option(help="Another dataset than the one recorded upstream.")]
+Model = Annotated[str, typer.Option(help="cnn, mlp-H (two hidden layers of H units) or small.")]
+StudentModel = Annotated[str | None, typer.Option(help="cnn, mlp-H or small.  [default: the teacher's]")]
+Temperature = Annotated[float, typer.Option(help="T of softmax(logits / T).")]
+Alpha = Annotated[
+    float,
+    typer.Option(help="Weight of the hard labels: alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets)."),
+]
+SoftTargetsName = Annotated[str, typer.Option("--soft-targets", metavar="NAME", help="Which soft targets.")]
+Formats = Annotated[list[str], typer.Option("--format", help="png, svg or pdf; may be given again.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a subcommand: parameters named after a group become that group's options, errors become one line."""
+    own = inspect.signature(function, eval_str=True).parameters
+    members = {
+        group: inspect.signature(GROUPS[group], eval_str=True).parameters if group in GROUPS else None for group in own
+    }
+
+    @functools.wraps(function)
+    def call(**given: Any) -> None:
+        with _one_line_errors(debug=given["debug"]):
+            values = {
+                name: given[name] if options is None else GROUPS[name](**{option: given[option] for option in options})
+                for name, options in members.items()
+            }
+            function(**values)
+
+    flat = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, options in reversed(members.items())  # a command's own options come first in its help
+        for parameter in ([own[name]] if options is None else options.values())
+    ]
+    call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return app.command()(call)
+
+
+@contextlib.contextmanager
+def _one_line_errors(*, debug: bool) -> Iterator[None]:
+    if not debug:
+        hush()
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("stopped; the workspace is as it was, and the same command goes on where this one stopped", 130, debug)
+    except UsageError as error:
+        _fail(str(error), 2, debug)
+    except KdistillError as error:
+        _fail(str(error), 1, debug)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stdout = None
+        raise SystemExit(1) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", 1, debug)
+    except MemoryError as error:
+        _fail(f"out of memory: {error}", 1, debug)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}".splitlines()[0] + " (--debug shows where)", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(message if code == 130 else f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@command
+def train_teacher(
+    session: Session,
+    training: Training,
+    dataset: Dataset = TrainTeacher.dataset,
+    model: Model = TrainTeacher.model,
+    name: Annotated[str, typer.Option(help="What to call the teacher.")] = TrainTeacher.name,
+) -> None:
+    """Train a teacher on a dataset's hard labels."""
+    from kdistill.stages import train_teacher as stage
+
+    settings = TrainTeacher(dataset=dataset, model=model, name=name, training=training)
+    stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
+
+
+@command
+def soften(
+    session: Session,
+    temperature: Temperature = Soften.temperature,
+    teacher: Annotated[str, typer.Option(metavar="NAME", help="Which teacher.")] = Soften.teacher,
+    dataset: OtherDataset = Soften.dataset,
+    name: Annotated[str, typer.Option(help="What to call the soft targets.")] = Soften.name,
+    batch_size: Annotated[int, typer.Option(help="Rows a call of the teacher.")] = Soften.batch_size,
+) -> None:
+    """Run a teacher once over the transfer set, and keep its logits and soft targets."""
+    from kdistill.stages import soften as stage
+
+    settings = Soften(temperature=temperature, teacher=teacher, dataset=dataset, name=name, batch_size=batch_size)
+    stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
+
+
+@command
+def train_student(
+    session: Session,
+    training: Training,
+    alpha: Alpha = TrainStudent.alpha,
+    temperature: Annotated[
+        float | None, typer.Option(help="T, from the stored logits.  [default: the soft-target file's]")
+    ] = TrainStudent.temperature,
+    soft_targets: SoftTargetsName = TrainStudent.soft_targets,
+    model: StudentModel = TrainStudent.model,
+    dataset: OtherDataset = TrainStudent.dataset,
+    name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
+) -> None:
+    """Train a student from a soft-target file, without the teacher; --alpha 1: from hard labels alone."""
+    from kdistill.stages import train_student as stage
+
+    settings = TrainStudent(
+        alpha=alpha,
+        temperature=temperature,
+        soft_targets=soft_targets,
+        model=model,
+        dataset=dataset,
+        name=name,
+        training=training,
+    )
+    stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
+
+
+@command
+def plot(
+    session: Session,
+    network: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A teacher or student to draw.  [default: all]")
+    ] = None,
+    formats: Formats = list(Plot.formats),  # noqa: B006 - Typer reads it, nobody writes it
+    soft_targets: SoftTargetsName = Plot.soft_targets,
+) -> None:
+    """Draw the learning curves, and what the soft targets say."""
+    from kdistill.stages import plot as stage
+
+    settings = Plot(networks=tuple(network or ()), formats=tuple(formats), soft_targets=soft_targets)
+    stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
+
+
+@command
+def evaluate(session: Session, as_json: Json = False) -> None:
+    """Measure every network of the workspace on training and test rows."""
+    from kdistill.stages import evaluate as stage
+
+    found = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    if as_json:
+        print(json.dumps(stage.as_json(found), indent=2))
+    else:
+        stage.show(found, Reporter())
+
+
+@command
+def status(session: Session, as_json: Json = False) -> None:
+    """Show what stands, what is stale and why, and the next command."""
+    from kdistill.stages import status as stage
+
+    standings, following = stage.run(session.workspace)
+    if as_json:
+        print(json.dumps(stage.as_json(standings, following), indent=2, ensure_ascii=False))
+    else:
+        stage.show(session.workspace, standings, following, Reporter())
+
+
+@command
+def run(
+    session: Session,
+    training: Training,
+    dataset: Dataset = TrainTeacher.dataset,
+    model: Model = TrainTeacher.model,
+    student_model: StudentModel = TrainStudent.model,
+    temperature: Temperature = Soften.temperature,
+    alpha: Alpha = TrainStudent.alpha,
+    formats: Formats = list(Plot.formats),  # noqa: B006 - as above
+) -> None:
+    """Do all four stages in order, skipping what is up to date; training options are for both networks."""
+    from kdistill.stages import evaluate as evaluation
+    from kdistill.stages import plot, soften, train_student, train_teacher
+
+    workspace, how = session.workspace, {"force": session.force, "reporter": session.reporter}
+    student = TrainStudent(alpha=alpha, model=student_model, training=training)  # wrong usage is seen before any work
+    softening = Soften(temperature=temperature)
+    train_teacher.run(workspace, TrainTeacher(dataset=dataset, model=model, training=training), **how)
+    soften.run(workspace, softening, **how)
+    train_student.run(workspace, student, **how)
+    plot.run(workspace, Plot(formats=tuple(formats)), **how)
+    evaluation.show(evaluation.run(workspace, reporter=session.reporter), session.reporter)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,109 @@
+"""What a person sees: results on standard output, progress and warnings on standard error, drawn by Rich."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def hush() -> None:
+    """Give the process's raw standard error to nobody, and keep Python's own for messages to the user.
+
+    TensorFlow's C++ side writes there directly, some of it before any log level is obeyed (TensorFlow 2.21), so
+    nothing less reaches every line. For a process that is kdistill's own; `--debug` leaves it out.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    warnings.filterwarnings("ignore")
+
+
+@contextlib.contextmanager
+def silent_stdout() -> Iterator[None]:
+    """What a library prints inside goes nowhere."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+class Reporter:
+    """How a stage tells its user what it does. With `quiet`, only warnings and what was asked for are said."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """A line of progress or of result."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+        """A table; the first column is text, the others are numbers."""
+        if self.quiet:
+            return
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.title_justify = table.caption_justify = "left"
+        table.title_style, table.caption_style = "bold", "dim"
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console = _console(stderr=False)
+        if not console.is_terminal:  # a pipe has no width to fit into
+            console.width = 10_000
+        console.print(table)
+
+    @contextlib.contextmanager
+    def steps(self, what: str, total: int) -> Iterator[Steps]:
+        """Progress over `total` steps: a live line on a terminal, plain lines elsewhere, nothing with `quiet`."""
+        console = _console(stderr=True)
+        if self.quiet or not console.is_terminal:
+            yield Steps(None, self)
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn()
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
+            progress.add_task(what, total=total, note="")
+            yield Steps(progress, self)
+
+
+class Steps:
+    """The progress of one piece of work."""
+
+    def __init__(self, progress: Progress | None, reporter: Reporter) -> None:
+        self._progress = progress
+        self._reporter = reporter
+
+    def advance(self, steps: float = 1) -> None:
+        if self._progress:
+            self._progress.advance(self._progress.task_ids[0], steps)
+
+    def note(self, line: str) -> None:
+        """What was reached: beside the bar on a terminal, a line of its own elsewhere."""
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], note=line)
+        else:
+            self._reporter.say(line)

@@ -1,0 +1,166 @@
+"""Histories and arrays to figures, by Matplotlib; reads no files.
+
+White figures with dark ink, so that they look alike on a light page, a dark page and paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+NAVY, ORANGE = "#1f2a6b", "#e8710a"
+TEACHERS = (NAVY, "#4b74c9", "#7a5bb5", "#2b8a9e")
+STUDENTS = (ORANGE, "#b8321f", "#2f8f4e", "#d6489b", "#8c6d1f", "#6b6b6b")
+
+STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e8",
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "savefig.dpi": 160,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "kdistill",  # the same picture, the same bytes
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One network's history: `role` is teacher or student, `held_out` validation or test; lists have a value an epoch.
+
+    Losses are the cross-entropy with hard labels, in nats, so that teachers and students can be compared.
+    """
+
+    name: str
+    role: str
+    held_out: str
+    epochs: Sequence[float]
+    train_accuracy: Sequence[float]
+    held_out_accuracy: Sequence[float]
+    train_loss: Sequence[float]
+    held_out_loss: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and what the teacher says of it: `image` (height, width[, channels]) or None, `logits` (classes,)."""
+
+    image: NDArray[Any] | None
+    label: int
+    logits: NDArray[np.floating[Any]]
+
+
+def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
+    """Accuracy and, beside it, loss over epochs: training dashed, held-out rows solid."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        accuracy, loss = figure.subplots(1, 2)
+        turns = {"teacher": 0, "student": 0}
+        colours = {"teacher": TEACHERS, "student": STUDENTS}
+        for curve in curves:
+            palette = colours[curve.role]
+            colour = palette[turns[curve.role] % len(palette)]
+            turns[curve.role] += 1
+            label = curve.name if curve.role in curve.name else f"{curve.name} ({curve.role})"
+            for axes, train, held in (
+                (accuracy, curve.train_accuracy, curve.held_out_accuracy),
+                (loss, curve.train_loss, curve.held_out_loss),
+            ):
+                dot = "o" if len(curve.epochs) == 1 else None
+                axes.plot(curve.epochs, train, linestyle=(0, (3, 1.6)), color=colour, marker=dot, alpha=0.75,
+                          linewidth=1.6, label=f"{label}, training")
+                axes.plot(curve.epochs, held, color=colour, marker=dot, label=f"{label}, {curve.held_out}")
+        _focus(accuracy, [c.held_out_accuracy for c in curves] + [c.train_accuracy for c in curves])
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        accuracy.set(title="Accuracy", xlabel="epoch")
+        loss.set(title="Cross-entropy with the labels", xlabel="epoch", yscale="log")
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.grid(which="minor", linewidth=0.4)
+        loss.yaxis.set_minor_formatter("")
+        for axes in (accuracy, loss):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.margins(x=0.02)
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        return figure
+
+
+def _focus(axes: Any, series: Sequence[Sequence[float]]) -> None:
+    """Show the part of the accuracy axis where the curves are apart: all but the first epochs' climb."""
+    values = np.concatenate([np.asarray(values, float)[len(values) // 10 :] for values in series])
+    low = float(np.nanmin(values))
+    axes.set_ylim(low - 0.08 * (1.0 - low) - 1e-3, 1.0 + 0.04 * (1.0 - low) + 1e-3)
+
+
+def dark_knowledge(
+    examples: Sequence[Example], class_names: Sequence[str], temperature: float, title: str, top: int = 10
+) -> Figure:
+    """Inputs beside the bars of their soft targets at T = 1 and at the file's T; the true class is drawn in orange.
+
+    With more than `top` classes, each row of bars shows the most likely ones.
+    """
+    with matplotlib.rc_context(STYLE):
+        columns = min(2, len(examples))
+        rows = -(-len(examples) // columns)
+        figure = Figure(figsize=(10, 1.35 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, 3 * columns, width_ratios=[0.8, 1.6, 1.6] * columns, squeeze=False)
+        for axes in grid.flat[3 * len(examples) :]:
+            axes.axis("off")
+        for number, example in enumerate(examples):
+            picture, *bars = grid.flat[3 * number : 3 * number + 3]
+            _show_input(picture, example, class_names)
+            order = np.argsort(-example.logits, kind="stable")[:top]
+            shown = np.sort(order) if len(example.logits) <= top else order
+            for axes, heat in zip(bars, (1.0, temperature), strict=True):
+                probabilities = _softmax(example.logits, heat)[shown]
+                colours = [ORANGE if place == example.label else NAVY for place in shown]
+                axes.bar(range(len(shown)), probabilities, color=colours, width=0.78)
+                axes.set_xticks(range(len(shown)), [class_names[place] for place in shown])
+                crowded = max(len(class_names[place]) for place in shown) > 2
+                axes.tick_params(axis="x", labelsize=8, length=0, rotation=90 if crowded else 0)
+                axes.tick_params(axis="y", labelsize=8)
+                axes.set_ylim(0, 1.02 if heat == 1.0 else max(probabilities.max() * 1.1, 1e-6))
+                axes.yaxis.set_major_locator(MaxNLocator(3))
+                axes.grid(axis="x", visible=False)
+                if number < columns:
+                    axes.set_title(f"T = {heat:g}", fontsize=11)
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        return figure
+
+
+def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"label: {class_names[example.label]}", fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if example.image is not None:
+        axes.imshow(np.squeeze(example.image), cmap="gray_r")
+
+
+def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
+    scaled = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    return np.asarray(scaled / scaled.sum())
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending, the same bytes for the same figure."""
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, metadata=undated, facecolor="white")

@@ -1,0 +1,147 @@
+"""A network as an artifact: trained from a dataset, saved, judged as saved, and put in its place."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import history, metrics, models, training, workspace
+from kdistill.console import Reporter
+from kdistill.data import BLOCK_ROWS, Dataset, validation_rows
+from kdistill.errors import KdistillError
+from kdistill.settings import Training
+
+CHECKPOINT = "checkpoint.npz"
+
+
+def make(
+    artifact: workspace.Artifact,
+    identity: workspace.Manifest,
+    *,
+    dataset: Dataset,
+    model: str,
+    settings: Training,
+    objective: training.Objective,
+    reporter: Reporter,
+    keys: NDArray[np.uint8] | None = None,
+    teacher_logits: NDArray[np.float32] | None = None,
+    results: dict[str, Any] | None = None,
+    show_layers: bool = False,
+) -> workspace.Manifest:
+    """Train a network, and put what comes of it where the artifact is.
+
+    Args:
+        artifact: a teacher or a student.
+        identity: what it is made from.
+        dataset: its training rows are trained on, less a validation part; its test rows are for reporting.
+        model: as in `models.build`.
+        settings: how to train.
+        objective: what to minimise.
+        reporter: hears of it.
+        keys: `row_keys` of the training rows, if they are known already.
+        teacher_logits: (training rows, classes), for an objective with soft targets.
+        results: more for the manifest.
+        show_layers: whether to print the network's layers.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        KdistillError: if the settings don't fit the data, or the loss is not finite.
+    """
+    start = time.perf_counter()
+    role = artifact.kind
+    examples, held_out, held_out_name = _parts(dataset, settings, keys, teacher_logits)
+    if settings.batch_size > len(examples):
+        raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
+    reporter.say(
+        f"{role} {artifact.name}: {model} on {dataset.name}, {len(examples):,} rows of "
+        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
+        f"{held_out_name} on {len(held_out):,}"
+    )
+    reporter.say(f"minimises {objective}")
+
+    def build() -> Any:
+        network = models.build(
+            model,
+            dataset.input_shape,
+            dataset.classes,
+            role=role,
+            seed=settings.seed,
+            precision=settings.precision,
+        )
+        if show_layers:
+            reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
+        return network
+
+    with artifact.writing(keep=CHECKPOINT) as staging:
+        checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
+        if not checkpoint.path.exists() and (artifact.path / CHECKPOINT).exists():
+            shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)  # more epochs go on from a finished run
+        network, progress = training.train(
+            build,
+            examples,
+            held_out,
+            held_out_name=held_out_name,
+            objective=objective,
+            settings=settings,
+            role=role,
+            checkpoint=checkpoint,
+            reporter=reporter,
+        )
+        models.save(network, staging.path)
+        names = history.columns(held_out_name, student=role == "student")
+        history.write(staging.path / "history.csv", progress.rows, names)
+        saved = staging.path / "saved_model"
+        test_logits = models.SavedNetwork.load(saved).predict(dataset.test.blocks(BLOCK_ROWS))
+        errors, rows = metrics.errors(test_logits, dataset.test.labels), len(dataset.test)
+        found = {
+            **(results or {}),
+            "model": model,
+            "objective": str(objective),
+            "epochs_run": progress.epoch,
+            "best_epoch": progress.best_epoch or progress.epoch,
+            "training_rows": len(examples),
+            "held_out": held_out_name,
+            "test_rows": rows,
+            "test_errors": errors,
+            "test_accuracy": 1 - errors / rows,
+            "parameters": network.count_params(),
+            "saved_model_bytes": workspace.size(saved),
+        }
+        manifest = staging.commit(identity, results=found, seconds=time.perf_counter() - start)
+    stopped = f", weights of epoch {progress.best_epoch}" if progress.best else ""
+    reporter.say(
+        f"wrote {artifact.path}: {errors:,} errors of {rows:,} test rows ({errors / rows:.2%}) after {progress.epoch} "
+        f"epochs{stopped}; {manifest.seconds:.1f} s"
+    )
+    return manifest
+
+
+def _parts(
+    dataset: Dataset,
+    settings: Training,
+    keys: NDArray[np.uint8] | None,
+    teacher_logits: NDArray[np.float32] | None,
+) -> tuple[training.Examples, training.Examples, str]:
+    """The rows to train on, those to judge by, and what the latter are called."""
+    train = dataset.train
+    if settings.validation_fraction == 0:
+        held_out = training.Examples(dataset.test.read(), dataset.test.labels)
+        return training.Examples(train.read(), train.labels, teacher_logits), held_out, "test"
+    keys = train.keys() if keys is None else keys
+    out = validation_rows(keys, settings.validation_fraction, settings.seed)
+    if not 0 < out.sum() < len(out):
+        raise KdistillError(
+            f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
+            "it needs to leave some on either side"
+        )
+    inputs = train.read()
+    logits = None if teacher_logits is None else teacher_logits[~out]
+    examples = training.Examples(inputs[~out], train.labels[~out], logits)
+    return examples, training.Examples(inputs[out], train.labels[out]), "validation"

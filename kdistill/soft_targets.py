@@ -1,0 +1,300 @@
+"""The soft-target file: what a teacher said of each row of a transfer set, in HDF5, found again by row key.
+
+| dataset | shape, type | what |
+|---|---|---|
+| `logits` | (rows, classes) float32 | the teacher's logits, of which any temperature is a view |
+| `soft_targets` | (rows, classes) float32 | softmax(logits / T), T being the attribute `temperature` |
+| `labels` | (rows,) int64 | hard labels |
+| `row_keys` | (rows, 16) uint8 | `data.row_keys` of each input row |
+
+Fletcher-32 checksums guard the data and HDF5's own the metadata (`libver="latest"`); the attribute `digest` is a
+SHA-256 over the contents of `row_keys`, `labels` and `logits`; the attribute `manifest` is the artifact's manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import metrics
+from kdistill.errors import KdistillError
+from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
+
+Floats = NDArray[np.float32]
+Keys = NDArray[np.uint8]
+
+CHUNK_BYTES = 1 << 20
+_RECORD = struct.Struct("<QI")  # rows, CRC-32 of the record's contents
+
+
+class BlockLog:
+    """What the teacher has said so far: an append-only file of checked records, which a killed run leaves behind.
+
+    The first line is the identity of the file being made; each record holds the keys and logits of one batch. A
+    record that was cut short is dropped on opening, so that work goes on after the last whole one.
+    """
+
+    def __init__(self, path: Path, identity: Manifest, classes: int) -> None:
+        self.path = path
+        self._record_bytes = 16 + 4 * classes
+        self._classes = classes
+        head = identity.to_json().replace("\n", " ").encode() + b"\n"
+        self._start = len(head)
+        self.rows = 0
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        if self._file.read(len(head)) != head:
+            self.resumed_other = self._file.tell() > 0
+            self._file.truncate(0)
+            self._file.write(head)
+            self._file.flush()
+        else:
+            self.resumed_other = False
+            end = self._start
+            for keys, _ in self._records():
+                self.rows += len(keys)
+                end = self._file.tell()
+            self._file.truncate(end)
+
+    def _records(self) -> Iterator[tuple[Keys, Floats]]:
+        self._file.seek(self._start)
+        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
+            rows, checksum = _RECORD.unpack(head)
+            left = os.fstat(self._file.fileno()).st_size - self._file.tell()
+            if rows * self._record_bytes > left:
+                return
+            body = self._file.read(rows * self._record_bytes)
+            if zlib.crc32(body) != checksum:
+                return
+            keys = np.frombuffer(body, np.uint8, rows * 16).reshape(rows, 16)
+            logits = np.frombuffer(body, "<f4", offset=rows * 16).reshape(rows, self._classes)
+            yield keys, logits
+
+    def append(self, keys: Keys, logits: Floats) -> None:
+        """Add one batch: keys (rows, 16), logits (rows, classes)."""
+        body = keys.tobytes() + logits.astype("<f4").tobytes()
+        self._file.write(_RECORD.pack(len(keys), zlib.crc32(body)) + body)
+        self._file.flush()
+        self.rows += len(keys)
+
+    def write_file(
+        self, path: Path, identity: Manifest, labels: NDArray[np.int64], *, temperature: float, seconds: float,
+        teacher: dict[str, Any],
+    ) -> Manifest:
+        """Write the soft-target file from all records; one batch in memory at a time."""
+        rows, classes = self.rows, self._classes
+        correct = 0
+        content = _Content()
+        with h5py.File(path, "w", libver="latest") as file:
+            made = {
+                name: _create(file, name, (rows, *shape), dtype)
+                for name, shape, dtype in (
+                    ("logits", (classes,), "<f4"),
+                    ("soft_targets", (classes,), "<f4"),
+                    ("labels", (), "<i8"),
+                    ("row_keys", (16,), "u1"),
+                )
+            }
+            start = 0
+            for keys, logits in self._records():
+                end = start + len(keys)
+                made["row_keys"][start:end] = keys
+                made["logits"][start:end] = logits
+                made["soft_targets"][start:end] = np.exp(metrics.log_softmax(logits, temperature))
+                made["labels"][start:end] = labels[start:end]
+                content.add(keys, labels[start:end], logits)
+                correct += len(keys) - metrics.errors(logits, labels[start:end])
+                start = end
+            results = {"rows": rows, "classes": classes, "correct": correct, "teacher": teacher}
+            manifest = recorded(identity, outputs={"content": content.digest()}, results=results, seconds=seconds)
+            file.attrs.update(
+                {
+                    "kdistill_format": FORMAT,
+                    "temperature": temperature,
+                    "teacher": identity.inputs["teacher"].name,
+                    "teacher_digest": identity.inputs["teacher"].digest,
+                    "dataset": identity.inputs["dataset"].name,
+                    "dataset_digest": identity.inputs["dataset"].digest,
+                    "accuracy": correct / rows,
+                    "digest": content.digest(),
+                    "manifest": manifest.to_json(),
+                }
+            )
+        return manifest
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Content:
+    """A digest of what the file says, the same whatever the blocks it was written or read in."""
+
+    def __init__(self) -> None:
+        self._parts = [hashlib.sha256() for _ in range(3)]
+
+    def add(self, keys: Keys, labels: NDArray[np.int64], logits: Floats) -> None:
+        for part, array, dtype in zip(self._parts, (keys, labels, logits), ("u1", "<i8", "<f4"), strict=True):
+            part.update(np.ascontiguousarray(array, dtype))
+
+    def digest(self) -> str:
+        return "sha256:" + hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
+
+
+def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
+    row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+    rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
+    return file.create_dataset(name, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """A soft-target file that is there; what it says of itself is checked when it is opened."""
+
+    path: Path
+    manifest: Manifest
+    temperature: float
+    rows: int
+    classes: int
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> SoftTargets | None:
+        """The soft targets of a workspace, None if there are none.
+
+        Raises:
+            KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
+        """
+        path = artifact.path
+        remedy = f"{artifact.command} --force"
+        if path.is_dir():
+            raise KdistillError(f"{path} is a directory where a soft-target file is meant: remove it")
+        if not path.exists():
+            return None
+        with _reading(path, remedy) as file:
+            version = file.attrs.get("kdistill_format")
+            if version is None:
+                raise KdistillError(f"{path} is no soft-target file of kdistill's: {remedy}")
+            if int(version) > FORMAT:
+                raise KdistillError(
+                    f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
+                )
+            manifest = Manifest.from_json(file.attrs["manifest"], str(path), remedy)
+            rows, classes = int(manifest.results["rows"]), int(manifest.results["classes"])
+            shapes = {"logits": (rows, classes), "soft_targets": (rows, classes), "labels": (rows,)}
+            shapes["row_keys"] = (rows, 16)
+            for name, shape in shapes.items():
+                dataset = file.get(name, getlink=True)
+                if not isinstance(dataset, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+                    raise KdistillError(f"{path}: {name} is not a dataset of this file: {remedy}")
+                if file[name].external or file[name].is_virtual or file[name].shape != shape:
+                    raise KdistillError(f"{path}: {name} is not the {shape} array that its manifest says: {remedy}")
+            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes)
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.outputs["content"]
+
+    def blocks(self, rows: int = 10_000) -> Iterator[tuple[Keys, NDArray[np.int64], Floats]]:
+        """Keys, labels and logits in order; reading to the end checks the digest of all.
+
+        Raises:
+            KdistillError: if the file is damaged.
+        """
+        content = _Content()
+        with _reading(self.path, "kdistill soften --force") as file:
+            keys, labels, logits = (file[name] for name in ("row_keys", "labels", "logits"))
+            for start in range(0, self.rows, rows):
+                block = slice(start, min(start + rows, self.rows))
+                parts = keys[block], labels[block], logits[block]
+                content.add(*parts)
+                yield parts
+        if content.digest() != self.digest:
+            raise KdistillError(f"{self.path} is not what was written (its digest differs): kdistill soften --force")
+
+    @cached_property
+    def _arrays(self) -> tuple[Keys, NDArray[np.int64], Floats]:
+        parts = list(self.blocks())
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def logits(self) -> Floats:
+        """All logits in the file's order, (rows, classes)."""
+        return self._arrays[2]
+
+    def join(self, keys: Keys, labels: NDArray[np.int64], dataset: str) -> Floats:
+        """The teacher's logits of each row, found by key, never by position.
+
+        Args:
+            keys: (n, 16), `data.row_keys` of the inputs to be trained on, in any order, with any repetition.
+            labels: (n,) their hard labels.
+            dataset: its name, for messages.
+
+        Returns:
+            (n, classes).
+
+        Raises:
+            KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
+                recorded with.
+        """
+        ours, known, logits = self._arrays
+        names = _sortable(ours)
+        order = np.argsort(names, kind="stable")
+        place = np.searchsorted(names[order], wanted := _sortable(keys))
+        rows = order[np.minimum(place, self.rows - 1)]
+        missing = int((names[rows] != wanted).sum())
+        if missing:
+            raise KdistillError(
+                f"{missing:,} of the {len(keys):,} training rows of {dataset} are not in {self.path}, which was made "
+                f"from {self.manifest.inputs['dataset'].name}: kdistill soften --dataset {dataset}"
+            )
+        self._gate(names, order, rows, labels)
+        return logits[rows]
+
+    def _gate(self, names: NDArray[Any], order: NDArray[Any], rows: NDArray[Any], labels: NDArray[np.int64]) -> None:
+        """The teacher must be as often right on the joined labels as it was on the file's.
+
+        Rows that stand in the file twice with different labels are left out: either label may be meant.
+        """
+        _, known, logits = self._arrays
+        same_key = names[order][1:] == names[order][:-1]
+        conflict = same_key & (known[order][1:] != known[order][:-1])
+        doubtful = np.isin(names[rows], names[order][1:][conflict]) if conflict.any() else np.zeros(len(rows), bool)
+        said = logits.argmax(axis=1)[rows]
+        then = int(((said == known[rows]) & ~doubtful).sum())
+        now = int(((said == labels) & ~doubtful).sum())
+        if then != now:
+            count = int((~doubtful).sum())
+            raise KdistillError(
+                f"the teacher of {self.path} was right on {then:,} of these {count:,} rows ({then / count:.2%}) when "
+                f"the file was written and is on {now:,} ({now / count:.2%}) with the labels given now: the labels "
+                "have changed; kdistill soften again"
+            )
+
+
+def _sortable(keys: Keys) -> NDArray[Any]:
+    """Keys (rows, 16) as (rows,) strings that compare as bytes; the closing 1 keeps NumPy from stripping zeros."""
+    return np.concatenate([keys, np.ones((len(keys), 1), np.uint8)], axis=1).view("S17").ravel()
+
+
+@contextlib.contextmanager
+def _reading(path: Path, remedy: str) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except KdistillError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise KdistillError(f"{path} is damaged and can't be read as a soft-target file: {remedy}") from None

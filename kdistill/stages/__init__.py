@@ -1,0 +1,23 @@
+"""One file a subcommand: `run(workspace, settings, ...)` does it; nothing here parses or exits."""
+
+from __future__ import annotations
+
+from kdistill.console import Reporter
+from kdistill.workspace import Artifact
+
+
+def up_to_date(artifact: Artifact, reason: str | None, *, force: bool, reporter: Reporter) -> bool:
+    """Whether a stage has nothing to do; says so, or why not.
+
+    Args:
+        artifact: what the stage makes.
+        reason: why it must be made again, None if it need not.
+        force: make it all the same.
+        reporter: hears of it.
+    """
+    if reason is None and not force:
+        reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
+        return True
+    if artifact.path.exists() and artifact.kind != "plots":
+        reporter.say(f"makes {artifact} again: {reason or '--force'}")
+    return False

@@ -1,0 +1,138 @@
+"""`kdistill plot`: histories to learning curves, soft targets to a picture of the dark knowledge."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import data, freshness, history, metrics
+from kdistill.console import Reporter
+from kdistill.errors import KdistillError
+from kdistill.settings import Plot
+from kdistill.soft_targets import SoftTargets
+from kdistill.stages import up_to_date
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kdistill.figures import Curve, Example
+
+EXAMPLES = 8
+
+
+def run(workspace: Workspace, settings: Plot, *, force: bool, reporter: Reporter) -> Manifest:
+    """Draw what the workspace holds.
+
+    Reads: `history.csv` of each network asked for, `soft-targets/NAME.h5` and its dataset, where they are there.
+    Writes: `plots/learning-curves.*`, `plots/dark-knowledge.*`.
+
+    Raises:
+        KdistillError: if there is nothing to draw, or a network asked for is not there.
+    """
+    networks = _networks(workspace, settings.networks)
+    inputs: dict[str, Input] = {}
+    for network in networks:
+        for reason in freshness.stale(workspace, network.require()):
+            reporter.warn(f"{network} is stale, {reason}")
+        inputs[f"{network.kind} {network.name}"] = Input(network.name, digest(network.path / "history.csv"))
+    soft_artifact = workspace.soft_targets(settings.soft_targets)
+    soft = SoftTargets.open(soft_artifact)
+    if soft:
+        inputs["soft_targets"] = Input(soft_artifact.name, soft.digest)
+    identity = Manifest(kind="plots", settings={"formats": list(settings.formats)}, inputs=inputs)
+    artifact = workspace.plots
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+        return identity
+
+    start = time.perf_counter()
+    pictures = {"learning-curves": _learning_curves(networks)}
+    if soft:
+        pictures["dark-knowledge"] = _dark_knowledge(soft)
+
+    from kdistill import figures
+
+    with artifact.writing() as staging:
+        for name, picture in pictures.items():
+            for ending in settings.formats:
+                figures.save(picture, staging.path / f"{name}.{ending}")
+        manifest = staging.commit_loose(identity, results={}, seconds=time.perf_counter() - start)
+    for name in manifest.outputs:
+        reporter.say(f"wrote {artifact.path / name}")
+    if not soft:
+        reporter.say(f"no dark knowledge to show: there are no soft targets; {soft_artifact.command}")
+    reporter.say(f"took {manifest.seconds:.1f} s")
+    return manifest
+
+
+def _networks(workspace: Workspace, names: tuple[str, ...]) -> list[Artifact]:
+    standing = [*workspace.teachers(), *workspace.students()]
+    if not standing:
+        raise KdistillError(f"{workspace.root} has no networks to plot: kdistill train-teacher")
+    if unknown := [name for name in names if name not in {network.name for network in standing}]:
+        known = ", ".join(network.name for network in standing)
+        raise KdistillError(f"--network {unknown[0]}: there is no such network in {workspace.root}, only {known}")
+    return [network for network in standing if not names or network.name in names]
+
+
+def _learning_curves(networks: list[Artifact]) -> Figure:
+    from kdistill import figures
+
+    manifests = [network.require() for network in networks]
+    datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in manifests)
+    title = f"{', '.join(name.rsplit('/', 1)[-1] for name in datasets)}; training dashed, held-out rows solid"
+    return figures.learning_curves([_curve(network) for network in networks], title)
+
+
+def _curve(network: Artifact) -> Curve:
+    from kdistill.figures import Curve
+
+    held_out, table = history.read(network.path / "history.csv", f"{network.command} --force")
+    return Curve(
+        name=network.name,
+        role=network.kind,
+        held_out=held_out,
+        epochs=table["epoch"],
+        train_accuracy=table["train_accuracy"],
+        held_out_accuracy=table[f"{held_out}_accuracy"],
+        train_loss=table.get("hard_loss", table["train_loss"]),
+        held_out_loss=table[f"{held_out}_loss"],
+    )
+
+
+def _dark_knowledge(soft: SoftTargets) -> Figure:
+    from kdistill import figures
+
+    made_from = soft.manifest.inputs["dataset"]
+    dataset = data.resolve(made_from.name).load()
+    title = (
+        f"{made_from.name.rsplit('/', 1)[-1]}: what {soft.manifest.inputs['teacher'].name} says of training rows, "
+        "true class in orange"
+    )
+    return figures.dark_knowledge(_examples(soft, dataset), dataset.class_names, soft.temperature, title)
+
+
+def _examples(soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
+    """Rows whose soft targets tell most: of each class the one with the highest entropy that the teacher has right."""
+    from kdistill.figures import Example
+
+    keys, labels = dataset.train.keys(), dataset.train.labels
+    logits = soft.join(keys, labels, dataset.name)
+    chosen = _telling_rows(logits, labels)
+    inputs = dataset.train.read()[chosen]
+    pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
+    return [
+        Example(inputs[place] if pictures else None, int(labels[row]), logits[row]) for place, row in enumerate(chosen)
+    ]
+
+
+def _telling_rows(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.intp]:
+    log_probabilities = metrics.log_softmax(logits)
+    entropy = -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+    entropy[logits.argmax(axis=1) != labels] = -1.0
+    best = {int(label): int(np.argmax(np.where(labels == label, entropy, -2.0))) for label in np.unique(labels)}
+    by_entropy = sorted(best.values(), key=lambda row: -entropy[row])[:EXAMPLES]
+    return np.array(sorted(by_entropy, key=lambda row: labels[row]))

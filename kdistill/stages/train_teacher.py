@@ -1,0 +1,48 @@
+"""`kdistill train-teacher`: a dataset to a trained network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from kdistill import data
+from kdistill.console import Reporter
+from kdistill.settings import TrainTeacher
+from kdistill.stages import up_to_date
+from kdistill.workspace import Manifest, Workspace
+
+
+def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: Reporter) -> Manifest:
+    """Train a teacher on hard labels.
+
+    Reads: the dataset.
+    Writes: `teachers/NAME/`.
+
+    Raises:
+        KdistillError: if the dataset or the network is none, or training fails.
+    """
+    source = data.resolve(settings.dataset)
+    artifact = workspace.teacher(settings.name)
+    identity = Manifest(
+        kind="teacher",
+        settings={"model": settings.model, **asdict(settings.training)},
+        inputs={"dataset": source.identity()},
+    )
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+        return artifact.require()
+    dataset = source.load()
+
+    from kdistill import networks
+    from kdistill.training import Objective
+
+    manifest = networks.make(
+        artifact,
+        identity,
+        dataset=dataset,
+        model=settings.model,
+        settings=settings.training,
+        objective=Objective(),
+        reporter=reporter,
+        show_layers=True,
+    )
+    reporter.say(f"next: {workspace.soft_targets('soft-targets').command} --temperature 20")
+    return manifest

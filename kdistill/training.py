@@ -1,0 +1,320 @@
+"""The loop that teachers and students share.
+
+Built on `tf.distribute`'s `strategy.run` with Keras's layers, optimizers and schedules. The rows lie on the device as
+they lie in the file, an epoch's order is a pure function of seed, role and epoch, and many steps are one call, so that
+little but the network's own arithmetic is left to wait for. After each epoch everything that the next one depends on
+is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import history, losses
+from kdistill.backend import keras, tf
+from kdistill.console import Reporter
+from kdistill.errors import KdistillError
+from kdistill.models import role_seed, scaled
+from kdistill.settings import Training
+from kdistill.workspace import Manifest, flush
+
+STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
+EVALUATION_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to train on, or to be judged by.
+
+    `inputs` (rows, ...), `labels` (rows,), and `teacher_logits` (rows, classes) where there is a teacher to match.
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+    teacher_logits: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: `alpha` of the hard labels, the rest of the soft targets at `temperature`."""
+
+    alpha: float = 1.0
+    temperature: float = 1.0
+
+    def __str__(self) -> str:
+        if self.alpha == 1.0:
+            return "CE(labels)"
+        soft = f"{1 - self.alpha:.6g} * T^2 * KL(soft targets), T = {self.temperature:g}"
+        return f"{self.alpha:g} * CE(labels) + {soft}"
+
+
+@dataclass
+class Progress:
+    """How far a run is: what an epoch leaves for the next, and for whoever takes it up again."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: list[NDArray[Any]] | None = None
+    best_epoch: int = 0
+
+    @property
+    def epoch(self) -> int:
+        return len(self.rows)
+
+    def lowest(self, held_out: str) -> float:
+        """The lowest loss so far on the rows held out."""
+        return min((row[f"{held_out}_loss"] for row in self.rows), default=math.inf)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds a run's `Progress`, all variables of network and optimizer, and the run's identity."""
+
+    path: Path
+    identity: Manifest
+
+    def write(self, progress: Progress, variables: Sequence[Any]) -> None:
+        """Put it in its place whole."""
+        head = {"rows": progress.rows, "best_epoch": progress.best_epoch, "identity": self.identity.to_json()}
+        arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
+        arrays |= {f"best_{i}": value for i, value in enumerate(progress.best or [])}
+        beside = self.path.with_suffix(".new")
+        with beside.open("wb") as stream:
+            np.savez(stream, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
+        flush(beside)
+        os.replace(beside, self.path)
+
+    def read(self, variables: Sequence[Any]) -> Progress | None:
+        """Take a run up: sets the variables. None if there is nothing here that fits."""
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                head = json.loads(arrays["head"].tobytes())
+                values = [arrays[f"variable_{i}"] for i in range(len(variables))]
+                count = sum(name.startswith("best_") for name in arrays.files)
+                best = [arrays[f"best_{i}"] for i in range(count)] or None
+            written = Manifest.from_json(head["identity"], str(self.path), "")
+        except (OSError, ValueError, KeyError, EOFError, KdistillError):
+            return None
+        if not _continues(written, self.identity, len(head["rows"])):
+            return None
+        if any(tuple(variable.shape) != value.shape for variable, value in zip(variables, values, strict=True)):
+            return None
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return Progress(head["rows"], best, head["best_epoch"])
+
+
+def _continues(written: Manifest, wanted: Manifest, done: int) -> bool:
+    """Whether a run of one identity goes on as the other: the same, or more epochs where no epoch depends on it."""
+    if not written.differences(wanted):
+        return True
+    settings = wanted.settings
+    if settings["schedule"] != "constant" or settings["epochs"] < done:
+        return False
+    longer = Manifest(
+        kind=written.kind, settings={**written.settings, "epochs": settings["epochs"]}, inputs=written.inputs
+    )
+    return not longer.differences(wanted)
+
+
+def train(
+    build: Callable[[], keras.Model],
+    examples: Examples,
+    held_out: Examples,
+    *,
+    held_out_name: str,
+    objective: Objective,
+    settings: Training,
+    role: str,
+    checkpoint: Checkpoint,
+    reporter: Reporter,
+) -> tuple[keras.Model, Progress]:
+    """Train a network to the last epoch, or until early stopping; goes on from the checkpoint if one fits.
+
+    With early stopping the weights are those of the epoch with the lowest validation loss.
+
+    Args:
+        build: makes the network; called under the strategy's scope.
+        examples: the rows to train on.
+        held_out: the rows that `held_out_name` (`validation` or `test`) stands for in the history.
+        objective: what is minimised.
+        settings: how.
+        role: `teacher` or `student`; part of the seed.
+        checkpoint: where each epoch's state is kept.
+        reporter: hears of each epoch.
+
+    Returns:
+        The trained network, and the history.
+
+    Raises:
+        KdistillError: if the loss is not finite.
+    """
+    strategy = tf.distribute.get_strategy()
+    steps = math.ceil(len(examples) / settings.batch_size)
+    with strategy.scope():
+        model = build()
+        optimizer = _optimizer(settings, steps)
+        optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *optimizer.variables]
+    progress = checkpoint.read(variables) or Progress()
+    if progress.epoch:
+        reporter.say(f"goes on after epoch {progress.epoch}")
+    run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
+    judge = _judge(model, held_out)
+    names = history.columns(held_out_name, student=role == "student")
+
+    with reporter.steps(role, settings.epochs * steps) as bar:
+        bar.advance(progress.epoch * steps)
+        while progress.epoch < settings.epochs and not _stops(settings, progress):
+            start = time.perf_counter()
+            epoch = progress.epoch + 1
+            order = np.random.default_rng([role_seed(settings.seed, role), epoch]).permutation(len(examples))
+            sums = np.zeros(4)
+            call_rows = STEPS_A_CALL * settings.batch_size
+            for first in range(0, len(order), call_rows):
+                sums += run_steps(tf.constant(order[first : first + call_rows], tf.int32)).numpy()
+                if not np.isfinite(sums).all():
+                    raise KdistillError(
+                        f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
+                        f"{settings.learning_rate:g} and --optimizer {settings.optimizer}; try a tenth of that rate"
+                    )
+                bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
+            loss, hard, soft, right = (float(value) / len(examples) for value in sums)
+            held_loss, held_accuracy = judge()
+            row = {
+                "epoch": epoch,
+                "train_loss": loss,
+                "train_accuracy": right,
+                f"{held_out_name}_loss": held_loss,
+                f"{held_out_name}_accuracy": held_accuracy,
+                "hard_loss": hard,
+                "soft_loss": soft if objective.alpha < 1.0 else math.nan,
+                "learning_rate": float(optimizer.learning_rate),
+                "seconds": time.perf_counter() - start,
+            }
+            if settings.early_stopping and held_loss < progress.lowest(held_out_name):
+                progress.best, progress.best_epoch = [np.asarray(v) for v in model.variables], epoch
+            progress.rows.append({name: row[name] for name in names})
+            checkpoint.write(progress, variables)
+            bar.note(_epoch_line(row, settings.epochs, held_out_name))
+    if progress.best:
+        for variable, value in zip(model.variables, progress.best, strict=True):
+            variable.assign(value)
+    return model, progress
+
+
+def _stops(settings: Training, progress: Progress) -> bool:
+    return settings.early_stopping is not None and progress.epoch - progress.best_epoch >= settings.early_stopping
+
+
+def _epoch_line(row: Mapping[str, float], epochs: int, held: str) -> str:
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}  "
+        f"accuracy {row['train_accuracy']:.4f}  {held} loss {row[f'{held}_loss']:.4f}  "
+        f"{held} accuracy {row[f'{held}_accuracy']:.4f}  {row['seconds']:.1f} s"
+    )
+
+
+def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, settings.epochs * steps)
+    kinds: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
+        "adam": lambda: keras.optimizers.Adam(rate),
+        "adamw": lambda: keras.optimizers.AdamW(rate),
+        "rmsprop": lambda: keras.optimizers.RMSprop(rate),
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9),
+    }
+    optimizer = kinds[settings.optimizer]()
+    return keras.optimizers.LossScaleOptimizer(optimizer) if settings.precision == "mixed_float16" else optimizer
+
+
+def uses_xla(model: keras.Model, xla: str) -> bool:
+    """What `--xla auto` means: on, but for convolutions on a CPU, which XLA runs some three times slower."""
+    if xla != "auto":
+        return xla == "on"
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    return not (on_cpu and any("Conv" in type(layer).__name__ for layer in model._flatten_layers()))
+
+
+def _step_runner(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    examples: Examples,
+    objective: Objective,
+    settings: Training,
+) -> Callable[[Any], Any]:
+    """A function of row numbers that takes one step a batch of them.
+
+    It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64.
+    """
+    inputs, labels = tf.constant(examples.inputs), tf.constant(examples.labels, tf.int32)
+    alpha, temperature = objective.alpha, objective.temperature
+    matches = alpha < 1.0
+    teacher_logits = tf.constant(examples.teacher_logits) if matches else None
+
+    def step(batch_inputs: Any, batch_labels: Any, batch_teacher_logits: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
+            hard = losses.hard_loss(batch_labels, logits)
+            if matches:
+                soft = losses.soft_loss(batch_teacher_logits, logits, temperature=temperature)
+                loss = alpha * hard + (1.0 - alpha) * soft
+            else:
+                soft, loss = tf.zeros_like(hard), hard
+            batch_loss = tf.add_n([tf.reduce_mean(loss), *model.losses])
+            to_minimise = optimizer.scale_loss(batch_loss)
+        weights = model.trainable_variables
+        optimizer.apply(tape.gradient(to_minimise, weights), weights)
+        right = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == batch_labels, tf.float32)
+        return tf.stack([tf.reduce_sum(value) for value in (loss, hard, soft, right)])
+
+    compiled = tf.function(step, jit_compile=True) if uses_xla(model, settings.xla) else step
+
+    @tf.function(reduce_retracing=True)
+    def run(order: Any) -> Any:
+        rows = tf.shape(order)[0]
+        sums = tf.zeros(4, tf.float64)
+        for first in tf.range(0, rows, settings.batch_size):
+            batch = order[first : tf.minimum(rows, first + settings.batch_size)]
+            soft = tf.gather(teacher_logits, batch) if matches else tf.zeros(())
+            of_replicas = strategy.run(compiled, args=(tf.gather(inputs, batch), tf.gather(labels, batch), soft))
+            sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
+        return sums
+
+    return run
+
+
+def _judge(model: keras.Model, examples: Examples) -> Callable[[], tuple[float, float]]:
+    """A function that gives the mean hard loss and the accuracy on some rows."""
+    inputs, labels = tf.constant(examples.inputs), tf.constant(examples.labels, tf.int32)
+
+    @tf.function
+    def sums() -> Any:
+        total = tf.zeros(2, tf.float64)
+        for first in tf.range(0, len(examples), EVALUATION_ROWS):
+            block = slice(first, tf.minimum(len(examples), first + EVALUATION_ROWS))
+            logits = tf.cast(model(scaled(inputs[block]), training=False), tf.float32)
+            right = tf.argmax(logits, axis=1, output_type=tf.int32) == labels[block]
+            hard = losses.hard_loss(labels[block], logits)
+            total += tf.cast([tf.reduce_sum(hard), tf.reduce_sum(tf.cast(right, tf.float32))], tf.float64)
+        return total
+
+    def judge() -> tuple[float, float]:
+        loss, right = sums().numpy() / len(examples)
+        return float(loss), float(right)
+
+    return judge
