@@ -9,9 +9,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import absl.logging  # noqa: E402 - the environment above must be set before these
-import tensorflow as tf  # noqa: E402
-import keras  # noqa: E402, I001
+import absl.logging
+import keras
+import tensorflow as tf
 
 absl.logging.set_verbosity(absl.logging.ERROR)
 tf.get_logger().setLevel("ERROR")

@@ -165,7 +165,7 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
         _fail(f"{place}{error.strerror or error}", 1, debug)
     except MemoryError as error:
         _fail(f"out of memory: {error}", 1, debug)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
         _fail(f"{type(error).__name__}: {error}".splitlines()[0] + " (--debug shows where)", 1, debug)
 
 
@@ -305,14 +305,15 @@ def run(
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 
-    workspace, how = session.workspace, {"force": session.force, "reporter": session.reporter}
-    student = TrainStudent(alpha=alpha, model=student_model, training=training)  # wrong usage is seen before any work
-    softening = Soften(temperature=temperature)
-    train_teacher.run(workspace, TrainTeacher(dataset=dataset, model=model, training=training), **how)
-    soften.run(workspace, softening, **how)
-    train_student.run(workspace, student, **how)
-    plot.run(workspace, Plot(formats=tuple(formats)), **how)
-    evaluation.show(evaluation.run(workspace, reporter=session.reporter), session.reporter)
+    stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
+        (train_teacher.run, TrainTeacher(dataset=dataset, model=model, training=training)),
+        (soften.run, Soften(temperature=temperature)),
+        (train_student.run, TrainStudent(alpha=alpha, model=student_model, training=training)),
+        (plot.run, Plot(formats=tuple(formats))),
+    ]
+    for stage, settings in stages:
+        stage(session.workspace, settings, force=session.force, reporter=session.reporter)
+    evaluation.show(evaluation.run(session.workspace, reporter=session.reporter), session.reporter)
 
 
 def main() -> None:

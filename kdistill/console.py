@@ -84,7 +84,7 @@ class Reporter:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=12), TimeRemainingColumn(compact=True)
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
             progress.add_task(what, total=total, note="")
             yield Steps(progress, self)
@@ -101,9 +101,9 @@ class Steps:
         if self._progress:
             self._progress.advance(self._progress.task_ids[0], steps)
 
-    def note(self, line: str) -> None:
-        """What was reached: beside the bar on a terminal, a line of its own elsewhere."""
+    def note(self, line: str, short: str) -> None:
+        """What was reached: in short beside the bar on a terminal, as a line of its own elsewhere."""
         if self._progress:
-            self._progress.update(self._progress.task_ids[0], note=line)
+            self._progress.update(self._progress.task_ids[0], note=short)
         else:
             self._reporter.say(line)

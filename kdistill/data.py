@@ -8,11 +8,12 @@ are; labels are whole numbers from 0.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +28,8 @@ BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 BLOCK_ROWS = 1000
 
 CLASS_NAMES = {
-    "fashion_mnist": "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split(),
-    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
+    "fashion_mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],
+    "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 }
 
 
@@ -136,7 +137,7 @@ def _keras_file(name: str) -> Path:
     try:
         with silent_stdout():
             (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except Exception as error:  # Keras raises a bare Exception when the download fails
+    except Exception as error:  # noqa: BLE001 - Keras raises a bare Exception when the download fails
         raise KdistillError(
             f"{name} could not be downloaded ({str(error).splitlines()[0]}): without a network put it at {path}, "
             "or use --dataset digits or --dataset FILE.npz"
@@ -164,8 +165,9 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     """
     inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
     salt = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=16).digest()
-    rows = inputs.reshape(len(inputs), -1).view(np.uint8)
-    keys = b"".join([hashlib.blake2b(row, digest_size=16, salt=salt).digest() for row in rows])
+    rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
+    starts = range(0, len(rows), width)
+    keys = b"".join([hashlib.blake2b(rows[i : i + width], digest_size=16, salt=salt).digest() for i in starts])
     return np.frombuffer(keys, np.uint8).reshape(-1, 16)
 
 
@@ -251,6 +253,7 @@ class NpzMember:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    fortran: bool = False
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
@@ -272,12 +275,10 @@ class NpzMember:
             raise KdistillError(f"{where} is of type {dtype}: inputs are uint8 or float32, labels whole numbers")
         if name.startswith("x_") and len(shape) < 2:
             raise KdistillError(f"{where} has shape {shape}: inputs need rows and at least one dimension more")
-        if fortran and len(shape) > 1:
-            raise KdistillError(f"{where} is in Fortran order: save it with numpy.ascontiguousarray")
         claimed = start + dtype.itemsize * int(np.prod(shape, dtype=object))
         if claimed != info.file_size or info.file_size > 1100 * max(info.compress_size, 1):  # deflate's best is 1032
             raise KdistillError(f"{where} claims {shape} of {dtype}, which is not what the file holds: it is damaged")
-        return cls(path, name, shape, dtype)
+        return cls(path, name, shape, dtype, fortran and len(shape) > 1)
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """The array in order, `rows` rows at a time, the last block shorter.
@@ -285,6 +286,19 @@ class NpzMember:
         Raises:
             KdistillError: if the file is damaged, or a float is not finite.
         """
+        start = 0
+        for block in self._raw_blocks(rows):
+            if self.dtype.kind == "f" and not np.isfinite(block).all():
+                bad = start + int(np.argmin(np.isfinite(block).reshape(len(block), -1).all(axis=1)))
+                raise KdistillError(f"{self.path}: {self.name} holds NaN or infinity, first in row {bad}")
+            yield block
+            start += len(block)
+
+    def _raw_blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        if self.fortran or not len(self):  # in Fortran order no row lies in one piece
+            whole = self._load()
+            yield from (whole[start : start + rows] for start in range(0, max(len(self), 1), rows))
+            return
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
@@ -293,9 +307,6 @@ class NpzMember:
                     count = min(rows, len(self) - start)
                     block = np.empty((count, *self.shape[1:]), self.dtype)
                     self._fill(stream, block, count * row_bytes)
-                    if self.dtype.kind == "f" and not np.isfinite(block).all():
-                        bad = start + int(np.argmin(np.isfinite(block).reshape(count, -1).all(axis=1)))
-                        raise KdistillError(f"{self.path}: {self.name} holds NaN or infinity, first in row {bad}")
                     yield block
                 if stream.read(1):  # reading to the end makes zipfile check its CRC-32
                     raise EOFError
@@ -303,7 +314,7 @@ class NpzMember:
             raise KdistillError(f"{self.path}: {self.name} is damaged: {error or 'it ends early'}") from None
 
     def _fill(self, stream: IO[bytes], block: NDArray[Any], count: int) -> None:
-        view = memoryview(block.reshape(-1).view(np.uint8))
+        view = block.reshape(-1).view(np.uint8).data
         done = 0
         while done < count:
             got = stream.readinto(view[done:])  # type: ignore[attr-defined]
@@ -313,11 +324,15 @@ class NpzMember:
 
     def read(self) -> NDArray[Any]:
         """The whole array."""
-        if self.dtype.kind == "U" or not len(self):
-            with np.load(self.path, allow_pickle=False) as arrays:
-                return np.asarray(arrays[self.name])
-        (whole,) = self.blocks(len(self))
+        (whole,) = self.blocks(max(len(self), 1))
         return whole
+
+    def _load(self) -> NDArray[Any]:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                return np.ascontiguousarray(arrays[self.name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            raise KdistillError(f"{self.path}: {self.name} is damaged: {error}") from None
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -329,8 +344,8 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def _enlarged(dataset: Dataset) -> Dataset:
     """The built-in digits, 8x8 with values 0 to 16, as 28x28 with values 0 to 255: bilinear, in integers, exact."""
-    splits = [Split(part.name, _enlarge(part.read()), part.labels) for part in (dataset.train, dataset.test)]
-    return Dataset(dataset.name, *splits, dataset.classes, dataset.class_names)
+    train, test = (Split(part.name, _enlarge(part.read()), part.labels) for part in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test)
 
 
 def _enlarge(images: NDArray[np.uint8], side: int = 28, full: int = 16) -> NDArray[np.uint8]:
@@ -344,4 +359,4 @@ def _enlarge(images: NDArray[np.uint8], side: int = 28, full: int = 16) -> NDArr
     wide = wide[:, low] * (unit - weight)[:, None] + wide[:, high] * weight[:, None]
     wide = wide[:, :, low] * (unit - weight) + wide[:, :, high] * weight
     scale = full * unit * unit
-    return ((wide * 255 + scale // 2) // scale).astype(np.uint8)
+    return np.ascontiguousarray((wide * 255 + scale // 2) // scale, np.uint8)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
@@ -67,7 +67,7 @@ class Example:
 
 def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
     """Accuracy and, beside it, loss over epochs: training dashed, held-out rows solid."""
-    with matplotlib.rc_context(STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
         turns = {"teacher": 0, "student": 0}
@@ -82,11 +82,19 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
                 dot = "o" if len(curve.epochs) == 1 else None
-                axes.plot(curve.epochs, train, linestyle=(0, (3, 1.6)), color=colour, marker=dot, alpha=0.75,
-                          linewidth=1.6, label=f"{label}, training")
+                axes.plot(
+                    curve.epochs,
+                    train,
+                    linestyle=(0, (3, 1.6)),
+                    color=colour,
+                    marker=dot,
+                    alpha=0.75,
+                    linewidth=1.6,
+                    label=f"{label}, training",
+                )
                 axes.plot(curve.epochs, held, color=colour, marker=dot, label=f"{label}, {curve.held_out}")
         _focus(accuracy, [c.held_out_accuracy for c in curves] + [c.train_accuracy for c in curves])
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        accuracy.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         accuracy.set(title="Accuracy", xlabel="epoch")
         loss.set(title="Cross-entropy with the labels", xlabel="epoch", yscale="log")
         loss.yaxis.set_major_formatter("{x:g}")
@@ -115,7 +123,7 @@ def dark_knowledge(
 
     With more than `top` classes, each row of bars shows the most likely ones.
     """
-    with matplotlib.rc_context(STYLE):
+    with mpl.rc_context(STYLE):
         columns = min(2, len(examples))
         rows = -(-len(examples) // columns)
         figure = Figure(figsize=(10, 1.35 * rows + 0.9), layout="constrained")
@@ -162,5 +170,5 @@ def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's ending, the same bytes for the same figure."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
-    with matplotlib.rc_context(STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(path, metadata=undated, facecolor="white")

@@ -70,9 +70,7 @@ def _cnn(input_shape: tuple[int, ...]) -> list[Any]:
         )
     channel = [layers.Reshape((*input_shape, 1))] if len(input_shape) == 2 else []
     convolutions = [
-        layer
-        for _ in range(2)
-        for layer in (layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D())
+        layer for _ in range(2) for layer in (layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D())
     ]
     return [*channel, *convolutions, layers.Flatten(), *(layers.Dense(56, activation="relu") for _ in range(4))]
 
@@ -91,9 +89,19 @@ def table(model: keras.Model) -> list[tuple[str, str, str]]:
 
 
 def save(model: keras.Model, directory: Path) -> None:
-    """Write `saved_model/` and `model.keras` into a directory that is there."""
+    """Write `saved_model/` and `model.keras` into a directory that is there.
+
+    The SavedModel has one signature, `serving_default`: `inputs` (rows, ...) float32 to `logits` (rows, classes), for
+    any number of rows. It is written through TensorFlow, since `keras.Model.export` stores every weight twice
+    (Keras 3.15.1).
+    """
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="inputs")
+    served = tf.Module()
+    served.weights = [variable.value for variable in model.variables]
+    served.serve = tf.function(lambda inputs: {"logits": model(inputs, training=False)}, input_signature=[signature])
     with silent_stdout():
-        model.export(directory / "saved_model", verbose=False)
+        tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
+        (directory / "saved_model" / "fingerprint.pb").unlink()  # optional, and random: the rest is the same each time
         model.save(directory / "model.keras")
 
 

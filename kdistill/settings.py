@@ -85,8 +85,8 @@ class Training:
         UsageError: naming the option, the value it got and what it needs.
     """
 
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: int = 30
+    batch_size: int = 32
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
     optimizer: Optimizer = "adam"

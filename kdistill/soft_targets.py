@@ -91,7 +91,13 @@ class BlockLog:
         self.rows += len(keys)
 
     def write_file(
-        self, path: Path, identity: Manifest, labels: NDArray[np.int64], *, temperature: float, seconds: float,
+        self,
+        path: Path,
+        identity: Manifest,
+        labels: NDArray[np.int64],
+        *,
+        temperature: float,
+        seconds: float,
         teacher: dict[str, Any],
     ) -> Manifest:
         """Write the soft-target file from all records; one batch in memory at a time."""
@@ -147,7 +153,7 @@ class _Content:
 
     def add(self, keys: Keys, labels: NDArray[np.int64], logits: Floats) -> None:
         for part, array, dtype in zip(self._parts, (keys, labels, logits), ("u1", "<i8", "<f4"), strict=True):
-            part.update(np.ascontiguousarray(array, dtype))
+            part.update(np.ascontiguousarray(array, dtype).data)
 
     def digest(self) -> str:
         return "sha256:" + hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
@@ -213,15 +219,22 @@ class SoftTargets:
             KdistillError: if the file is damaged.
         """
         content = _Content()
+        correct = 0
         with _reading(self.path, "kdistill soften --force") as file:
             keys, labels, logits = (file[name] for name in ("row_keys", "labels", "logits"))
             for start in range(0, self.rows, rows):
                 block = slice(start, min(start + rows, self.rows))
                 parts = keys[block], labels[block], logits[block]
                 content.add(*parts)
+                correct += len(parts[1]) - metrics.errors(parts[2], parts[1])
                 yield parts
         if content.digest() != self.digest:
             raise KdistillError(f"{self.path} is not what was written (its digest differs): kdistill soften --force")
+        if correct != self.manifest.results["correct"]:
+            raise KdistillError(
+                f"{self.path}: its teacher is right on {correct:,} of its {self.rows:,} rows, and was on "
+                f"{self.manifest.results['correct']:,} when it was written: kdistill soften --force"
+            )
 
     @cached_property
     def _arrays(self) -> tuple[Keys, NDArray[np.int64], Floats]:
@@ -247,7 +260,7 @@ class SoftTargets:
             KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
                 recorded with.
         """
-        ours, known, logits = self._arrays
+        ours, _, logits = self._arrays
         names = _sortable(ours)
         order = np.argsort(names, kind="stable")
         place = np.searchsorted(names[order], wanted := _sortable(keys))

@@ -12,7 +12,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,11 @@ class Checkpoint:
     def write(self, progress: Progress, variables: Sequence[Any]) -> None:
         """Put it in its place whole."""
         head = {"rows": progress.rows, "best_epoch": progress.best_epoch, "identity": self.identity.to_json()}
-        arrays = {f"variable_{i}": np.asarray(variable) for i, variable in enumerate(variables)}
+        arrays: dict[str, Any] = {f"variable_{i}": _array(variable) for i, variable in enumerate(variables)}
         arrays |= {f"best_{i}": value for i, value in enumerate(progress.best or [])}
         beside = self.path.with_suffix(".new")
         with beside.open("wb") as stream:
-            np.savez(stream, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
+            np.savez(stream, allow_pickle=False, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
         flush(beside)
         os.replace(beside, self.path)
 
@@ -105,7 +106,7 @@ class Checkpoint:
                 count = sum(name.startswith("best_") for name in arrays.files)
                 best = [arrays[f"best_{i}"] for i in range(count)] or None
             written = Manifest.from_json(head["identity"], str(self.path), "")
-        except (OSError, ValueError, KeyError, EOFError, KdistillError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, KdistillError):
             return None
         if not _continues(written, self.identity, len(head["rows"])):
             return None
@@ -114,6 +115,10 @@ class Checkpoint:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return Progress(head["rows"], best, head["best_epoch"])
+
+
+def _array(variable: keras.Variable) -> NDArray[Any]:
+    return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
 def _continues(written: Manifest, wanted: Manifest, done: int) -> bool:
@@ -148,7 +153,8 @@ def train(
     Args:
         build: makes the network; called under the strategy's scope.
         examples: the rows to train on.
-        held_out: the rows that `held_out_name` (`validation` or `test`) stands for in the history.
+        held_out: the rows by which each epoch is judged.
+        held_out_name: what those are called in the history, `validation` or `test`.
         objective: what is minimised.
         settings: how.
         role: `teacher` or `student`; part of the seed.
@@ -205,10 +211,10 @@ def train(
                 "seconds": time.perf_counter() - start,
             }
             if settings.early_stopping and held_loss < progress.lowest(held_out_name):
-                progress.best, progress.best_epoch = [np.asarray(v) for v in model.variables], epoch
+                progress.best, progress.best_epoch = [_array(variable) for variable in model.variables], epoch
             progress.rows.append({name: row[name] for name in names})
             checkpoint.write(progress, variables)
-            bar.note(_epoch_line(row, settings.epochs, held_out_name))
+            bar.note(*_epoch_lines(row, settings.epochs, held_out_name))
     if progress.best:
         for variable, value in zip(model.variables, progress.best, strict=True):
             variable.assign(value)
@@ -219,12 +225,17 @@ def _stops(settings: Training, progress: Progress) -> bool:
     return settings.early_stopping is not None and progress.epoch - progress.best_epoch >= settings.early_stopping
 
 
-def _epoch_line(row: Mapping[str, float], epochs: int, held: str) -> str:
-    return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}  "
-        f"accuracy {row['train_accuracy']:.4f}  {held} loss {row[f'{held}_loss']:.4f}  "
-        f"{held} accuracy {row[f'{held}_accuracy']:.4f}  {row['seconds']:.1f} s"
+def _epoch_lines(row: Mapping[str, float], epochs: int, held: str) -> tuple[str, str]:
+    """An epoch in a line of its own, and in one short enough to stand beside a bar."""
+    epoch = f"{row['epoch']:>{len(str(epochs))}}/{epochs}"
+    loss, accuracy, held_loss, held_accuracy = (
+        f"{row[name]:.4f}" for name in ("train_loss", "train_accuracy", f"{held}_loss", f"{held}_accuracy")
     )
+    line = (
+        f"epoch {epoch}  loss {loss}  accuracy {accuracy}  {held} loss {held_loss}  {held} accuracy {held_accuracy}  "
+        f"{row['seconds']:.1f} s"
+    )
+    return line, f"{epoch} loss {loss} acc {accuracy} | {held} {held_loss} {held_accuracy}"
 
 
 def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:
@@ -241,12 +252,18 @@ def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.LossScaleOptimizer(optimizer) if settings.precision == "mixed_float16" else optimizer
 
 
+def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from _layers(inner)
+
+
 def uses_xla(model: keras.Model, xla: str) -> bool:
     """What `--xla auto` means: on, but for convolutions on a CPU, which XLA runs some three times slower."""
     if xla != "auto":
         return xla == "on"
     on_cpu = not tf.config.list_logical_devices("GPU")
-    return not (on_cpu and any("Conv" in type(layer).__name__ for layer in model._flatten_layers()))
+    return not (on_cpu and any("Conv" in type(layer).__name__ for layer in _layers(model)))
 
 
 def _step_runner(
@@ -284,7 +301,6 @@ def _step_runner(
 
     compiled = tf.function(step, jit_compile=True) if uses_xla(model, settings.xla) else step
 
-    @tf.function(reduce_retracing=True)
     def run(order: Any) -> Any:
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
@@ -295,14 +311,14 @@ def _step_runner(
             sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
         return sums
 
-    return run
+    runner: Callable[[Any], Any] = tf.function(run, reduce_retracing=True)
+    return runner
 
 
 def _judge(model: keras.Model, examples: Examples) -> Callable[[], tuple[float, float]]:
     """A function that gives the mean hard loss and the accuracy on some rows."""
     inputs, labels = tf.constant(examples.inputs), tf.constant(examples.labels, tf.int32)
 
-    @tf.function
     def sums() -> Any:
         total = tf.zeros(2, tf.float64)
         for first in tf.range(0, len(examples), EVALUATION_ROWS):
@@ -313,8 +329,10 @@ def _judge(model: keras.Model, examples: Examples) -> Callable[[], tuple[float, 
             total += tf.cast([tf.reduce_sum(hard), tf.reduce_sum(tf.cast(right, tf.float32))], tf.float64)
         return total
 
+    graph = tf.function(sums)
+
     def judge() -> tuple[float, float]:
-        loss, right = sums().numpy() / len(examples)
+        loss, right = graph().numpy() / len(examples)
         return float(loss), float(right)
 
     return judge

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import datetime
+import datetime as dt
 import fcntl
 import hashlib
 import json
@@ -277,7 +277,7 @@ def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
             raise KdistillError(f"{artifact} is being written by {holder}: wait for it, or stop it") from None
         os.close(descriptor)  # its last holder removed the file between our open and our lock
     try:
-        started = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
+        started = dt.datetime.now().astimezone().strftime("%H:%M:%S")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} since {started}".encode(), 0)
         yield
@@ -333,9 +333,7 @@ class Staging:
         return manifest
 
 
-def recorded(
-    manifest: Manifest, *, outputs: Mapping[str, str], results: Mapping[str, Any], seconds: float
-) -> Manifest:
+def recorded(manifest: Manifest, *, outputs: Mapping[str, str], results: Mapping[str, Any], seconds: float) -> Manifest:
     """The manifest to be written beside what was made: its identity, and what came of it."""
     return Manifest(
         kind=manifest.kind,
@@ -344,7 +342,7 @@ def recorded(
         outputs=outputs,
         results=results,
         versions=_versions(),
-        created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        created=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
     )
 

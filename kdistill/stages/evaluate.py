@@ -154,9 +154,9 @@ def show(measurements: list[Measurement], reporter: Reporter) -> None:
 
 
 def _short(count: int) -> str:
-    for size, letter in ((1_000_000, "M"), (1_000, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
+    for unit, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
     return str(count)
 
 

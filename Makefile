@@ -1,0 +1,36 @@
+# Everything runs from .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+ROUNDS ?= 20
+
+.PHONY: install demo test lint bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: install
+	$(RUN)/kdistill train-teacher
+	$(RUN)/kdistill soften --temperature 20
+	$(RUN)/kdistill train-student --alpha 0.1
+	$(RUN)/kdistill plot
+	$(RUN)/kdistill evaluate
+
+test: install
+	$(RUN)/python -m pytest
+
+lint: install
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: install
+	$(RUN)/python tests/bench.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,467 @@
+"""The command line, as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import QUICK, write_npz
+from typer.main import get_command
+
+from kdistill.cli import app
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+COMMANDS = ["train-teacher", "soften", "train-student", "plot", "evaluate", "status", "run"]
+HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
+KDISTILL = [sys.executable, "-m", "kdistill"]
+
+
+def imports_of(*arguments, cwd):
+    """The exit status and the heavy modules that a command has imported by its end."""
+    code = (
+        "import sys\n"
+        f"sys.argv = ['kdistill', *{list(map(str, arguments))!r}]\n"
+        "from kdistill.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: code = stop.code\n"
+        f"open('imported', 'w').write(repr((code or 0, [m for m in {HEAVY!r} if m in sys.modules])))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=cwd)
+    return eval((cwd / "imported").read_text())
+
+
+def stamps(workspace):
+    """When each artifact was last written."""
+    files = [
+        *workspace.glob("*s/*/manifest.json"),
+        *workspace.glob("soft-targets/*.h5"),
+        workspace / "plots/manifest.json",
+    ]
+    return {str(path.relative_to(workspace)): path.stat().st_mtime_ns for path in files if path.exists()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *[[command, "--help"] for command in COMMANDS], ["--version"]])
+def test_help_imports_nothing_heavy(tmp_path, arguments):
+    assert imports_of(*arguments, cwd=tmp_path) == (0, [])
+
+
+def test_up_to_date_imports_no_tensorflow(workspace):
+    """A stage with nothing to do says so without TensorFlow or Matplotlib."""
+    place = workspace.parent
+    for command in (["train-teacher", *QUICK], ["soften"], ["train-student", *QUICK], ["plot"], ["status"]):
+        code, imported = imports_of(*command, cwd=place)
+        assert code == 0
+        assert not {"tensorflow", "keras", "matplotlib"} & set(imported), command
+
+
+def test_every_command_has_help_and_a_place_in_the_readme(run):
+    """Each command and each of its options is explained, and each command is in the README."""
+    text = README.read_text()
+    commands = get_command(app).commands
+    assert set(COMMANDS) <= set(commands)
+    for command, parsed in commands.items():
+        assert command in run("--help").out
+        assert f"kdistill {command}" in text, command
+        assert len(parsed.help) > 20
+        for parameter in parsed.params:
+            assert parameter.help, (command, parameter.name)
+
+
+def test_documented_exit_statuses(run):
+    assert run("nosuch").code == 2
+    assert run("train-teacher", "--nosuch").code == 2
+    assert run("--version").out.startswith("kdistill ")
+
+
+def test_twice_does_nothing(run, workspace):
+    """Run again, no stage writes anything, and each says that it is up to date."""
+    before = stamps(workspace)
+    for command in (["train-teacher", *QUICK], ["soften"], ["train-student", *QUICK], ["plot"]):
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+        assert "is up to date" in outcome.out
+        assert len(outcome.out.splitlines()) == 1
+    assert stamps(workspace) == before
+    assert len(before) == 4
+
+
+TEACHER, SOFT, STUDENT, PLOTS = (
+    "teachers/teacher/manifest.json",
+    "soft-targets/soft-targets.h5",
+    "students/student/manifest.json",
+    "plots/manifest.json",
+)
+CHANGES = [
+    (["train-teacher", *QUICK, "--seed", "1"], TEACHER, "seed 0 -> 1"),
+    (["train-teacher", *QUICK, "--epochs", "6"], TEACHER, "epochs 5 -> 6"),
+    (["soften", "--temperature", "5"], SOFT, "temperature 20.0 -> 5.0"),
+    (["train-student", *QUICK, "--alpha", "0.5"], STUDENT, "alpha 0.1 -> 0.5"),
+    (["train-student", *QUICK, "--temperature", "3"], STUDENT, "temperature 20.0 -> 3.0"),
+    (["train-student", *QUICK, "--precision", "mixed_bfloat16"], STUDENT, "precision float32 -> mixed_bfloat16"),
+    (["plot", "--format", "svg"], PLOTS, ""),
+]
+
+
+@pytest.mark.parametrize(("command", "written", "said"), CHANGES, ids=[" ".join(c[0][:1] + c[0][-2:]) for c in CHANGES])
+def test_changed_option_reruns_that_stage_alone(run, workspace, command, written, said):
+    """A changed option writes the stage's own artifact, says what differs, and touches no other."""
+    before = stamps(workspace)
+    outcome = run(*command)
+    assert outcome.code == 0, outcome.err
+    assert said in outcome.out
+    after = stamps(workspace)
+    assert [name for name in after if after[name] != before[name]] == [written]
+
+
+def test_changed_data_reruns_what_reads_it(run, tmp_path, digits):
+    """When the dataset's file changes, each stage notices by itself, in order, and status says why."""
+    path = write_npz(tmp_path / "mine.npz", digits)
+    stages = ["train-teacher", "--dataset", path, *QUICK], ["soften"], ["train-student", *QUICK]
+    for command in stages:
+        assert run(*command).code == 0
+    assert "next: kdistill plot" in run("status").out
+    write_npz(path, digits, x_train=digits.train.read()[::-1], y_train=digits.train.labels[::-1])
+    outcome = run("status")
+    assert outcome.out.count(f"the dataset {path} has changed") == 3
+    assert "next: kdistill train-teacher" in outcome.out
+    warned = run("soften")
+    assert "teacher 'teacher' is stale" in warned.err
+    for command in stages:
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+        assert "again: " in outcome.out or "up to date" in outcome.out
+    assert "stale" not in run("status").out
+
+
+def test_stale_teacher_is_named(run, workspace):
+    """After a teacher is retrained, students warn that their soft targets are an older teacher's."""
+    run("train-teacher", *QUICK, "--seed", "2")
+    status = run("status").out
+    assert "teacher 'teacher' has been made anew since" in status
+    assert "next: kdistill soften" in status
+    outcome = run("train-student", *QUICK, "--name", "other")
+    assert outcome.code == 0
+    assert "soft targets 'soft-targets' is stale" in outcome.err
+    assert "kdistill soften" in outcome.err
+
+
+def test_original_mistake_training_on_the_test_split(run, tmp_path, digits):
+    """Other test rows leave every weight of teacher and student as it is."""
+    seen = []
+    for name in ("one", "two"):
+        changed = {} if name == "one" else {"x_test": 255 - digits.test.read(), "y_test": digits.test.labels[::-1]}
+        path = write_npz(tmp_path / f"{name}.npz", digits, **changed)
+        place = tmp_path / name
+        for command in (["train-teacher", "--dataset", path, *QUICK], ["soften"], ["train-student", *QUICK]):
+            assert run(*command, "-w", place).code == 0
+        seen.append([saved_weights(place / which) for which in ("teachers/teacher", "students/student")])
+    assert seen[0] == seen[1]
+
+
+def saved_weights(place):
+    """The bytes of all variables, those of the optimizer too."""
+    with np.load(place / "checkpoint.npz") as arrays:
+        return {name: arrays[name].tobytes() for name in arrays.files if name != "head"}
+
+
+def test_original_mistake_tempering_the_input(made, digits):
+    """The file's logits are the teacher's for the inputs as they are; T divides the logits, not the pixels."""
+    from kdistill.models import SavedNetwork
+
+    network = SavedNetwork.load(made / "teachers/teacher/saved_model")
+    inputs = digits.train.read()
+    with h5py.File(made / "soft-targets/soft-targets.h5") as file:
+        np.testing.assert_allclose(file["logits"][()], network.logits(inputs), atol=1e-4)
+        tempered = np.exp(file["logits"][()] / 20)
+        np.testing.assert_allclose(file["soft_targets"][()], tempered / tempered.sum(axis=1, keepdims=True), rtol=1e-4)
+        assert not np.allclose(file["logits"][()], network.logits(inputs / np.float32(255 * 20)), atol=0.1)
+
+
+def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkeypatch):
+    """A shuffled copy of the dataset trains on the same pairs of input and soft target."""
+    from kdistill import networks
+
+    pairs = []
+
+    def note(*_, dataset, teacher_logits, **__):
+        pairs.append(
+            {key.tobytes(): row.tobytes() for key, row in zip(dataset.train.keys(), teacher_logits, strict=True)}
+        )
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(networks, "make", note)
+    order = np.random.default_rng(0).permutation(len(digits.train))
+    path = write_npz(
+        tmp_path / "shuffled.npz", digits, x_train=digits.train.read()[order], y_train=digits.train.labels[order]
+    )
+    run("train-student", "--name", "a")
+    run("train-student", "--name", "b", "--dataset", path)
+    assert len(pairs) == 2
+    assert pairs[0] == pairs[1]
+    with h5py.File(workspace / "soft-targets/soft-targets.h5") as file:
+        stored = dict(zip(map(bytes, file["row_keys"][()]), map(bytes, file["logits"][()]), strict=True))
+    assert pairs[0] == stored
+
+
+def test_permuted_file_trains_no_student(run, workspace):
+    """Soft targets moved to other rows stop `train-student`, whatever moved them."""
+    with h5py.File(workspace / "soft-targets/soft-targets.h5", "r+") as file:
+        file["logits"][...] = np.roll(file["logits"][()], 1, axis=0)
+    outcome = run("train-student", "--name", "other")
+    assert outcome.code == 1
+    assert "digest differs" in outcome.err
+    assert not (workspace / "students/other").exists()
+
+
+def test_student_needs_no_teacher(run, workspace):
+    """With the teacher gone a student trains, and warns that its soft targets can't be made again."""
+    shutil.rmtree(workspace / "teachers")
+    outcome = run("train-student", *QUICK, "--name", "other")
+    assert outcome.code == 0
+    assert "teacher 'teacher' is gone" in outcome.err
+
+
+def test_hard_label_student_needs_no_soft_targets(run, tmp_path):
+    """At alpha 1 nothing but the dataset is needed."""
+    outcome = run("train-student", "--alpha", 1, *QUICK, "--name", "baseline")
+    assert outcome.code == 0, outcome.err
+    assert "minimises CE(labels)" in outcome.out
+    manifest = json.loads((tmp_path / "workspace/students/baseline/manifest.json").read_text())
+    assert list(manifest["inputs"]) == ["dataset"]
+
+
+def test_validation_rows_are_held_out_alike(run, tmp_path):
+    """Teacher and student hold out the same rows, and their histories say validation."""
+    how = [*QUICK, "--validation-fraction", "0.2"]
+    run("train-teacher", *how)
+    run("soften")
+    outcome = run("train-student", *how)
+    assert outcome.code == 0, outcome.err
+    assert "validation on" in outcome.out
+    rows = {
+        json.loads(p.read_text())["results"]["training_rows"] for p in (tmp_path / "workspace").glob("*s/*/man*.json")
+    }
+    assert len(rows) == 1
+    assert 1000 < rows.pop() < 1300
+    header = (tmp_path / "workspace/students/student/history.csv").read_text().splitlines()[0]
+    assert header == (
+        "epoch,train_loss,train_accuracy,validation_loss,validation_accuracy,hard_loss,soft_loss,learning_rate,seconds"
+    )
+
+
+def test_evaluate_json(run, workspace):
+    """One object a network and split, with the documented keys; null where nothing applies."""
+    outcome = run("evaluate", "--json")
+    found = json.loads(outcome.out)
+    keys = "name role split rows errors error_rate nll ece brier agreement kl_to_teacher parameters bytes".split()
+    assert [list(one) for one in found] == [keys] * 4
+    assert [(one["name"], one["split"], one["rows"]) for one in found] == [
+        ("teacher", "train", 1437),
+        ("teacher", "test", 360),
+        ("student", "train", 1437),
+        ("student", "test", 360),
+    ]
+    teacher, student = found[1], found[3]
+    recorded = json.loads((workspace / "students/student/manifest.json").read_text())["results"]
+    assert student["errors"] == recorded["test_errors"] == round(student["error_rate"] * 360)
+    assert teacher["agreement"] is None
+    assert 0.5 < student["agreement"] <= 1.0
+    assert student["kl_to_teacher"] > 0
+    table = run("evaluate").out
+    assert "test split, 360 rows" in table
+    assert max(map(len, table.splitlines())) < 100
+
+
+def test_status_json(run, workspace):
+    found = json.loads(run("status", "--json").out)
+    assert [one["state"] for one in found["artifacts"]] == ["fresh"] * 4
+    assert found["artifacts"][2]["made_from"] == {"dataset": "digits", "soft_targets": "soft-targets"}
+    (workspace / "teachers/teacher/model.keras").unlink()
+    found = json.loads(run("status", "--json").out)
+    assert found["artifacts"][0]["state"] == "damaged"
+    assert found["next"] == "kdistill train-teacher --force"
+
+
+def test_status_names_each_next_command(run, made, tmp_path):
+    """From nothing to everything, status names the command that comes next."""
+    expected = ["train-teacher", "soften --temperature 20", "train-student --alpha 0.1", "plot", "evaluate"]
+    place = tmp_path / "workspace"
+    said = []
+    for part in (None, "teachers", "soft-targets", "students", "plots"):
+        if part:
+            shutil.copytree(made / part, place / part)
+        said.append(run("status").out.splitlines()[-1])
+    assert said == [f"next: kdistill {command}" for command in expected]
+
+
+def test_quiet_says_nothing(run, workspace):
+    for command in (["train-teacher", *QUICK, "--seed", "9"], ["soften"], ["train-student", *QUICK], ["plot"]):
+        outcome = run(*command, "--quiet")
+        assert (outcome.code, outcome.out) == (0, "")
+
+
+def test_force_makes_again(run, workspace):
+    before = stamps(workspace)
+    assert run("soften", "--force").code == 0
+    after = stamps(workspace)
+    assert [name for name in after if after[name] != before[name]] == [SOFT]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["soften"], 1, "there is no teacher 'teacher' in workspace: kdistill train-teacher"),
+        (["train-student"], 1, "there are no soft targets 'soft-targets'"),
+        (["plot"], 1, "no networks to plot: kdistill train-teacher"),
+        (["evaluate"], 1, "no networks to evaluate"),
+        (["train-teacher", "--dataset", "nosuch"], 1, "--dataset nosuch: there is no such file"),
+        (["train-teacher", "--model", "nosuch"], 1, "--model nosuch is unknown"),
+        (["train-teacher", "--epochs", "0"], 2, "--epochs is 0"),
+        (["train-teacher", "--batch-size", "-1"], 2, "--batch-size is -1"),
+        (["train-teacher", "--batch-size", "2000"], 1, "more than the 1,437 training rows"),
+        (["train-teacher", "--learning-rate", "nan"], 2, "--learning-rate is nan"),
+        (["train-teacher", "--seed", "4294967296"], 2, "--seed is 4294967296"),
+        (["train-teacher", "--seed", "-1"], 2, "--seed is -1"),
+        (["train-teacher", "--early-stopping", "3"], 2, "add --validation-fraction"),
+        (["train-teacher", "--validation-fraction", "1"], 2, "--validation-fraction is 1"),
+        (["train-teacher", "--name", "../x"], 2, "--name is '../x'"),
+        (["train-teacher", "--name", ""], 2, "--name is ''"),
+        (["soften", "--temperature", "0"], 2, "--temperature is 0"),
+        (["soften", "--temperature", "-1"], 2, "--temperature is -1"),
+        (["soften", "--temperature", "nan"], 2, "--temperature is nan"),
+        (["soften", "--temperature", "1e-12"], 2, "--temperature is 1e-12"),
+        (["soften", "--temperature", "1e12"], 2, "--temperature is 1e+12"),
+        (["train-student", "--alpha", "1.5"], 2, "--alpha is 1.5"),
+        (["train-student", "--alpha", "-0.1"], 2, "--alpha is -0.1"),
+        (["train-student", "--alpha", "nan"], 2, "--alpha is nan"),
+        (["plot", "--format", "gif"], 2, "--format is 'gif'"),
+        (["run", "--temperature", "0"], 2, "--temperature is 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(run, tmp_path, arguments, code, said):
+    """What, where and the remedy in one line, the documented status, and nothing written."""
+    outcome = run(*arguments)
+    assert outcome.code == code, outcome.err
+    assert outcome.err.startswith("error: ")
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_input_leaves_everything(run, workspace):
+    """A damaged teacher stops `soften` before it writes, with the command that mends it."""
+    before = stamps(workspace)
+    (workspace / "teachers/teacher/saved_model/saved_model.pb").write_bytes(b"")
+    outcome = run("soften", "--temperature", "3")
+    assert outcome.code == 1
+    assert "saved_model is not what was written: kdistill train-teacher --force" in outcome.err
+    assert stamps(workspace) == before
+
+
+def test_unknown_network_for_the_plot(run, workspace):
+    outcome = run("plot", "--network", "nosuch")
+    assert outcome.code == 1
+    assert "only teacher, student" in outcome.err
+
+
+def test_workspace_that_is_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    outcome = run("train-teacher", "-w", tmp_path / "file")
+    assert outcome.code == 1
+    assert "is a file" in outcome.err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_real_process_says_only_its_own_lines(tmp_path):
+    """Through a real process, at a path with spaces and non-ASCII letters: not a line but kdistill's own; no colour."""
+    place = tmp_path / "ein schöner Ort"
+    place.mkdir()
+    said = []
+    for command in (["train-teacher", *QUICK], ["soften", "--temperature", "20"], ["train-student", *QUICK], ["plot"]):
+        done = subprocess.run(
+            [*KDISTILL, *command],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        assert done.returncode == 0
+        assert done.stderr == ""
+        said.append(done.stdout)
+    assert "\x1b" not in "".join(said)
+    assert len(re.findall(r"^epoch \d/5  loss [\d.]+  accuracy", said[0], re.MULTILINE)) == 5
+    assert "64" in said[0]
+    assert re.search(
+        r"^wrote .*: \d+ errors of 360 test rows \([\d.]+%\) after 5 epochs; [\d.]+ s$", said[0], re.MULTILINE
+    )
+    assert "minimises 0.1 * CE(labels) + 0.9 * T^2 * KL(soft targets), T = 20" in said[2]
+    assert (place / "workspace/plots/learning-curves.png").stat().st_size > 20_000
+    assert (place / "workspace/plots/dark-knowledge.png").stat().st_size > 20_000
+
+
+@pytest.mark.slow
+def test_same_command_same_bytes(tmp_path, made):
+    """Another process, the same command and seed: the SavedModel is the same, file by file."""
+    subprocess.run([*KDISTILL, "train-teacher", *QUICK, "-q"], cwd=tmp_path, check=True)
+    subprocess.run([*KDISTILL, "train-teacher", *QUICK, "-q", "-w", "other"], cwd=tmp_path, check=True)
+    recorded = [
+        json.loads((tmp_path / place / "teachers/teacher/manifest.json").read_text())["outputs"]["saved_model"]
+        for place in ("workspace", "other")
+    ]
+    assert recorded[0] == recorded[1]
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_the_workspace(workspace):
+    """Ctrl-C exits 130 with one line; what stood before stands, and the same command goes on."""
+    command = [*KDISTILL, "train-teacher", *QUICK, "--epochs", "100000", "--seed", "4"]
+    before = stamps(workspace)
+    process = subprocess.Popen(
+        command,
+        cwd=workspace.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(said.splitlines()) == 1
+    assert "goes on where this one stopped" in said
+    assert stamps(workspace) == before
+    again = subprocess.run(
+        [*KDISTILL, "train-teacher", *QUICK, "-w", "workspace"], cwd=workspace.parent, capture_output=True, check=False
+    )
+    assert again.returncode == 0
+    assert b"up to date" in again.stdout
+
+
+def test_completion_script_is_printed(tmp_path):
+    """Shell completion works for the usual shells."""
+    done = subprocess.run(
+        [*KDISTILL, "--show-completion", "bash"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+    )
+    assert "complete" in done.stdout

@@ -1,0 +1,202 @@
+"""The soft-target file: read by plain h5py as documented, joined by key, damaged in no way unseen."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdistill import data, metrics
+from kdistill.errors import KdistillError
+from kdistill.soft_targets import BlockLog, SoftTargets
+from kdistill.workspace import Input, Manifest, Workspace
+
+ROWS, CLASSES = 300, 7
+IDENTITY = Manifest(
+    kind="soft targets",
+    settings={"temperature": 4.0, "batch_size": 32},
+    inputs={"dataset": Input("some", "sha256:d"), "teacher": Input("teacher", "sha256:t")},
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    draw = np.random.default_rng(0)
+    inputs = draw.integers(0, 256, (ROWS, 3, 3)).astype(np.uint8)
+    logits = draw.normal(0, 3, (ROWS, CLASSES)).astype(np.float32)
+    labels = np.where(draw.random(ROWS) < 0.8, logits.argmax(axis=1), draw.integers(0, CLASSES, ROWS))
+    return data.row_keys(inputs), logits, labels
+
+
+def write(place, rows, *, labels=None, manifest=IDENTITY, size=32):
+    keys, logits, own = rows
+    artifact = Workspace(place).soft_targets("soft-targets")
+    artifact.path.parent.mkdir(exist_ok=True)
+    log = BlockLog(place / "blocks.log", manifest, CLASSES)
+    for start in range(log.rows, len(keys), size):
+        log.append(keys[start : start + size], logits[start : start + size])
+    said = {"model": "cnn", "parameters": 1}
+    given_labels = own if labels is None else labels
+    log.write_file(artifact.path, manifest, given_labels, temperature=4.0, seconds=1.0, teacher=said)
+    log.close()
+    return artifact
+
+
+@pytest.fixture
+def artifact(tmp_path, rows):
+    return write(tmp_path, rows)
+
+
+def test_plain_h5py_reads_it_as_documented(artifact, rows):
+    """Shapes, types, checksums, attributes and contents are those of the README."""
+    keys, logits, labels = rows
+    with h5py.File(artifact.path) as file:
+        assert {name: (item.shape, item.dtype.str) for name, item in file.items()} == {
+            "logits": ((ROWS, CLASSES), "<f4"),
+            "soft_targets": ((ROWS, CLASSES), "<f4"),
+            "labels": ((ROWS,), "<i8"),
+            "row_keys": ((ROWS, 16), "|u1"),
+        }
+        assert all(item.fletcher32 and item.chunks for item in file.values())
+        assert (file["logits"][()] == logits).all()
+        assert (file["row_keys"][()] == keys).all()
+        assert (file["labels"][()] == labels).all()
+        expected = np.exp(logits / 4.0) / np.exp(logits / 4.0).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(file["soft_targets"][()], expected, rtol=1e-5)
+        assert file.attrs["temperature"] == 4.0
+        assert file.attrs["teacher"] == "teacher"
+        assert file.attrs["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+        assert file.attrs["kdistill_format"] == 1
+
+
+@given(st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=2 * ROWS))
+@settings(max_examples=40, deadline=None)
+def test_join_is_by_content(made_once, places):
+    """Any permutation, subset and repetition of the rows gets the logits of each."""
+    soft, (keys, logits, labels) = made_once
+    assert (soft.join(keys[places], labels[places], "some") == logits[places]).all()
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory, rows):
+    return SoftTargets.open(write(tmp_path_factory.mktemp("soft"), rows)), rows
+
+
+def test_unknown_rows_are_refused(artifact, rows):
+    """Rows that the teacher never saw are counted, and the remedy named."""
+    keys, _, labels = rows
+    other = keys.copy()
+    other[:17] ^= 1
+    with pytest.raises(KdistillError, match=r"17 of the 300 training rows of mine .* kdistill soften --dataset mine"):
+        SoftTargets.open(artifact).join(other, labels, "mine")
+
+
+def test_changed_labels_are_refused(artifact, rows):
+    """Labels other than those the accuracy was recorded with stop the run, with both numbers."""
+    keys, logits, labels = rows
+    then, now = ((logits.argmax(axis=1) == some).sum() for some in (labels, np.roll(labels, 1)))
+    with pytest.raises(KdistillError, match=rf"right on {then} of these 300 .* on {now} "):
+        SoftTargets.open(artifact).join(keys, np.roll(labels, 1), "some")
+
+
+def test_duplicates_with_different_labels_are_fine(tmp_path, rows):
+    """A row that the dataset holds twice, labelled differently, is no reason to refuse either."""
+    keys, logits, labels = (array.copy() for array in rows)
+    keys[1], logits[1], labels[1] = keys[0], logits[0], (labels[0] + 1) % CLASSES
+    soft = SoftTargets.open(write(tmp_path, (keys, logits, labels)))
+    assert (soft.join(keys, labels, "some") == logits).all()
+    assert (soft.join(keys[1:], labels[1:], "some") == logits[1:]).all()
+
+
+def test_keys_with_zero_bytes_are_told_apart(tmp_path, rows):
+    """Keys that end in zeros, or differ in the last byte only, are different keys."""
+    keys, logits, labels = (array.copy() for array in rows)
+    keys[:3] = 0
+    keys[1, 15], keys[2, 0] = 1, 1
+    soft = SoftTargets.open(write(tmp_path, (keys, logits, labels)))
+    assert (soft.join(keys[[2, 0, 1]], labels[[2, 0, 1]], "some") == logits[[2, 0, 1]]).all()
+
+
+def rewrite(artifact, name, change):
+    with h5py.File(artifact.path, "r+") as file:
+        file[name][...] = change(file[name][()])
+
+
+@pytest.mark.parametrize("name", ["logits", "row_keys", "labels"])
+def test_permuted_file_trains_no_student(artifact, rows, name):
+    """Rows moved within the file, by any program, are seen when it is read."""
+    keys, _, labels = rows
+    rewrite(artifact, name, lambda values: np.roll(values, 1, axis=0))
+    with pytest.raises(KdistillError, match="digest differs"):
+        SoftTargets.open(artifact).join(keys, labels, "some")
+
+
+def test_permuted_logits_with_a_matching_digest_are_refused(artifact, rows, tmp_path):
+    """Even where the digest was made anew, the accuracy recorded at writing no longer holds."""
+    keys, logits, labels = rows
+    honest = SoftTargets.open(artifact)
+    (tmp_path / "other").mkdir()
+    forged = SoftTargets.open(write(tmp_path / "other", (keys, np.roll(logits, 1, axis=0), labels)))
+    results = {**forged.manifest.results, "correct": honest.manifest.results["correct"]}
+    with h5py.File(forged.path, "r+") as file:
+        text = forged.manifest.to_json().replace(
+            f'"correct": {forged.manifest.results["correct"]}', f'"correct": {results["correct"]}'
+        )
+        file.attrs["manifest"] = text
+    with pytest.raises(KdistillError, match="was on"):
+        SoftTargets.open(write_artifact(forged)).join(keys, labels, "some")
+
+
+def write_artifact(soft):
+    return Workspace(soft.path.parent.parent).soft_targets("soft-targets")
+
+
+def test_resumed_log_gives_the_same_file(tmp_path, rows):
+    """A log cut anywhere goes on after its last whole record, and ends with the same bytes in every dataset."""
+    (tmp_path / "whole").mkdir()
+    whole = write(tmp_path / "whole", rows)
+    contents = (tmp_path / "whole" / "blocks.log").read_bytes()
+    for cut in (0, 10, 700, 3000, len(contents) - 1, len(contents)):
+        place = tmp_path / f"cut-{cut}"
+        place.mkdir()
+        (place / "blocks.log").write_bytes(contents[:cut])
+        again = write(place, rows)
+        with h5py.File(whole.path) as one, h5py.File(again.path) as other:
+            for name in one:
+                assert one[name][()].tobytes() == other[name][()].tobytes()
+
+
+def test_log_of_another_identity_is_not_resumed(tmp_path, rows):
+    """A log begun with another temperature starts over."""
+    keys, logits, _ = rows
+    log = BlockLog(tmp_path / "blocks.log", IDENTITY, CLASSES)
+    log.append(keys[:32], logits[:32] + 1)
+    log.close()
+    other = Manifest(kind="soft targets", settings={"temperature": 8.0, "batch_size": 32}, inputs=IDENTITY.inputs)
+    assert BlockLog(tmp_path / "blocks.log", other, CLASSES).rows == 0
+
+
+def test_newer_format_is_refused_by_name(artifact):
+    with h5py.File(artifact.path, "r+") as file:
+        file.attrs["kdistill_format"] = 99
+    with pytest.raises(KdistillError, match=r"format 99.*upgrade"):
+        SoftTargets.open(artifact)
+
+
+def test_other_hdf5_is_refused(artifact):
+    with h5py.File(artifact.path, "w") as file:
+        file["x"] = [1]
+    with pytest.raises(KdistillError, match="no soft-target file"):
+        SoftTargets.open(artifact)
+
+
+def test_temperature_is_a_view_of_the_logits(artifact, rows):
+    """The stored logits are the teacher's own, so that any temperature can be had from them."""
+    _, logits, _ = rows
+    soft = SoftTargets.open(artifact)
+    with h5py.File(artifact.path) as file:
+        stored = file["soft_targets"][()]
+    np.testing.assert_allclose(np.exp(metrics.log_softmax(soft.logits(), soft.temperature)), stored, rtol=1e-5)
+    assert (soft.logits() == logits).all()
