@@ -34,6 +34,7 @@ app = typer.Typer(
     name="kdistill",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is a third faster to show, and leaves options more room
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distil a trained network (the teacher) into another (the student), offline: train-teacher, soften, "
     "train-student and plot, each from what the one before left in the workspace. `kdistill run` does all four.",
@@ -84,7 +85,7 @@ def training(
     seed: Annotated[int, typer.Option(help="Of weights, order and held-out rows.")] = Training.seed,
     precision: Annotated[Precision, typer.Option(help="A Keras dtype policy.")] = Training.precision,
     xla: Annotated[
-        Xla, typer.Option(help="Compile the step; auto: unless it has convolutions and runs on a CPU.")
+        Xla, typer.Option(help="Compile the step; auto: not on a CPU for convolutions or bfloat16.")
     ] = Training.xla,
 ) -> Training:
     return Training(
@@ -109,14 +110,14 @@ Dataset = Annotated[
 ]
 OtherDataset = Annotated[str | None, typer.Option(help="Another dataset than the one recorded upstream.")]
 Model = Annotated[str, typer.Option(help="cnn, mlp-H (two hidden layers of H units) or small.")]
-StudentModel = Annotated[str | None, typer.Option(help="cnn, mlp-H or small.  [default: the teacher's]")]
+StudentModel = Annotated[str | None, typer.Option(help="cnn, mlp-H or small. Default: the teacher's.")]
 Temperature = Annotated[float, typer.Option(help="T of softmax(logits / T).")]
 Alpha = Annotated[
     float,
     typer.Option(help="Weight of the hard labels: alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets)."),
 ]
 SoftTargetsName = Annotated[str, typer.Option("--soft-targets", metavar="NAME", help="Which soft targets.")]
-Formats = Annotated[list[str], typer.Option("--format", help="png, svg or pdf; may be given again.")]
+Formats = Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; may be given again.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -135,11 +136,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             }
             function(**values)
 
-    flat = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, options in reversed(members.items())  # a command's own options come first in its help
-        for parameter in ([own[name]] if options is None else options.values())
-    ]
+    mine = [own[name] for name, options in members.items() if options is None]  # these come first in the help
+    grouped = [parameter for options in reversed(members.values()) if options for parameter in options.values()]
+    flat = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*mine, *grouped)]
     call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return app.command()(call)
@@ -215,7 +214,7 @@ def soften(
     name: Annotated[str, typer.Option(help="What to call the soft targets.")] = Soften.name,
     batch_size: Annotated[int, typer.Option(help="Rows a call of the teacher.")] = Soften.batch_size,
 ) -> None:
-    """Run a teacher once over the transfer set, and keep its logits and soft targets."""
+    """Run a teacher over the transfer set; keep its logits."""
     from kdistill.stages import soften as stage
 
     settings = Soften(temperature=temperature, teacher=teacher, dataset=dataset, name=name, batch_size=batch_size)
@@ -228,14 +227,17 @@ def train_student(
     training: Training,
     alpha: Alpha = TrainStudent.alpha,
     temperature: Annotated[
-        float | None, typer.Option(help="T, from the stored logits.  [default: the soft-target file's]")
+        float | None, typer.Option(help="T, from the stored logits. Default: the soft-target file's.")
     ] = TrainStudent.temperature,
     soft_targets: SoftTargetsName = TrainStudent.soft_targets,
     model: StudentModel = TrainStudent.model,
     dataset: OtherDataset = TrainStudent.dataset,
     name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
 ) -> None:
-    """Train a student from a soft-target file, without the teacher; --alpha 1: from hard labels alone."""
+    """Train a student from soft targets, without the teacher.
+
+    With --alpha 1 it learns from hard labels alone, and needs no soft targets.
+    """
     from kdistill.stages import train_student as stage
 
     settings = TrainStudent(
@@ -254,7 +256,7 @@ def train_student(
 def plot(
     session: Session,
     network: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A teacher or student to draw.  [default: all]")
+        list[str] | None, typer.Option(metavar="NAME", help="A teacher or student to draw. Default: all.")
     ] = None,
     formats: Formats = list(Plot.formats),  # noqa: B006 - Typer reads it, nobody writes it
     soft_targets: SoftTargetsName = Plot.soft_targets,
@@ -268,7 +270,7 @@ def plot(
 
 @command
 def evaluate(session: Session, as_json: Json = False) -> None:
-    """Measure every network of the workspace on training and test rows."""
+    """Measure every network on training and test rows."""
     from kdistill.stages import evaluate as stage
 
     found = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
@@ -280,7 +282,7 @@ def evaluate(session: Session, as_json: Json = False) -> None:
 
 @command
 def status(session: Session, as_json: Json = False) -> None:
-    """Show what stands, what is stale and why, and the next command."""
+    """Show what stands, what is stale, and the next command."""
     from kdistill.stages import status as stage
 
     standings, following = stage.run(session.workspace)
@@ -288,6 +290,23 @@ def status(session: Session, as_json: Json = False) -> None:
         print(json.dumps(stage.as_json(standings, following), indent=2, ensure_ascii=False))
     else:
         stage.show(session.workspace, standings, following, Reporter())
+
+
+@command
+def verify(session: Session, as_json: Json = False) -> None:
+    """Check every artifact against what was recorded of it.
+
+    Exits 1 if anything is wrong, with a line for each thing.
+    """
+    from kdistill.stages import verify as stage
+
+    findings, checked = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    if as_json:
+        print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
+    else:
+        stage.show(findings, checked, Reporter())
+    if findings:
+        raise SystemExit(1)
 
 
 @command
@@ -301,7 +320,10 @@ def run(
     alpha: Alpha = TrainStudent.alpha,
     formats: Formats = list(Plot.formats),  # noqa: B006 - as above
 ) -> None:
-    """Do all four stages in order, skipping what is up to date; training options are for both networks."""
+    """Do all four stages, skipping what is up to date.
+
+    Training options are for both networks.
+    """
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 

@@ -7,6 +7,8 @@ from kdistill.errors import KdistillError
 from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
+OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
+
 
 def manifest_of(artifact: Artifact) -> Manifest | None:
     """The manifest of any artifact, None where nothing stands.
@@ -20,9 +22,11 @@ def manifest_of(artifact: Artifact) -> Manifest | None:
     return artifact.manifest()
 
 
-def source_artifact(workspace: Workspace, role: str, name: str) -> Artifact:
-    """The artifact that an input of a manifest names; for any role but `dataset`."""
-    return {"teacher": workspace.teacher, "soft_targets": workspace.soft_targets}[role](name)
+def _artifact(workspace: Workspace, role: str, name: str) -> Artifact:
+    """What an input of a manifest names: `soft_targets`, `teacher`, or, for plots, `teacher NAME` or `student NAME`."""
+    if role == "soft_targets":
+        return workspace.soft_targets(name)
+    return workspace.teacher(name) if role.startswith("teacher") else workspace.student(name)
 
 
 def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
@@ -31,9 +35,9 @@ def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
     for role, made_from in manifest.inputs.items():
         if role == "dataset":
             found += _stale_dataset(made_from)
-        elif role in ("teacher", "soft_targets"):
-            artifact = source_artifact(workspace, role, made_from.name)
-            found += _stale_artifact(workspace, artifact, made_from)
+        else:
+            output = "history.csv" if manifest.kind == "plots" and role != "soft_targets" else None
+            found += _stale_artifact(workspace, _artifact(workspace, role, made_from.name), made_from, output)
     return list(dict.fromkeys(found))
 
 
@@ -42,16 +46,27 @@ def _stale_dataset(made_from: Input) -> list[str]:
         now = data.resolve(made_from.name).identity().digest
     except (KdistillError, OSError):
         return [f"the dataset {made_from.name} is gone"]
-    return [] if now == made_from.digest else [f"the dataset {made_from.name} has changed"]
+    changed = f"the dataset {made_from.name} has changed ({_change(made_from.digest, now)})"
+    return [] if now == made_from.digest else [changed]
 
 
-def _stale_artifact(workspace: Workspace, artifact: Artifact, made_from: Input) -> list[str]:
+def _change(before: str, after: str) -> str:
+    return f"digest {short(before)} -> {short(after)}"
+
+
+def short(digest: str) -> str:
+    """A digest as people compare it: its first eight hexadecimal digits."""
+    return digest.removeprefix("sha256:")[:8]
+
+
+def _stale_artifact(workspace: Workspace, artifact: Artifact, made_from: Input, output: str | None) -> list[str]:
     try:
         manifest = manifest_of(artifact)
     except KdistillError:
         return [f"{artifact} is damaged: {artifact.command} --force"]
     if manifest is None:
         return [f"{artifact} is gone: {artifact.command}"]
-    if made_from.digest not in manifest.outputs.values():
-        return [f"{artifact} has been made anew since"]
+    now = manifest.outputs.get(output or OUTPUT_OF[artifact.kind], "nothing")
+    if made_from.digest != now:
+        return [f"{artifact} has been made anew since ({_change(made_from.digest, now)})"]
     return [f"{artifact} is stale: {artifact.command}" for _ in stale(workspace, manifest)[:1]]

@@ -16,6 +16,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Training
 
 CHECKPOINT = "checkpoint.npz"
+SAVED_MODEL = "saved_model"
 
 
 def make(
@@ -96,7 +97,7 @@ def make(
         models.save(network, staging.path)
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
-        saved = staging.path / "saved_model"
+        saved = staging.path / SAVED_MODEL
         test_logits = models.SavedNetwork.load(saved).predict(dataset.test.blocks(BLOCK_ROWS))
         errors, rows = metrics.errors(test_logits, dataset.test.labels), len(dataset.test)
         found = {
@@ -120,6 +121,25 @@ def make(
         f"epochs{stopped}; {manifest.seconds:.1f} s"
     )
     return manifest
+
+
+def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, models.SavedNetwork]:
+    """The manifest and the SavedModel of a network that stands, both of the same one.
+
+    Raises:
+        KdistillError: if there is none, or it is damaged.
+    """
+    while True:
+        before = artifact.manifest()
+        try:
+            manifest = artifact.require()
+            network = models.SavedNetwork.load(artifact.path / SAVED_MODEL)
+        except KdistillError:
+            if artifact.manifest() == before:
+                raise
+            continue  # another has taken its place while it was read
+        if artifact.manifest() == manifest:
+            return manifest, network
 
 
 def _parts(

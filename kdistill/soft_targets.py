@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ Floats = NDArray[np.float32]
 Keys = NDArray[np.uint8]
 
 CHUNK_BYTES = 1 << 20
-_RECORD = struct.Struct("<QI")  # rows, CRC-32 of the record's contents
+BLOCK_ROWS = 10_000
+_RECORD = struct.Struct("<QQI")  # first row, rows, CRC-32 of keys and logits
 
 
 class BlockLog:
@@ -49,20 +51,17 @@ class BlockLog:
 
     def __init__(self, path: Path, identity: Manifest, classes: int) -> None:
         self.path = path
-        self._record_bytes = 16 + 4 * classes
+        self._row_bytes = 16 + 4 * classes
         self._classes = classes
         head = identity.to_json().replace("\n", " ").encode() + b"\n"
         self._start = len(head)
         self.rows = 0
-        self._file = path.open("a+b")
+        self._file = path.open("a+b", buffering=0)  # what could not be written must not be tried again on closing
         self._file.seek(0)
         if self._file.read(len(head)) != head:
-            self.resumed_other = self._file.tell() > 0
             self._file.truncate(0)
-            self._file.write(head)
-            self._file.flush()
+            self._append(head)
         else:
-            self.resumed_other = False
             end = self._start
             for keys, _ in self._records():
                 self.rows += len(keys)
@@ -71,14 +70,16 @@ class BlockLog:
 
     def _records(self) -> Iterator[tuple[Keys, Floats]]:
         self._file.seek(self._start)
+        following = 0
         while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
-            rows, checksum = _RECORD.unpack(head)
+            first, rows, checksum = _RECORD.unpack(head)
             left = os.fstat(self._file.fileno()).st_size - self._file.tell()
-            if rows * self._record_bytes > left:
+            if first != following or rows * self._row_bytes > left:
                 return
-            body = self._file.read(rows * self._record_bytes)
+            body = self._file.read(rows * self._row_bytes)
             if zlib.crc32(body) != checksum:
                 return
+            following += rows
             keys = np.frombuffer(body, np.uint8, rows * 16).reshape(rows, 16)
             logits = np.frombuffer(body, "<f4", offset=rows * 16).reshape(rows, self._classes)
             yield keys, logits
@@ -86,9 +87,13 @@ class BlockLog:
     def append(self, keys: Keys, logits: Floats) -> None:
         """Add one batch: keys (rows, 16), logits (rows, classes)."""
         body = keys.tobytes() + logits.astype("<f4").tobytes()
-        self._file.write(_RECORD.pack(len(keys), zlib.crc32(body)) + body)
-        self._file.flush()
+        self._append(_RECORD.pack(self.rows, len(keys), zlib.crc32(body)) + body)
         self.rows += len(keys)
+
+    def _append(self, contents: bytes) -> None:
+        left = memoryview(contents)
+        while left:
+            left = left[self._file.write(left) :]
 
     def write_file(
         self,
@@ -104,7 +109,7 @@ class BlockLog:
         rows, classes = self.rows, self._classes
         correct = 0
         content = _Content()
-        with h5py.File(path, "w", libver="latest") as file:
+        with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
             made = {
                 name: _create(file, name, (rows, *shape), dtype)
                 for name, shape, dtype in (
@@ -126,23 +131,48 @@ class BlockLog:
                 start = end
             results = {"rows": rows, "classes": classes, "correct": correct, "teacher": teacher}
             manifest = recorded(identity, outputs={"content": content.digest()}, results=results, seconds=seconds)
-            file.attrs.update(
-                {
-                    "kdistill_format": FORMAT,
-                    "temperature": temperature,
-                    "teacher": identity.inputs["teacher"].name,
-                    "teacher_digest": identity.inputs["teacher"].digest,
-                    "dataset": identity.inputs["dataset"].name,
-                    "dataset_digest": identity.inputs["dataset"].digest,
-                    "accuracy": correct / rows,
-                    "digest": content.digest(),
-                    "manifest": manifest.to_json(),
-                }
-            )
+            attributes: dict[str, Any] = {
+                "kdistill_format": FORMAT,
+                "temperature": temperature,
+                "teacher": identity.inputs["teacher"].name,
+                "teacher_digest": identity.inputs["teacher"].digest,
+                "dataset": identity.inputs["dataset"].name,
+                "dataset_digest": identity.inputs["dataset"].digest,
+                "accuracy": correct / rows,
+                "digest": content.digest(),
+                "manifest": manifest.to_json(),
+            }
+            for name, value in attributes.items():
+                file.attrs[name] = _checked(value) if isinstance(value, str) else value
         return manifest
 
     def close(self) -> None:
         self._file.close()
+
+
+class _Disk(io.FileIO):
+    """A new file for HDF5 to write to, which tells of a full disk when it is closed.
+
+    HDF5 (2.0, h5py 3.14) never returns from closing a file whose last blocks can't be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, block: Any) -> int:
+        try:
+            left = memoryview(block)
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+        return len(block)
+
+    def close(self) -> None:
+        super().close()
+        if self.error:
+            raise self.error
 
 
 class _Content:
@@ -159,6 +189,12 @@ class _Content:
         return "sha256:" + hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
 
 
+def _checked(text: str) -> NDArray[Any]:
+    """Text of fixed length, which HDF5 keeps in the checksummed header, not in its heap of variable lengths."""
+    contents = text.encode()
+    return np.array(contents, h5py.string_dtype("utf-8", len(contents)))
+
+
 def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
     row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
     rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
@@ -167,13 +203,17 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """A soft-target file that is there; what it says of itself is checked when it is opened."""
+    """A soft-target file that is there; what it says of itself is checked when it is opened.
+
+    It is held open: whatever takes its place meanwhile, one reader reads one file.
+    """
 
     path: Path
     manifest: Manifest
     temperature: float
     rows: int
     classes: int
+    file: h5py.File = field(repr=False)
 
     @classmethod
     def open(cls, artifact: Artifact) -> SoftTargets | None:
@@ -188,7 +228,8 @@ class SoftTargets:
             raise KdistillError(f"{path} is a directory where a soft-target file is meant: remove it")
         if not path.exists():
             return None
-        with _reading(path, remedy) as file:
+        with _readable(path, remedy):
+            file = h5py.File(path, "r", locking=False)
             version = file.attrs.get("kdistill_format")
             if version is None:
                 raise KdistillError(f"{path} is no soft-target file of kdistill's: {remedy}")
@@ -196,7 +237,7 @@ class SoftTargets:
                 raise KdistillError(
                     f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
-            manifest = Manifest.from_json(file.attrs["manifest"], str(path), remedy)
+            manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
             rows, classes = int(manifest.results["rows"]), int(manifest.results["classes"])
             shapes = {"logits": (rows, classes), "soft_targets": (rows, classes), "labels": (rows,)}
             shapes["row_keys"] = (rows, 16)
@@ -206,13 +247,20 @@ class SoftTargets:
                     raise KdistillError(f"{path}: {name} is not a dataset of this file: {remedy}")
                 if file[name].external or file[name].is_virtual or file[name].shape != shape:
                     raise KdistillError(f"{path}: {name} is not the {shape} array that its manifest says: {remedy}")
-            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes)
+                if file[name].id.get_storage_size() < file[name].nbytes:
+                    raise KdistillError(f"{path}: {name} claims {shape} and holds less: {remedy}")
+            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes, file)
 
     @property
     def digest(self) -> str:
         return self.manifest.outputs["content"]
 
-    def blocks(self, rows: int = 10_000) -> Iterator[tuple[Keys, NDArray[np.int64], Floats]]:
+    @property
+    def model(self) -> str:
+        """The teacher's architecture, which a student has too unless told otherwise."""
+        return str(self.manifest.results["teacher"]["model"])
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[Keys, NDArray[np.int64], Floats]]:
         """Keys, labels and logits in order; reading to the end checks the digest of all.
 
         Raises:
@@ -220,8 +268,8 @@ class SoftTargets:
         """
         content = _Content()
         correct = 0
-        with _reading(self.path, "kdistill soften --force") as file:
-            keys, labels, logits = (file[name] for name in ("row_keys", "labels", "logits"))
+        with _readable(self.path, "kdistill soften --force"):
+            keys, labels, logits = (self.file[name] for name in ("row_keys", "labels", "logits"))
             for start in range(0, self.rows, rows):
                 block = slice(start, min(start + rows, self.rows))
                 parts = keys[block], labels[block], logits[block]
@@ -240,6 +288,22 @@ class SoftTargets:
     def _arrays(self) -> tuple[Keys, NDArray[np.int64], Floats]:
         parts = list(self.blocks())
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def check_view(self) -> None:
+        """Check that the stored soft targets are the stored logits at the stored temperature.
+
+        Raises:
+            KdistillError: if they are not, or the file is damaged.
+        """
+        remedy = "kdistill soften --force"
+        with _readable(self.path, remedy):
+            for start in range(0, self.rows, BLOCK_ROWS):
+                block = slice(start, min(start + BLOCK_ROWS, self.rows))
+                expected = np.exp(metrics.log_softmax(self.file["logits"][block], self.temperature))
+                if not np.allclose(self.file["soft_targets"][block], expected, rtol=1e-4, atol=1e-7):
+                    raise KdistillError(
+                        f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {remedy}"
+                    )
 
     def logits(self) -> Floats:
         """All logits in the file's order, (rows, classes)."""
@@ -301,10 +365,9 @@ def _sortable(keys: Keys) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, remedy: str) -> Iterator[h5py.File]:
+def _readable(path: Path, remedy: str) -> Iterator[None]:
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
+        yield
     except KdistillError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, json.JSONDecodeError) as error:

@@ -26,6 +26,11 @@ from typing import Any
 from kdistill.errors import KdistillError
 
 FORMAT = 1
+COUNTS = {  # what later stages read of `results`, all whole numbers
+    "teacher": ("test_errors", "test_rows", "parameters"),
+    "student": ("test_errors", "test_rows", "parameters"),
+    "soft targets": ("rows", "classes", "correct"),
+}
 
 
 def digest(path: Path) -> str:
@@ -105,6 +110,8 @@ class Manifest:
             if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
                 raise TypeError
             dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
+            if not all(isinstance(manifest.results[count], int) for count in COUNTS.get(manifest.kind, ())):
+                raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise KdistillError(f"{where} is no manifest that kdistill wrote: {remedy}") from None
         return manifest

@@ -19,6 +19,8 @@ from conftest import QUICK, write_npz
 from typer.main import get_command
 
 from kdistill.cli import app
+from kdistill.soft_targets import BlockLog, SoftTargets
+from kdistill.workspace import Workspace
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 COMMANDS = ["train-teacher", "soften", "train-student", "plot", "evaluate", "status", "run"]
@@ -208,8 +210,8 @@ def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkey
     run("train-student", "--name", "b", "--dataset", path)
     assert len(pairs) == 2
     assert pairs[0] == pairs[1]
-    with h5py.File(workspace / "soft-targets/soft-targets.h5") as file:
-        stored = dict(zip(map(bytes, file["row_keys"][()]), map(bytes, file["logits"][()]), strict=True))
+    blocks = SoftTargets.open(Workspace(workspace).soft_targets("soft-targets")).blocks()
+    stored = {bytes(key): bytes(row) for keys, _, logits in blocks for key, row in zip(keys, logits, strict=True)}
     assert pairs[0] == stored
 
 
@@ -285,7 +287,12 @@ def test_evaluate_json(run, workspace):
 def test_status_json(run, workspace):
     found = json.loads(run("status", "--json").out)
     assert [one["state"] for one in found["artifacts"]] == ["fresh"] * 4
-    assert found["artifacts"][2]["made_from"] == {"dataset": "digits", "soft_targets": "soft-targets"}
+    made_from = found["artifacts"][2]["made_from"]
+    assert {role: one["name"] for role, one in made_from.items()} == {
+        "dataset": "digits",
+        "soft_targets": "soft-targets",
+    }
+    assert made_from["soft_targets"]["digest"] == found["artifacts"][1]["digest"]
     (workspace / "teachers/teacher/model.keras").unlink()
     found = json.loads(run("status", "--json").out)
     assert found["artifacts"][0]["state"] == "damaged"
@@ -367,6 +374,131 @@ def test_damaged_input_leaves_everything(run, workspace):
     assert outcome.code == 1
     assert "saved_model is not what was written: kdistill train-teacher --force" in outcome.err
     assert stamps(workspace) == before
+
+
+SPOILED = [
+    ("teachers/teacher/manifest.json", b"", ["soften"], "is no manifest"),
+    ("teachers/teacher/manifest.json", b"[1]", ["evaluate"], "is no manifest"),
+    ("teachers/teacher/saved_model/saved_model.pb", b"text", ["soften", "--force"], "is not what was written"),
+    ("students/student/history.csv", b"epoch,loss\n1,2\n", ["plot"], "history.csv is not what was written"),
+    ("soft-targets/soft-targets.h5", b"text, not HDF5", ["train-student", "--seed", "3"], "is damaged"),
+    ("soft-targets/soft-targets.h5", b"", ["plot", "--force"], "is damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "contents", "command", "said"), SPOILED, ids=[f"{c[2][0]} {c[0]}" for c in SPOILED])
+def test_spoiled_artifact_is_one_line(run, workspace, name, contents, command, said):
+    """Whatever of a workspace is spoiled, the stage that reads it says so, with the remedy, and writes nothing."""
+    (workspace / name).write_bytes(contents)
+    before = stamps(workspace)
+    outcome = run(*command)
+    assert outcome.code == 1, outcome.out
+    assert said in outcome.err
+    assert "kdistill" in outcome.err
+    assert len([line for line in outcome.err.splitlines() if line.startswith("error")]) == 1
+    assert stamps(workspace) == before
+    assert run("verify").code == 1
+
+
+def test_what_is_made_again_mends_it(run, workspace):
+    """The remedy that a message names works."""
+    (workspace / "teachers/teacher/manifest.json").write_text("{")
+    assert run("verify").code == 1
+    assert run("train-teacher", *QUICK).code == 0
+    assert run("verify").code == 0, run("verify").out
+
+
+def test_directory_where_a_file_is_meant(run, workspace, tmp_path):
+    (workspace / "soft-targets/soft-targets.h5").unlink()
+    (workspace / "soft-targets/soft-targets.h5").mkdir()
+    for command in (["soften"], ["train-student", "--seed", "3"]):
+        outcome = run(*command)
+        assert outcome.code == 1
+        assert "is a directory where a soft-target file is meant" in outcome.err
+    outcome = run("train-teacher", "--dataset", tmp_path)
+    assert (outcome.code, "is a directory" in outcome.err) == (1, True)
+    shutil.rmtree(workspace / "teachers/teacher")
+    (workspace / "teachers/teacher").write_text("precious")
+    outcome = run("train-teacher", *QUICK)
+    assert outcome.code == 1
+    assert "is a file where a directory is meant" in outcome.err
+    assert (workspace / "teachers/teacher").read_text() == "precious"
+
+
+def test_soft_targets_of_another_dataset(run, workspace, tmp_path, digits):
+    """Rows that the file does not know, or another number of classes, are refused with what to do."""
+    path = write_npz(tmp_path / "other.npz", digits, x_train=255 - digits.train.read())
+    outcome = run("train-student", "--dataset", path, "--name", "other")
+    assert outcome.code == 1
+    assert f"1,437 of the 1,437 training rows of {path} are not in" in outcome.err
+    assert f"kdistill soften --dataset {path}" in outcome.err
+    few = digits.train.labels < 5, digits.test.labels < 5
+    path = write_npz(
+        tmp_path / "five.npz",
+        digits,
+        x_train=digits.train.read()[few[0]],
+        y_train=digits.train.labels[few[0]],
+        x_test=digits.test.read()[few[1]],
+        y_test=digits.test.labels[few[1]],
+    )
+    for command in (["train-student", "--dataset", path, "--name", "other"], ["soften", "--dataset", path]):
+        outcome = run(*command)
+        assert outcome.code == 1
+        assert "10" in outcome.err
+        assert " 5" in outcome.err
+    assert not (workspace / "students/other").exists()
+
+
+def test_diverging_run_writes_nothing(run, tmp_path):
+    outcome = run("train-teacher", *QUICK, "--optimizer", "sgd", "--learning-rate", "1e30")
+    assert outcome.code == 1
+    assert "the loss is not finite in epoch" in outcome.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "", ".", "..", ".x", "a/b", "a\x00b", "a\nb", "ä", "x" * 101, "-x"])
+@pytest.mark.parametrize(
+    "option", [["train-teacher", "--name"], ["soften", "--teacher"], ["train-student", "--soft-targets"]]
+)
+def test_names_cannot_leave_the_workspace(run, tmp_path, option, name):
+    outcome = run(*option[:1], f"{option[1]}={name}")
+    assert outcome.code == 2
+    assert "a name has 1 to 100" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_verify_finds_what_was_changed(run, workspace):
+    """One line a finding, exit 1, and the same as JSON; nothing found exits 0."""
+    outcome = run("verify")
+    assert (outcome.code, outcome.out) == (0, "checked 4 artifacts: no problems found\n")
+    assert json.loads(run("verify", "--json").out) == []
+    (workspace / "students/student/model.keras").write_bytes(b"x")
+    outcome = run("verify")
+    assert outcome.code == 1
+    assert outcome.out.splitlines()[0] == (
+        "student 'student': model.keras is not what was written: kdistill train-student --force"
+    )
+    found = json.loads(run("verify", "--json").out)
+    assert [(one["artifact"], one["problem"]) for one in found] == [
+        ("student 'student'", "model.keras is not what was written")
+    ]
+
+
+def test_verify_compares_logits_with_the_teacher(run, workspace):
+    """A soft-target file whose logits, digest and accuracy agree with each other, but not with its teacher, is found."""
+    artifact = Workspace(workspace).soft_targets("soft-targets")
+    soft = SoftTargets.open(artifact)
+    keys, labels, logits = (np.concatenate(parts) for parts in zip(*soft.blocks(), strict=True))
+    soft.file.close()
+    log = BlockLog(workspace / "log", soft.manifest, 10)
+    log.append(keys, logits * np.float32(1.1))
+    said = dict(soft.manifest.results["teacher"])
+    log.write_file(artifact.path, soft.manifest, labels, temperature=20.0, seconds=1.0, teacher=said)
+    log.close()
+    outcome = run("verify")
+    assert outcome.code == 1
+    assert "logits differ from those of teacher 'teacher' by up to" in outcome.out
 
 
 def test_unknown_network_for_the_plot(run, workspace):

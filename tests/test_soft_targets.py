@@ -66,7 +66,7 @@ def test_plain_h5py_reads_it_as_documented(artifact, rows):
         expected = np.exp(logits / 4.0) / np.exp(logits / 4.0).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(file["soft_targets"][()], expected, rtol=1e-5)
         assert file.attrs["temperature"] == 4.0
-        assert file.attrs["teacher"] == "teacher"
+        assert file.attrs["teacher"].decode() == "teacher"
         assert file.attrs["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert file.attrs["kdistill_format"] == 1
 
@@ -139,6 +139,7 @@ def test_permuted_logits_with_a_matching_digest_are_refused(artifact, rows, tmp_
     honest = SoftTargets.open(artifact)
     (tmp_path / "other").mkdir()
     forged = SoftTargets.open(write(tmp_path / "other", (keys, np.roll(logits, 1, axis=0), labels)))
+    forged.file.close()
     results = {**forged.manifest.results, "correct": honest.manifest.results["correct"]}
     with h5py.File(forged.path, "r+") as file:
         text = forged.manifest.to_json().replace(
@@ -195,8 +196,103 @@ def test_other_hdf5_is_refused(artifact):
 def test_temperature_is_a_view_of_the_logits(artifact, rows):
     """The stored logits are the teacher's own, so that any temperature can be had from them."""
     _, logits, _ = rows
-    soft = SoftTargets.open(artifact)
     with h5py.File(artifact.path) as file:
         stored = file["soft_targets"][()]
+    soft = SoftTargets.open(artifact)
     np.testing.assert_allclose(np.exp(metrics.log_softmax(soft.logits(), soft.temperature)), stored, rtol=1e-5)
     assert (soft.logits() == logits).all()
+
+
+def everything(artifact, rows):
+    keys, _, labels = rows
+    soft = SoftTargets.open(artifact)
+    soft.check_view()
+    return soft.join(keys, labels, "some").tobytes(), soft.temperature, soft.manifest
+
+
+def test_flipped_bits_are_seen_or_harmless(artifact, rows):
+    """200 random bit flips: each is an error in one line, or has no effect on anything that is read."""
+    expected = everything(artifact, rows)
+    whole = artifact.path.read_bytes()
+    draw = np.random.default_rng(11)
+    seen = 0
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[draw.integers(len(whole))] ^= 1 << draw.integers(8)
+        artifact.path.unlink()
+        artifact.path.write_bytes(flipped)
+        try:
+            found = everything(artifact, rows)
+        except KdistillError:
+            seen += 1
+        else:
+            assert found == expected
+    assert seen > 100
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 2000, 10_000, -1])
+def test_truncated_file_is_damaged(artifact, rows, kept):
+    artifact.path.write_bytes(artifact.path.read_bytes()[:kept])
+    with pytest.raises(KdistillError, match=r"soft-targets\.h5 is damaged.*kdistill soften --force"):
+        everything(artifact, rows)
+
+
+def replace(artifact, name, make):
+    with h5py.File(artifact.path, "r+") as file:
+        values = file[name][()]
+        del file[name]
+        make(file, name, values)
+
+
+def external_link(file, name, _):
+    file[name] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def soft_link(file, name, _):
+    file[name] = h5py.SoftLink("/labels")
+
+
+def external_storage(file, name, values):
+    file.create_dataset(name, values.shape, values.dtype, external=[("/etc/passwd", 0, values.nbytes)])
+
+
+def virtual(file, name, values):
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[...] = h5py.VirtualSource("/etc/passwd", "x", values.shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def group(file, name, _):
+    file.create_group(name)
+
+
+def huge(file, name, values):
+    file.create_dataset(name, (10**12, *values.shape[1:]), values.dtype, chunks=(100, *values.shape[1:]))
+
+
+def empty(file, name, values):
+    file.create_dataset(name, values.shape, values.dtype, chunks=True)
+
+
+@pytest.mark.parametrize("trick", [external_link, soft_link, external_storage, virtual, group, huge, empty])
+def test_file_that_points_elsewhere_is_refused(artifact, trick):
+    """Nothing outside the file is read, and no memory is taken on a file's word."""
+    replace(artifact, "logits", trick)
+    with pytest.raises(KdistillError, match=r"logits (is not|claims)|is damaged"):
+        SoftTargets.open(artifact)
+
+
+def test_manifest_that_claims_much_is_refused(artifact):
+    """A manifest of 10^12 rows does not reserve memory for them."""
+    with h5py.File(artifact.path, "r+") as file:
+        file.attrs["manifest"] = file.attrs["manifest"].decode().replace('"rows": 300', '"rows": 1000000000000')
+    with pytest.raises(KdistillError, match="not the"):
+        SoftTargets.open(artifact)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", '{"format": 1}', "[" * 10_000])
+def test_spoiled_manifest_in_the_file(artifact, text):
+    with h5py.File(artifact.path, "r+") as file:
+        file.attrs["manifest"] = text
+    with pytest.raises(KdistillError, match=r"no manifest|damaged"):
+        SoftTargets.open(artifact)

@@ -13,13 +13,14 @@ from kdistill import workspace
 from kdistill.errors import KdistillError
 from kdistill.workspace import Input, Manifest, Workspace
 
+RESULTS = {"test_errors": 1, "test_rows": 2, "parameters": 3}
 IDENTITY = Manifest(kind="teacher", settings={"epochs": 3, "model": "cnn"}, inputs={"dataset": Input("d", "sha256:1")})
 
 
 def put(artifact, text, identity=IDENTITY):
     with artifact.writing() as staging:
         (staging.path / "file").write_text(text)
-        return staging.commit(identity, results={}, seconds=1.0)
+        return staging.commit(identity, results=RESULTS, seconds=1.0)
 
 
 @pytest.fixture
@@ -118,7 +119,18 @@ def test_digest_covers_names_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 1}', "null", '{"format": "x", "inputs": {}}', "\x00", "[" * 100_000]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        "null",
+        '{"format": 1, "kind": "teacher", "settings": {}, "inputs": {}, "results": {}}',
+        '{"format": "x", "inputs": {}}',
+        "\x00",
+        "[" * 100_000,
+    ],
 )
 def test_spoiled_manifest_is_named(artifact, text):
     put(artifact, "one")

@@ -79,9 +79,9 @@ def _dataset(manifest: Manifest, opened: dict[str, data.Dataset]) -> data.Datase
 
 
 def _predict(artifact: Artifact, dataset: data.Dataset) -> dict[str, Logits]:
-    from kdistill.models import SavedNetwork
+    from kdistill import networks
 
-    network = SavedNetwork.load(artifact.path / "saved_model")
+    _, network = networks.load(artifact)
     network.check(dataset.input_shape, dataset.classes, dataset.name)
     return {split: network.predict(getattr(dataset, split).blocks(data.BLOCK_ROWS)) for split in SPLITS}
 

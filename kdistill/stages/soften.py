@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import islice
 
@@ -40,10 +41,12 @@ def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Report
         return identity
     dataset = source.load()
 
-    from kdistill.models import SavedNetwork
+    from kdistill import networks
 
     start = time.perf_counter()
-    network = SavedNetwork.load(teacher.path / "saved_model")
+    loaded, network = networks.load(teacher)
+    if loaded != taught:
+        raise KdistillError(f"{teacher} was made anew just now: run this again")
     network.check(dataset.input_shape, dataset.classes, dataset.name)
     transfer_set = dataset.train
     reporter.say(
@@ -57,7 +60,7 @@ def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Report
         size = settings.batch_size
         with reporter.steps("soften", len(transfer_set)) as bar:
             bar.advance(log.rows)
-            for block in islice(transfer_set.blocks(size), log.rows // size, None):
+            for block in islice(transfer_set.blocks(size), math.ceil(log.rows / size), None):
                 log.append(data.row_keys(block), network.logits(block))
                 bar.advance(len(block))
         file = staging.path / artifact.path.name

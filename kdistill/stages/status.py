@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from kdistill import freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.workspace import Artifact, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One artifact: `state` is `fresh`, `stale` or `damaged`; `reasons` say why it is not fresh."""
+    """One artifact: `state` is `fresh`, `stale` or `damaged`; `reasons` say why it is not fresh.
+
+    `made_from` has name and digest by role; `digest` is the one that what is made from this artifact records.
+    """
 
     kind: str
     name: str
     path: str
     state: str
     reasons: tuple[str, ...]
-    made_from: dict[str, str]
+    made_from: Mapping[str, Input]
+    digest: str | None
     summary: str
     command: str
 
@@ -37,7 +42,7 @@ def run(workspace: Workspace) -> tuple[list[Standing], str]:
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
     standings = [_look(workspace, artifact) for artifact in artifacts]
-    return standings, _next(standings)
+    return standings, _next(workspace, standings)
 
 
 def _look(workspace: Workspace, artifact: Artifact) -> Standing:
@@ -48,18 +53,22 @@ def _look(workspace: Workspace, artifact: Artifact) -> Standing:
         if broken:
             raise KdistillError(broken)
     except KdistillError as error:
-        return Standing(
-            artifact.kind, artifact.name, str(artifact.path), "damaged", (str(error),), {}, "", artifact.command
-        )
+        unreadable = Manifest(kind=artifact.kind, settings={}, inputs={})
+        return _standing(artifact, unreadable, "damaged", (str(error),), "")
     reasons = tuple(freshness.stale(workspace, manifest))
+    return _standing(artifact, manifest, "stale" if reasons else "fresh", reasons, _summary(manifest))
+
+
+def _standing(artifact: Artifact, manifest: Manifest, state: str, reasons: tuple[str, ...], summary: str) -> Standing:
     return Standing(
         kind=artifact.kind,
         name=artifact.name,
         path=str(artifact.path),
-        state="stale" if reasons else "fresh",
+        state=state,
         reasons=reasons,
-        made_from={role: made_from.name for role, made_from in manifest.inputs.items()},
-        summary=_summary(manifest),
+        made_from=manifest.inputs,
+        digest=manifest.outputs.get(freshness.OUTPUT_OF.get(artifact.kind, "")),
+        summary=summary,
         command=artifact.command,
     )
 
@@ -73,10 +82,14 @@ def _summary(manifest: Manifest) -> str:
     return f"{settings['model']}, {results['test_errors']:,} errors of {results['test_rows']:,} test rows"
 
 
-def _next(standings: list[Standing]) -> str:
+def _next(workspace: Workspace, standings: list[Standing]) -> str:
+    there = {(standing.kind, standing.name) for standing in standings}
     for standing in standings:
         if standing.state == "damaged":
             return f"{standing.command} --force"
+        kind, name = _parent(standing)
+        if standing.state == "stale" and kind not in ("dataset", "") and (kind, name) not in there:
+            return {"teacher": workspace.teacher, "soft targets": workspace.soft_targets}[kind](name).command
         if standing.state == "stale":
             return standing.command
     kinds = {standing.kind for standing in standings}
@@ -92,15 +105,38 @@ def _next(standings: list[Standing]) -> str:
 
 
 def show(workspace: Workspace, standings: list[Standing], following: str, reporter: Reporter) -> None:
-    """Print the chain, a line an artifact, each below what it was made from."""
+    """Print the chain from dataset to student, each artifact below what it was made from."""
     reporter.say(f"workspace {workspace.root}" + ("" if standings else ", where nothing stands yet"))
+    for dataset in dict.fromkeys(s.made_from["dataset"].name for s in standings if "dataset" in s.made_from):
+        reporter.say(f"  dataset {dataset}")
+        for standing in standings:
+            if _parent(standing) == ("dataset", dataset):
+                _show_below(standing, standings, reporter, depth=2)
+    there = {(standing.kind, standing.name) for standing in standings}
     for standing in standings:
-        made_from = ", ".join(name for name in standing.made_from.values())
-        source = f" from {made_from}" if made_from else ""
-        reporter.say(f"  {standing.state:8}{standing.kind} {standing.name}{source}: {standing.summary}".rstrip(": "))
-        for reason in standing.reasons:
-            reporter.say(f"          {reason}")
+        parent = _parent(standing)
+        if parent[0] != "dataset" and parent not in there:  # damaged, or what it was made from is gone; and plots
+            _show_below(standing, standings, reporter, depth=1)
     reporter.say(f"next: {following}")
+
+
+def _parent(standing: Standing) -> tuple[str, str]:
+    """What an artifact hangs below: its soft targets, else its teacher, else its dataset."""
+    if standing.kind == "plots":  # made from many
+        return "", ""
+    role = next((role for role in ("soft_targets", "teacher", "dataset") if role in standing.made_from), "")
+    return role.replace("_", " "), standing.made_from[role].name if role else ""
+
+
+def _show_below(standing: Standing, all_of: list[Standing], reporter: Reporter, *, depth: int) -> None:
+    mark = f" [{freshness.short(standing.digest)}]" if standing.digest else ""
+    summary = f": {standing.summary}" if standing.summary else ""
+    reporter.say("  " * depth + f"{standing.kind} {standing.name}{mark}{summary}")
+    for reason in standing.reasons:
+        reporter.say("  " * depth + f"  {standing.state}: {reason}")
+    for other in all_of:
+        if _parent(other) == (standing.kind, standing.name):
+            _show_below(other, all_of, reporter, depth=depth + 1)
 
 
 def as_json(standings: list[Standing], following: str) -> dict[str, object]:

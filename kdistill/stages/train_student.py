@@ -89,6 +89,6 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None) -> tuple[str, str]:
     """The dataset and the network that a student has unless told otherwise: those of its teacher."""
     if soft:
-        return soft.manifest.inputs["dataset"].name, soft.manifest.results["teacher"]["model"]
+        return soft.manifest.inputs["dataset"].name, soft.model
     standing = workspace.teacher("teacher").manifest()
     return (standing.inputs["dataset"].name, standing.settings["model"]) if standing else ("digits", "cnn")

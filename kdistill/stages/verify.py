@@ -1,0 +1,128 @@
+"""`kdistill verify`: every artifact read again and checked against what was recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kdistill import data, freshness, history, metrics
+from kdistill.console import Reporter
+from kdistill.errors import KdistillError
+from kdistill.soft_targets import SoftTargets
+from kdistill.workspace import Artifact, Manifest, Workspace
+
+SAMPLED_ROWS = 256
+TOLERANCE = 1e-3  # of logits, whose last bits depend on the size of the batch they were computed in
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was recorded: which artifact, what, and the command that mends it."""
+
+    artifact: str
+    path: str
+    problem: str
+    command: str
+
+
+def run(workspace: Workspace, *, reporter: Reporter) -> tuple[list[Finding], int]:
+    """Check every artifact.
+
+    Reads: everything in the workspace, and the datasets it came from.
+    Writes: nothing.
+
+    Returns:
+        What was found, and how many artifacts were checked.
+    """
+    artifacts = [*workspace.teachers(), *workspace.soft_target_files(), *workspace.students()]
+    if workspace.plots.manifest_path.exists():
+        artifacts.append(workspace.plots)
+    findings = []
+    with reporter.steps("verify", len(artifacts)) as bar:
+        for artifact in artifacts:
+            findings += [
+                Finding(str(artifact), str(artifact.path), problem, f"{artifact.command} --force")
+                for problem in _problems(workspace, artifact)
+            ]
+            bar.advance()
+    return findings, len(artifacts)
+
+
+def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
+    try:
+        manifest = freshness.manifest_of(artifact)
+        if manifest is None:
+            return
+        if artifact.kind == "soft targets":
+            yield from _soft_targets(workspace, artifact)
+        elif broken := artifact.broken(manifest):
+            yield broken
+        elif artifact.kind in ("teacher", "student"):
+            yield from _network(artifact, manifest)
+    except KdistillError as error:
+        yield str(error)
+
+
+def _dataset(manifest: Manifest) -> data.Dataset | None:
+    """The dataset that an artifact was made from, None if it is gone or has changed."""
+    made_from = manifest.inputs["dataset"]
+    try:
+        source = data.resolve(made_from.name)
+    except KdistillError:
+        return None
+    return source.load() if source.identity().digest == made_from.digest else None
+
+
+def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+    """Its history can be read, and it makes as many test errors as were recorded."""
+    from kdistill.models import SavedNetwork
+
+    history.read(artifact.path / "history.csv", artifact.command)
+    network = SavedNetwork.load(artifact.path / "saved_model")
+    if dataset := _dataset(manifest):
+        network.check(dataset.input_shape, dataset.classes, dataset.name)
+        errors = metrics.errors(network.predict(dataset.test.blocks(data.BLOCK_ROWS)), dataset.test.labels)
+        recorded = manifest.results["test_errors"]
+        if errors != recorded:
+            yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
+
+
+def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
+    """Checksums, digest and accuracy hold, its rows are the dataset's, and its logits are its teacher's."""
+    soft = SoftTargets.open(artifact)
+    assert soft is not None
+    soft.check_view()
+    dataset = _dataset(soft.manifest)
+    if dataset is None:
+        soft.logits()
+        return
+    keys = dataset.train.keys()
+    logits = soft.join(keys, dataset.train.labels, dataset.name)
+    made_from = soft.manifest.inputs["teacher"]
+    teacher = workspace.teacher(made_from.name)
+    standing = teacher.manifest() if teacher.path.exists() else None
+    if standing is None or standing.outputs.get("saved_model") != made_from.digest or teacher.broken(standing):
+        return
+
+    from kdistill.models import SavedNetwork
+
+    rows = np.random.default_rng(0).permutation(len(keys))[:SAMPLED_ROWS]
+    said = SavedNetwork.load(teacher.path / "saved_model").logits(dataset.train.read()[rows])
+    worst = float(np.abs(said - logits[rows]).max())
+    if worst > TOLERANCE * max(1.0, float(np.abs(said).max())):
+        yield f"logits differ from those of {teacher} by up to {worst:.3g} on {len(rows)} sampled rows"
+
+
+def show(findings: list[Finding], checked: int, reporter: Reporter) -> None:
+    """Print a line a finding, and how many artifacts were checked."""
+    for finding in findings:
+        remedy = "" if "kdistill " in finding.problem else f": {finding.command}"
+        reporter.say(f"{finding.artifact}: {finding.problem}{remedy}")
+    reporter.say(f"checked {checked} artifacts: {len(findings) or 'no'} problems found")
+
+
+def as_json(findings: list[Finding]) -> list[dict[str, str]]:
+    """A list of plain objects."""
+    return [asdict(finding) for finding in findings]
