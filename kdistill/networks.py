@@ -81,8 +81,9 @@ def make(
 
     with artifact.writing(keep=CHECKPOINT) as staging:
         checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
-        if not checkpoint.path.exists() and (artifact.path / CHECKPOINT).exists():
-            shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)  # more epochs go on from a finished run
+        standing = _standing(artifact)
+        if not checkpoint.path.exists() and standing and training.continues(standing, identity):
+            shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)
         network, progress = training.train(
             build,
             examples,
@@ -140,6 +141,15 @@ def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, models.Saved
             continue  # another has taken its place while it was read
         if artifact.manifest() == manifest:
             return manifest, network
+
+
+def _standing(artifact: workspace.Artifact) -> workspace.Manifest | None:
+    """The manifest of a finished run that stands whole, from which one with more epochs goes on."""
+    try:
+        manifest = artifact.manifest()
+    except KdistillError:
+        return None
+    return manifest if manifest and artifact.broken(manifest) is None else None
 
 
 def _parts(

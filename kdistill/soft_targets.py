@@ -46,7 +46,8 @@ class BlockLog:
     """What the teacher has said so far: an append-only file of checked records, which a killed run leaves behind.
 
     The first line is the identity of the file being made; each record holds the keys and logits of one batch. A
-    record that was cut short is dropped on opening, so that work goes on after the last whole one.
+    record that was cut short is dropped on opening, so that work goes on after the last whole one. A log of another
+    identity is begun anew, which `restarted` tells.
     """
 
     def __init__(self, path: Path, identity: Manifest, classes: int) -> None:
@@ -56,9 +57,11 @@ class BlockLog:
         head = identity.to_json().replace("\n", " ").encode() + b"\n"
         self._start = len(head)
         self.rows = 0
+        self.restarted = False
         self._file = path.open("a+b", buffering=0)  # what could not be written must not be tried again on closing
         self._file.seek(0)
         if self._file.read(len(head)) != head:
+            self.restarted = self._file.tell() > 0
             self._file.truncate(0)
             self._append(head)
         else:

@@ -14,7 +14,7 @@ import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,18 @@ class Checkpoint:
         flush(beside)
         os.replace(beside, self.path)
 
-    def read(self, variables: Sequence[Any]) -> Progress | None:
-        """Take a run up: sets the variables. None if there is nothing here that fits."""
+    def read(self, variables: Sequence[Any], reporter: Reporter) -> Progress:
+        """Take a run up: sets the variables, and says so; from the start if there is nothing here that fits."""
+        if not self.path.exists():
+            return Progress()
+        progress = self._read(variables)
+        if progress is None:
+            reporter.say("starts over: the run that was stopped here had other settings, or left nothing whole")
+            return Progress()
+        reporter.say(f"goes on after epoch {progress.epoch}")
+        return progress
+
+    def _read(self, variables: Sequence[Any]) -> Progress | None:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 head = json.loads(arrays["head"].tobytes())
@@ -108,7 +118,7 @@ class Checkpoint:
             written = Manifest.from_json(head["identity"], str(self.path), "")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, KdistillError):
             return None
-        if not _continues(written, self.identity, len(head["rows"])):
+        if not continues(written, self.identity) or len(head["rows"]) > self.identity.settings["epochs"]:
             return None
         if any(tuple(variable.shape) != value.shape for variable, value in zip(variables, values, strict=True)):
             return None
@@ -118,20 +128,17 @@ class Checkpoint:
 
 
 def _array(variable: keras.Variable) -> NDArray[Any]:
-    return np.asarray(keras.ops.convert_to_numpy(variable))
+    return np.asarray(variable.numpy())
 
 
-def _continues(written: Manifest, wanted: Manifest, done: int) -> bool:
+def continues(written: Manifest, wanted: Manifest) -> bool:
     """Whether a run of one identity goes on as the other: the same, or more epochs where no epoch depends on it."""
     if not written.differences(wanted):
         return True
-    settings = wanted.settings
-    if settings["schedule"] != "constant" or settings["epochs"] < done:
+    before, after = written.settings, wanted.settings
+    if after["schedule"] != "constant" or before.get("epochs", math.inf) > after["epochs"]:
         return False
-    longer = Manifest(
-        kind=written.kind, settings={**written.settings, "epochs": settings["epochs"]}, inputs=written.inputs
-    )
-    return not longer.differences(wanted)
+    return not replace(written, settings={**before, "epochs": after["epochs"]}).differences(wanted)
 
 
 def train(
@@ -174,9 +181,7 @@ def train(
         optimizer = _optimizer(settings, steps)
         optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
-    progress = checkpoint.read(variables) or Progress()
-    if progress.epoch:
-        reporter.say(f"goes on after epoch {progress.epoch}")
+    progress = checkpoint.read(variables, reporter)
     run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
     judge = _judge(model, held_out)
     names = history.columns(held_out_name, student=role == "student")

@@ -217,6 +217,12 @@ class Artifact:
             return "not there yet"
         return "; ".join(standing.differences(wanted)) or self.broken(standing)
 
+    def sweep(self) -> None:
+        """Remove what stood here before, if a run was killed between putting the new in its place and doing so."""
+        if (self.partial / "manifest.json").exists():
+            with contextlib.suppress(KdistillError), self.writing():  # a live writer sweeps for itself
+                pass
+
     @contextlib.contextmanager
     def writing(self, keep: str = "") -> Iterator[Staging]:
         """The right to write this artifact, and the place to do it in; nothing changes before the staging commits.

@@ -51,7 +51,7 @@ def train(place, rows, how, *, model="mlp-30", objective=None, role="teacher", r
 
 
 def weights(network):
-    return [keras.ops.convert_to_numpy(variable) for variable in network.variables]
+    return [variable.numpy() for variable in network.variables]
 
 
 def same(one, other):
@@ -172,7 +172,7 @@ def test_more_epochs_go_on(tmp_path, rows):
     network, progress = train(tmp_path, rows, settings(epochs=3))
     assert progress.epoch == 3
     assert same(weights(network), weights(whole))
-    assert training._continues(identity(settings(epochs=2)), identity(settings(epochs=3)), 2)
+    assert training.continues(identity(settings(epochs=2)), identity(settings(epochs=3)))
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,21 @@ def test_more_epochs_go_on(tmp_path, rows):
     ids=["fewer epochs", "seed", "learning rate", "cosine"],
 )
 def test_changed_setting_never_resumes(before, after):
-    assert not training._continues(identity(before), identity(after), 2)
+    assert not training.continues(identity(before), identity(after))
+
+
+def test_starting_over_is_said(tmp_path, rows, capsys):
+    """A checkpoint of other settings is not gone on from, and the user is told."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, rows, settings(epochs=3), reporter=Stops(1))
+    _, progress = train(tmp_path, rows, settings(epochs=1, seed=9), reporter=Reporter())
+    assert progress.epoch == 1
+    assert "starts over" in capsys.readouterr().out
 
 
 def test_changed_input_never_resumes():
     other = Manifest(kind="teacher", settings=identity(settings()).settings, inputs={"dataset": Input("d", "sha256:2")})
-    assert not training._continues(identity(settings()), other, 1)
+    assert not training.continues(identity(settings()), other)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"\x00" * 1000])

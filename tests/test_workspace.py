@@ -88,6 +88,23 @@ def test_interruption_keeps_what_is_to_be_taken_up(artifact):
     assert os.listdir(artifact.path.parent) == []
 
 
+def test_what_a_killed_run_left_is_swept(artifact):
+    """The old artifact left beside the new one goes; half-finished work of another run, and a live writer's, stay."""
+    put(artifact, "one")
+    artifact.partial.mkdir()
+    (artifact.partial / "checkpoint").write_text("half")
+    artifact.sweep()
+    assert artifact.partial.exists()
+    (artifact.partial / "manifest.json").write_text("{}")
+    with artifact.writing(keep="manifest.json"):
+        artifact.sweep()
+        assert (artifact.partial / "manifest.json").exists()
+    artifact.partial.mkdir()
+    (artifact.partial / "manifest.json").write_text("{}")
+    artifact.sweep()
+    assert os.listdir(artifact.path.parent) == ["teacher"]
+
+
 def test_second_writer_is_refused(artifact):
     """While one process writes, another is told which, at once; other artifacts can be written."""
     code = (

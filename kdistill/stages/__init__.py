@@ -16,6 +16,7 @@ def up_to_date(artifact: Artifact, reason: str | None, *, force: bool, reporter:
         reporter: hears of it.
     """
     if reason is None and not force:
+        artifact.sweep()
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
         return True
     if artifact.path.exists() and artifact.kind != "plots":

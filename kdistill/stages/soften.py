@@ -55,8 +55,10 @@ def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Report
     )
     with artifact.writing(keep=BLOCKS) as staging:
         log = BlockLog(staging.path / BLOCKS, identity, dataset.classes)
-        if log.rows:
-            reporter.say(f"goes on after row {log.rows:,}")
+        if log.rows or log.restarted:
+            reporter.say(
+                f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here"
+            )
         size = settings.batch_size
         with reporter.steps("soften", len(transfer_set)) as bar:
             bar.advance(log.rows)
