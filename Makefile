@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 ROUNDS ?= 20
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench chaos clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,7 @@ demo: install
 	$(RUN)/kdistill train-student --alpha 0.1
 	$(RUN)/kdistill plot
 	$(RUN)/kdistill evaluate
+	@echo "pictures: workspace/plots/learning-curves.png, workspace/plots/dark-knowledge.png"
 
 test: install
 	$(RUN)/python -m pytest
@@ -31,6 +32,9 @@ lint: install
 
 bench: install
 	$(RUN)/python tests/bench.py
+
+chaos: install
+	$(RUN)/python tests/chaos.py --rounds $(ROUNDS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

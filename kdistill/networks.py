@@ -81,8 +81,7 @@ def make(
 
     with artifact.writing(keep=CHECKPOINT) as staging:
         checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
-        standing = _standing(artifact)
-        if not checkpoint.path.exists() and standing and training.continues(standing, identity):
+        if not checkpoint.path.exists() and _lacks_epochs(artifact, identity):
             shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)
         network, progress = training.train(
             build,
@@ -143,13 +142,18 @@ def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, models.Saved
             return manifest, network
 
 
-def _standing(artifact: workspace.Artifact) -> workspace.Manifest | None:
-    """The manifest of a finished run that stands whole, from which one with more epochs goes on."""
+def _lacks_epochs(artifact: workspace.Artifact, identity: workspace.Manifest) -> bool:
+    """Whether what stands is whole, and all that it takes are more epochs."""
     try:
-        manifest = artifact.manifest()
+        standing = artifact.manifest()
     except KdistillError:
-        return None
-    return manifest if manifest and artifact.broken(manifest) is None else None
+        return False
+    return bool(
+        standing
+        and standing.differences(identity)
+        and training.continues(standing, identity)
+        and artifact.broken(standing) is None
+    )
 
 
 def _parts(

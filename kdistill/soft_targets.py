@@ -110,6 +110,8 @@ class BlockLog:
     ) -> Manifest:
         """Write the soft-target file from all records; one batch in memory at a time."""
         rows, classes = self.rows, self._classes
+        if rows != len(labels):
+            raise KdistillError(f"{self.path} holds {rows:,} rows and the transfer set {len(labels):,}: run this again")
         correct = 0
         content = _Content()
         with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
@@ -156,7 +158,7 @@ class BlockLog:
 class _Disk(io.FileIO):
     """A new file for HDF5 to write to, which tells of a full disk when it is closed.
 
-    HDF5 (2.0, h5py 3.14) never returns from closing a file whose last blocks can't be written.
+    HDF5 (1.14.6, with h5py 3.14.0) never returns from closing a file whose last blocks can't be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,6 +219,7 @@ class SoftTargets:
     rows: int
     classes: int
     file: h5py.File = field(repr=False)
+    remedy: str
 
     @classmethod
     def open(cls, artifact: Artifact) -> SoftTargets | None:
@@ -252,7 +255,7 @@ class SoftTargets:
                     raise KdistillError(f"{path}: {name} is not the {shape} array that its manifest says: {remedy}")
                 if file[name].id.get_storage_size() < file[name].nbytes:
                     raise KdistillError(f"{path}: {name} claims {shape} and holds less: {remedy}")
-            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes, file)
+            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes, file, remedy)
 
     @property
     def digest(self) -> str:
@@ -271,7 +274,7 @@ class SoftTargets:
         """
         content = _Content()
         correct = 0
-        with _readable(self.path, "kdistill soften --force"):
+        with _readable(self.path, self.remedy):
             keys, labels, logits = (self.file[name] for name in ("row_keys", "labels", "logits"))
             for start in range(0, self.rows, rows):
                 block = slice(start, min(start + rows, self.rows))
@@ -280,11 +283,11 @@ class SoftTargets:
                 correct += len(parts[1]) - metrics.errors(parts[2], parts[1])
                 yield parts
         if content.digest() != self.digest:
-            raise KdistillError(f"{self.path} is not what was written (its digest differs): kdistill soften --force")
+            raise KdistillError(f"{self.path} is not what was written (its digest differs): {self.remedy}")
         if correct != self.manifest.results["correct"]:
             raise KdistillError(
                 f"{self.path}: its teacher is right on {correct:,} of its {self.rows:,} rows, and was on "
-                f"{self.manifest.results['correct']:,} when it was written: kdistill soften --force"
+                f"{self.manifest.results['correct']:,} when it was written: {self.remedy}"
             )
 
     @cached_property
@@ -298,14 +301,13 @@ class SoftTargets:
         Raises:
             KdistillError: if they are not, or the file is damaged.
         """
-        remedy = "kdistill soften --force"
-        with _readable(self.path, remedy):
+        with _readable(self.path, self.remedy):
             for start in range(0, self.rows, BLOCK_ROWS):
                 block = slice(start, min(start + BLOCK_ROWS, self.rows))
                 expected = np.exp(metrics.log_softmax(self.file["logits"][block], self.temperature))
                 if not np.allclose(self.file["soft_targets"][block], expected, rtol=1e-4, atol=1e-7):
                     raise KdistillError(
-                        f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {remedy}"
+                        f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {self.remedy}"
                     )
 
     def logits(self) -> Floats:

@@ -317,11 +317,23 @@ def test_quiet_says_nothing(run, workspace):
         assert (outcome.code, outcome.out) == (0, "")
 
 
+def test_more_epochs_go_on(run, workspace):
+    """`--epochs` raised on a finished run trains the missing ones alone, and ends as if all had been asked for."""
+    outcome = run("train-student", *QUICK, "--epochs", "7")
+    assert "goes on after epoch 5" in outcome.out
+    assert re.findall(r"^epoch (\d)/7", outcome.out, re.MULTILINE) == ["6", "7"]
+    run("train-student", *QUICK, "--epochs", "7", "--name", "other")
+    assert saved_weights(workspace / "students/student") == saved_weights(workspace / "students/other")
+
+
 def test_force_makes_again(run, workspace):
     before = stamps(workspace)
     assert run("soften", "--force").code == 0
     after = stamps(workspace)
     assert [name for name in after if after[name] != before[name]] == [SOFT]
+    outcome = run("train-teacher", *QUICK, "--force")
+    assert outcome.out.count("epoch ") == 5, outcome.out
+    assert "goes on" not in outcome.out
 
 
 @pytest.mark.parametrize(
