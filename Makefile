@@ -23,7 +23,7 @@ demo: install
 	@echo "pictures: workspace/plots/learning-curves.png, workspace/plots/dark-knowledge.png"
 
 test: install
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: install
 	$(RUN)/ruff check .

@@ -115,7 +115,7 @@ class Checkpoint:
                 values = [arrays[f"variable_{i}"] for i in range(len(variables))]
                 count = sum(name.startswith("best_") for name in arrays.files)
                 best = [arrays[f"best_{i}"] for i in range(count)] or None
-            written = Manifest.from_json(head["identity"], str(self.path), "")
+            written = Manifest.from_json(head["identity"], str(self.path), "", finished=False)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, KdistillError):
             return None
         if not continues(written, self.identity) or len(head["rows"]) > self.identity.settings["epochs"]:

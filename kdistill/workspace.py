@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -91,8 +92,8 @@ class Manifest:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str, remedy: str) -> Manifest:
-        """Read what `to_json` wrote.
+    def from_json(cls, text: str | bytes, where: str, remedy: str, *, finished: bool = True) -> Manifest:
+        """Read what `to_json` wrote, of a finished artifact or of one that is being made.
 
         Raises:
             KdistillError: if it is no such thing, or of a newer format.
@@ -110,7 +111,8 @@ class Manifest:
             if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
                 raise TypeError
             dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
-            if not all(isinstance(manifest.results[count], int) for count in COUNTS.get(manifest.kind, ())):
+            counts = COUNTS.get(manifest.kind, ()) if finished else ()
+            if not all(isinstance(manifest.results[count], int) for count in counts):
                 raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise KdistillError(f"{where} is no manifest that kdistill wrote: {remedy}") from None
@@ -285,7 +287,7 @@ def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
             if _same_file(path, descriptor):
                 break
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise KdistillError(f"{artifact} is being written by {holder}: wait for it, or stop it") from None
         os.close(descriptor)  # its last holder removed the file between our open and our lock
@@ -298,6 +300,15 @@ def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds a lock, which its holder writes there just after taking it."""
+    for _ in range(50):
+        if holder := os.pread(descriptor, 200, 0):
+            return holder.decode(errors="replace")
+        time.sleep(0.01)
+    return "another process"
 
 
 def _same_file(path: Path, descriptor: int) -> bool:

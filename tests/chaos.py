@@ -141,7 +141,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     draw = random.Random(seed)
-    failures = 0
+    failures = resumed = 0
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
         base.mkdir()
@@ -160,9 +160,11 @@ def main() -> int:
             if problem:
                 failures += 1
                 print(log(place).read_text()[-2000:])
+            resumed += "goes on after" in log(place).read_text()
             shutil.rmtree(place)
             log(place).unlink()
-    print(f"seed {seed}: {options.rounds} rounds, {failures} with anything lost or different")
+    print(f"seed {seed}: {resumed} killed runs were gone on from, the others begun again or complete")
+    print(f"{options.rounds} rounds, {failures} with anything lost or different")
     return 1 if failures else 0
 
 

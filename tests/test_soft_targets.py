@@ -159,10 +159,14 @@ def test_resumed_log_gives_the_same_file(tmp_path, rows):
     (tmp_path / "whole").mkdir()
     whole = write(tmp_path / "whole", rows)
     contents = (tmp_path / "whole" / "blocks.log").read_bytes()
+    head, record = contents.index(b"\n") + 1, 20 + 32 * (16 + 4 * CLASSES)
     for cut in (0, 10, 700, 3000, len(contents) - 1, len(contents)):
         place = tmp_path / f"cut-{cut}"
         place.mkdir()
         (place / "blocks.log").write_bytes(contents[:cut])
+        log = BlockLog(place / "blocks.log", IDENTITY, CLASSES)
+        assert log.rows == min(ROWS, max(0, cut - head) // record * 32) if cut < len(contents) else ROWS
+        log.close()
         again = write(place, rows)
         with h5py.File(whole.path) as one, h5py.File(again.path) as other:
             for name in one:

@@ -158,7 +158,9 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, how, after):
     (tmp_path / "stopped").mkdir()
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", rows, how, reporter=Stops(after))
-    network, progress = train(tmp_path / "stopped", rows, how)
+    counts = Stops(100)
+    network, progress = train(tmp_path / "stopped", rows, how, reporter=counts)
+    assert 100 - counts.left == expected.epoch - after, "it went on, and did not start over"
     assert history(progress) == history(expected)
     assert progress.best_epoch == expected.best_epoch
     assert same(weights(network), weights(whole))
@@ -169,8 +171,9 @@ def test_more_epochs_go_on(tmp_path, rows):
     (tmp_path / "whole").mkdir()
     whole, _ = train(tmp_path / "whole", rows, settings(epochs=3))
     train(tmp_path, rows, settings(epochs=2))
-    network, progress = train(tmp_path, rows, settings(epochs=3))
-    assert progress.epoch == 3
+    counts = Stops(100)
+    network, progress = train(tmp_path, rows, settings(epochs=3), reporter=counts)
+    assert (progress.epoch, counts.left) == (3, 99)
     assert same(weights(network), weights(whole))
     assert training.continues(identity(settings(epochs=2)), identity(settings(epochs=3)))
 
