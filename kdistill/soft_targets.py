@@ -365,8 +365,8 @@ class SoftTargets:
 
 
 def _sortable(keys: Keys) -> NDArray[Any]:
-    """Keys (rows, 16) as (rows,) strings that compare as bytes; the closing 1 keeps NumPy from stripping zeros."""
-    return np.concatenate([keys, np.ones((len(keys), 1), np.uint8)], axis=1).view("S17").ravel()
+    """Keys (rows, 16) as (rows,) strings of fixed length, which NumPy sorts and compares as bytes."""
+    return np.ascontiguousarray(keys).view("S16").ravel()
 
 
 @contextlib.contextmanager
