@@ -27,6 +27,7 @@ from kdistill.settings import (
     TrainStudent,
     TrainTeacher,
     Xla,
+    check_model,
 )
 from kdistill.workspace import Workspace
 
@@ -56,7 +57,7 @@ def session(
         Path, typer.Option("--workspace", "-w", envvar="KDISTILL_WORKSPACE", help="Where the artifacts lie.")
     ] = Path("workspace"),
     force: Annotated[bool, typer.Option("--force", help="Do it again, though it is up to date.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's own messages.")] = False,
 ) -> Session:
     place = Workspace(workspace)
@@ -151,7 +152,11 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail("stopped; the workspace is as it was, and the same command goes on where this one stopped", 130, debug)
+        _fail(
+            "stopped; the workspace is as it was (train-teacher, soften and train-student go on when run again)",
+            130,
+            debug,
+        )
     except UsageError as error:
         _fail(str(error), 2, debug)
     except KdistillError as error:
@@ -165,6 +170,8 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     except MemoryError as error:
         _fail(f"out of memory: {error}", 1, debug)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+            _fail("out of memory: try a smaller --model or --batch-size", 1, debug)
         _fail(f"{type(error).__name__}: {error}".splitlines()[0] + " (--debug shows where)", 1, debug)
 
 
@@ -327,6 +334,8 @@ def run(
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 
+    if student_model is not None:
+        check_model("student-model", student_model)
     stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
         (train_teacher.run, TrainTeacher(dataset=dataset, model=model, training=training)),
         (soften.run, Soften(temperature=temperature)),
@@ -340,4 +349,7 @@ def run(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before or after a command's own work
+        raise SystemExit(130) from None

@@ -20,6 +20,8 @@ def hush() -> None:
     TensorFlow's C++ side writes there directly, some of it before any log level is obeyed (TensorFlow 2.21), so
     nothing less reaches every line. For a process that is kdistill's own; `--debug` leaves it out.
     """
+    if sys.stderr is None:  # closed by the caller
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
@@ -63,7 +65,7 @@ class Reporter:
         from rich import box
         from rich.table import Table
 
-        table = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.title_justify = table.caption_justify = "left"
         table.title_style, table.caption_style = "bold", "dim"
         for number, column in enumerate(columns):
@@ -73,7 +75,8 @@ class Reporter:
         console = _console(stderr=False)
         if not console.is_terminal:  # a pipe has no width to fit into
             console.width = 10_000
-        console.print(table)
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
+        console.print(table, crop=False)  # wrapped by a narrow terminal, but no number is cut
 
     @contextlib.contextmanager
     def steps(self, what: str, total: int) -> Iterator[Steps]:

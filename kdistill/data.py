@@ -273,8 +273,8 @@ class NpzMember:
         allowed = "U" if name == "class_names" else "fiub"
         if dtype.kind not in allowed or (name.startswith("x_") and dtype.kind != "f" and dtype != np.uint8):
             raise KdistillError(f"{where} is of type {dtype}: inputs are uint8 or float32, labels whole numbers")
-        if name.startswith("x_") and len(shape) < 2:
-            raise KdistillError(f"{where} has shape {shape}: inputs need rows and at least one dimension more")
+        if name.startswith("x_") and (len(shape) < 2 or 0 in shape[1:]):
+            raise KdistillError(f"{where} has shape {shape}: inputs need rows, and at least one value in each")
         claimed = start + dtype.itemsize * int(np.prod(shape, dtype=object))
         if claimed != info.file_size or info.file_size > 1100 * max(info.compress_size, 1):  # deflate's best is 1032
             raise KdistillError(f"{where} claims {shape} of {dtype}, which is not what the file holds: it is damaged")

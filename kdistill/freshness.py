@@ -69,4 +69,4 @@ def _stale_artifact(workspace: Workspace, artifact: Artifact, made_from: Input, 
     now = manifest.outputs.get(output or OUTPUT_OF[artifact.kind], "nothing")
     if made_from.digest != now:
         return [f"{artifact} has been made anew since ({_change(made_from.digest, now)})"]
-    return [f"{artifact} is stale: {artifact.command}" for _ in stale(workspace, manifest)[:1]]
+    return [f"{artifact} is stale: {artifact.command_for(manifest)}" for _ in stale(workspace, manifest)[:1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from kdistill.backend import keras, tf
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError
+from kdistill.settings import check_model
 
 layers = keras.layers
-MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
 
 
 def build(
@@ -56,10 +55,9 @@ def _body(model: str, input_shape: tuple[int, ...]) -> list[Any]:
         return _cnn(input_shape)
     if model == "small":
         return [layers.Flatten(), layers.Dense(10, activation="relu")]
-    if match := re.fullmatch(r"mlp-([1-9]\d{0,5})", model):
-        units = int(match[1])
-        return [layers.Flatten(), *(layers.Dense(units, activation="relu") for _ in range(2))]
-    raise KdistillError(f"--model {model} is unknown: the networks are {MODELS}")
+    check_model("model", model)
+    units = int(model.removeprefix("mlp-"))
+    return [layers.Flatten(), *(layers.Dense(units, activation="relu") for _ in range(2))]
 
 
 def _cnn(input_shape: tuple[int, ...]) -> list[Any]:

@@ -16,6 +16,8 @@ Xla = Literal["auto", "on", "off"]
 PictureFormat = Literal["png", "svg", "pdf"]
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
+MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
+MLP = re.compile(r"mlp-([1-9]\d{0,4})")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
 
@@ -65,6 +67,17 @@ def check_alpha(alpha: float) -> float:
     if not 0.0 <= alpha <= 1.0:
         raise UsageError(f"--alpha is {alpha:g}: the weight of the hard labels is a number from 0 to 1")
     return alpha
+
+
+def check_model(option: str, model: str) -> str:
+    """The name of a built-in network.
+
+    Raises:
+        UsageError: listing them.
+    """
+    if model not in ("cnn", "small") and not MLP.fullmatch(model):
+        raise UsageError(f"--{option} {model} is unknown: the networks are {MODELS}")
+    return model
 
 
 def check_batch_size(batch_size: int) -> int:
@@ -128,6 +141,7 @@ class TrainTeacher:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
+        check_model("model", self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +182,8 @@ class TrainStudent:
             check_temperature(self.temperature)
         check_name("soft-targets", self.soft_targets)
         check_name("name", self.name)
+        if self.model is not None:
+            check_model("model", self.model)
 
 
 @dataclass(frozen=True, kw_only=True)

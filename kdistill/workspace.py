@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -25,8 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
+from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
+OPTION_OF = {"dataset": "dataset", "teacher": "teacher", "soft_targets": "soft_targets"}  # inputs that options name
+TRAINING = asdict(Training())
+DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
+    "teacher": {**TRAINING, "dataset": TrainTeacher.dataset, "model": TrainTeacher.model},
+    "soft targets": {"teacher": Soften.teacher, "batch_size": Soften.batch_size},
+    "student": {
+        **TRAINING,
+        "dataset": TrainTeacher.dataset,
+        "soft_targets": TrainStudent.soft_targets,
+        "temperature": None,
+    },
+    "plots": {"formats": list(Plot.formats), "soft_targets": Plot.soft_targets},
+}
 COUNTS = {  # what later stages read of `results`, all whole numbers
     "teacher": ("test_errors", "test_rows", "parameters"),
     "student": ("test_errors", "test_rows", "parameters"),
@@ -136,6 +151,12 @@ class Manifest:
         return found
 
 
+def _option(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_option(key.removesuffix("s"), one) for one in value)
+    return f"--{key.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+
+
 def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
@@ -168,6 +189,15 @@ class Artifact:
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
 
+    def command_for(self, manifest: Manifest) -> str:
+        """The command that makes what a manifest describes, with every option that is not a default."""
+        options = {option: made.name for role, made in manifest.inputs.items() if (option := OPTION_OF.get(role))}
+        if self.kind == "soft targets" or "soft_targets" in options:
+            options.pop("dataset", None)  # it is recorded upstream
+        options |= manifest.settings
+        given = {key: value for key, value in options.items() if value != DEFAULTS[self.kind].get(key)}
+        return " ".join([self.command, *(_option(key, value) for key, value in given.items())])
+
     def manifest(self) -> Manifest | None:
         """The manifest of a directory, None where nothing stands.
 
@@ -194,7 +224,7 @@ class Artifact:
         if manifest is None:
             raise KdistillError(f"there is no {self} in {self.path.parent.parent}: {self.command}")
         if broken := self.broken(manifest):
-            raise KdistillError(f"{self}: {broken}: {self.command} --force")
+            raise KdistillError(f"{self}: {broken}: {self.command_for(manifest)} --force")
         return manifest
 
     def broken(self, manifest: Manifest) -> str | None:
@@ -231,7 +261,7 @@ class Artifact:
 
         Args:
             keep: the name of the file by which the same command takes up half-finished work; it outlives an
-                interruption, and what else a dead run left is removed.
+                interruption or an error, and what else a dead run left is removed.
 
         Raises:
             KdistillError: if another process is writing it.
@@ -243,9 +273,6 @@ class Artifact:
                 self.partial.mkdir(exist_ok=True)
                 try:
                     yield Staging(self, self.partial)
-                except KdistillError:
-                    _remove_all_but(self.partial, "")
-                    raise
                 except BaseException:
                     _remove_all_but(self.partial, keep)
                     raise
@@ -416,20 +443,22 @@ class Workspace:
     root: Path
 
     def teacher(self, name: str) -> Artifact:
-        command = "kdistill train-teacher" + ("" if name == "teacher" else f" --name {name}")
-        return Artifact("teacher", name, self.root / "teachers" / name, command)
+        return Artifact("teacher", name, self.root / "teachers" / name, self._command("train-teacher", name, "teacher"))
 
     def student(self, name: str) -> Artifact:
-        command = "kdistill train-student" + ("" if name == "student" else f" --name {name}")
-        return Artifact("student", name, self.root / "students" / name, command)
+        return Artifact("student", name, self.root / "students" / name, self._command("train-student", name, "student"))
 
     def soft_targets(self, name: str) -> Artifact:
-        command = "kdistill soften" + ("" if name == "soft-targets" else f" --name {name}")
+        command = self._command("soften", name, "soft-targets")
         return Artifact("soft targets", name, self.root / "soft-targets" / f"{name}.h5", command)
 
     @cached_property
     def plots(self) -> Artifact:
-        return Artifact("plots", "plots", self.root / "plots", "kdistill plot")
+        return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
+
+    def _command(self, command: str, name: str, default: str) -> str:
+        place = "" if self.root == Path("workspace") else f" --workspace {shlex.quote(str(self.root))}"
+        return f"kdistill {command}{place}" + ("" if name == default else f" --name {name}")
 
     def check(self) -> None:
         """Refuse a workspace that cannot be one.
@@ -453,4 +482,8 @@ class Workspace:
         place = self.root / directory
         if not place.is_dir():
             return []
-        return sorted(item.name for item in place.iterdir() if item.name.endswith(suffix) and item.name[0] != ".")
+        return sorted(
+            item.name
+            for item in place.iterdir()
+            if item.name[0] != "." and (item.name.endswith(suffix) if suffix else item.is_dir())
+        )

@@ -86,10 +86,12 @@ def result(place: Path, stage: str) -> dict[str, object]:
     manifest = artifact.require()
     with np.load(artifact.path / "checkpoint.npz") as arrays:
         weights = {name: arrays[name].tobytes() for name in arrays.files if name != "head"}
+    saved = backend.tf.train.load_checkpoint(str(artifact.path / "saved_model" / "variables" / "variables"))
+    names = [name for name in saved.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     lines = (artifact.path / "history.csv").read_text().splitlines()
     return {
         "weights": weights,
-        "saved_model": manifest.outputs["saved_model"],
+        "saved_model": {name: saved.get_tensor(name).tobytes() for name in names},
         "history": [line.rpartition(",")[0] for line in lines],
         "settings": dict(manifest.settings),
     }

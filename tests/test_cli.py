@@ -242,6 +242,47 @@ def test_hard_label_student_needs_no_soft_targets(run, tmp_path):
     assert list(manifest["inputs"]) == ["dataset"]
 
 
+def test_hard_label_student_takes_after_its_siblings(run, tmp_path, digits):
+    """Without being told, a baseline has the dataset and the network of the soft targets it is compared with."""
+    path = write_npz(tmp_path / "mine.npz", digits)
+    quick = ["--epochs", "1", "--batch-size", "64"]
+    run("train-teacher", "--dataset", path, "--model", "mlp-20", "--name", "big", *quick)
+    said = run("train-student", "--alpha", 1, *quick, "--name", "a").out
+    assert f"mlp-20 on {path}" in said
+    run("train-teacher", "--name", "other", "--model", "small", *quick)
+    outcome = run("train-student", "--alpha", 1, *quick, "--name", "b")
+    assert outcome.code == 1
+    assert "several teachers (big, other): name what this student has, --dataset and --model" in outcome.err
+    assert "next: kdistill train-student --alpha 0.1" in run("soften", "--teacher", "big").out
+    assert f"mlp-20 on {path}" in run("train-student", "--alpha", 1, *quick, "--name", "b").out
+
+
+def test_refused_command_keeps_what_was_stopped(run, tmp_path, workspace):
+    """A typo, or a dataset that the network can't take, leaves a stopped run's checkpoint where it is."""
+    partial = workspace / "teachers/.teacher.partial"
+    partial.mkdir()
+    (partial / "checkpoint.npz").write_bytes(b"half")
+    np.savez(
+        tmp_path / "flat.npz", x_train=np.zeros((40, 3)), y_train=[0, 1] * 20, x_test=np.zeros((2, 3)), y_test=[0, 1]
+    )
+    for wrong in (["--model", "mpl-30"], ["--dataset", "flat.npz", "--model", "cnn"]):
+        assert run("train-teacher", *wrong).code in (1, 2)
+        assert os.listdir(partial) == ["checkpoint.npz"]
+
+
+def test_status_names_commands_in_full(run, workspace):
+    """The command that mends an artifact makes the same one again, with all of its options."""
+    run("train-student", *QUICK, "--name", "tiny", "--alpha", "0.5", "--temperature", "3", "--schedule", "cosine")
+    found = {one["name"]: one["command"] for one in json.loads(run("status", "--json").out)["artifacts"]}
+    assert found["tiny"] == (
+        "kdistill train-student --name tiny --model mlp-30 --alpha 0.5 --temperature 3 --epochs 5 --learning-rate 0.003 "
+        "--schedule cosine"
+    )
+    assert found["soft-targets"] == "kdistill soften --temperature 20"
+    for name in ("teacher", "soft-targets", "student", "tiny"):
+        assert "up to date" in run(*found[name].split()[1:]).out, found[name]
+
+
 def test_validation_rows_are_held_out_alike(run, tmp_path):
     """Teacher and student hold out the same rows, and their histories say validation."""
     how = [*QUICK, "--validation-fraction", "0.2"]
@@ -344,7 +385,8 @@ def test_force_makes_again(run, workspace):
         (["plot"], 1, "no networks to plot: kdistill train-teacher"),
         (["evaluate"], 1, "no networks to evaluate"),
         (["train-teacher", "--dataset", "nosuch"], 1, "--dataset nosuch: there is no such file"),
-        (["train-teacher", "--model", "nosuch"], 1, "--model nosuch is unknown"),
+        (["train-teacher", "--model", "nosuch"], 2, "--model nosuch is unknown"),
+        (["run", "--student-model", "nosuch"], 2, "--student-model nosuch is unknown"),
         (["train-teacher", "--epochs", "0"], 2, "--epochs is 0"),
         (["train-teacher", "--batch-size", "-1"], 2, "--batch-size is -1"),
         (["train-teacher", "--batch-size", "2000"], 1, "more than the 1,437 training rows"),
@@ -384,8 +426,11 @@ def test_damaged_input_leaves_everything(run, workspace):
     (workspace / "teachers/teacher/saved_model/saved_model.pb").write_bytes(b"")
     outcome = run("soften", "--temperature", "3")
     assert outcome.code == 1
-    assert "saved_model is not what was written: kdistill train-teacher --force" in outcome.err
     assert stamps(workspace) == before
+    remedy = "kdistill train-teacher --model mlp-30 --epochs 5 --learning-rate 0.003 --force"
+    assert f"saved_model is not what was written: {remedy}" in outcome.err
+    assert run(*remedy.split()[1:]).code == 0
+    assert run("verify").code == 0
 
 
 SPOILED = [
@@ -589,7 +634,7 @@ def test_interrupt_leaves_the_workspace(workspace):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(said.splitlines()) == 1
-    assert "goes on where this one stopped" in said
+    assert "go on when run again" in said
     assert stamps(workspace) == before
     again = subprocess.run(
         [*KDISTILL, "train-teacher", *QUICK, "-w", "workspace"], cwd=workspace.parent, capture_output=True, check=False

@@ -60,14 +60,20 @@ def run(workspace: Workspace, *, reporter: Reporter) -> list[Measurement]:
             manifest = manifests[artifact.path]
             for reason in freshness.stale(workspace, manifest):
                 reporter.warn(f"{artifact} is stale, {reason}")
-            dataset = _dataset(manifest, datasets)
-            said[artifact] = _predict(artifact, dataset)
+            try:
+                dataset = _dataset(manifest, datasets)
+                said[artifact] = _predict(artifact, dataset)
+            except KdistillError as error:
+                reporter.warn(f"{artifact} is left out: {error}")
+                continue
             teacher = _teacher_of(workspace, manifest)
             teacher = teacher if teacher in said and _same_data(manifests[teacher.path], manifest) else None
             for split in SPLITS:
                 others = said[teacher][split] if teacher else None
                 found.append(_measure(artifact, manifest, dataset, split, said[artifact][split], others))
             bar.advance()
+    if not found:
+        raise KdistillError(f"no network of {workspace.root} can be evaluated")
     return found
 
 
@@ -125,7 +131,7 @@ def _measure(
 def show(measurements: list[Measurement], reporter: Reporter) -> None:
     """Print one row a network: measures on test rows, and the gap to training rows."""
     by_split = {split: [m for m in measurements if m.split == split] for split in SPLITS}
-    columns = ("network", "role", "errors", "rate", "NLL", "ECE", "Brier", "agree", "KL", "gap", "weights", "size")
+    columns = ("network", "role", "errors", "rate", "NLL", "ECE", "Brier", "agree", "KL", "gap", "params", "size")
     rows = [
         (
             test.name,

@@ -39,11 +39,10 @@ def run(workspace: Workspace, settings: Plot, *, force: bool, reporter: Reporter
         for reason in freshness.stale(workspace, network.require()):
             reporter.warn(f"{network} is stale, {reason}")
         inputs[f"{network.kind} {network.name}"] = Input(network.name, digest(network.path / "history.csv"))
-    soft_artifact = workspace.soft_targets(settings.soft_targets)
-    soft = SoftTargets.open(soft_artifact)
+    soft = _soft_targets(workspace, settings.soft_targets)
     if soft:
-        inputs["soft_targets"] = Input(soft_artifact.name, soft.digest)
-    identity = Manifest(kind="plots", settings={"formats": list(settings.formats)}, inputs=inputs)
+        inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
+    identity = Manifest(kind="plots", settings={"formats": sorted(set(settings.formats))}, inputs=inputs)
     artifact = workspace.plots
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
         return identity
@@ -63,7 +62,9 @@ def run(workspace: Workspace, settings: Plot, *, force: bool, reporter: Reporter
     for name in manifest.outputs:
         reporter.say(f"wrote {artifact.path / name}")
     if not soft:
-        reporter.say(f"no dark knowledge to show: there are no soft targets; {soft_artifact.command}")
+        reporter.say(
+            f"no dark knowledge to show: there are no soft targets; {workspace.soft_targets('soft-targets').command}"
+        )
     reporter.say(f"took {manifest.seconds:.1f} s")
     return manifest
 
@@ -76,6 +77,14 @@ def _networks(workspace: Workspace, names: tuple[str, ...]) -> list[Artifact]:
         known = ", ".join(network.name for network in standing)
         raise KdistillError(f"--network {unknown[0]}: there is no such network in {workspace.root}, only {known}")
     return [network for network in standing if not names or network.name in names]
+
+
+def _soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
+    artifact = workspace.soft_targets(name)
+    soft = SoftTargets.open(artifact)
+    if soft is None and name != Plot.soft_targets:
+        raise KdistillError(f"there are no soft targets {name!r}: {artifact.command}")
+    return soft
 
 
 def _learning_curves(networks: list[Artifact]) -> Figure:

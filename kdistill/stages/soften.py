@@ -29,7 +29,7 @@ def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Report
     teacher = workspace.teacher(settings.teacher)
     taught = teacher.require()
     for reason in freshness.stale(workspace, taught):
-        reporter.warn(f"{teacher} is stale, {reason}: {teacher.command}")
+        reporter.warn(f"{teacher} is stale, {reason}: {teacher.command_for(taught)}")
     source = data.resolve(settings.dataset or taught.inputs["dataset"].name)
     artifact = workspace.soft_targets(settings.name)
     identity = Manifest(
@@ -81,7 +81,8 @@ def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Report
         f"wrote {artifact.path}: {rows:,} rows of {dataset.classes} classes, of which the teacher has {correct:,} right "
         f"({correct / rows:.2%}); {manifest.seconds:.1f} s"
     )
-    reporter.say(f"next: {workspace.student('student').command} --alpha 0.1")
+    which = "" if settings.name == Soften.name else f" --soft-targets {settings.name}"
+    reporter.say(f"next: {workspace.student('student').command}{which} --alpha 0.1")
     return manifest
 
 

@@ -69,7 +69,7 @@ def _standing(artifact: Artifact, manifest: Manifest, state: str, reasons: tuple
         made_from=manifest.inputs,
         digest=manifest.outputs.get(freshness.OUTPUT_OF.get(artifact.kind, "")),
         summary=summary,
-        command=artifact.command,
+        command=artifact.command_for(manifest) if manifest.settings else artifact.command,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from kdistill import data, freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import TrainStudent
+from kdistill.settings import TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
@@ -23,9 +23,11 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
         KdistillError: if there are no soft targets, or they are not of these rows, or training fails.
     """
     soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter)
-    dataset_name, model = _from_teacher(workspace, soft)
-    source = data.resolve(settings.dataset or dataset_name)
-    model = settings.model or model
+    dataset_name, model = settings.dataset, settings.model
+    if dataset_name is None or model is None:
+        upstream = _from_teacher(workspace, soft, settings.soft_targets)
+        dataset_name, model = dataset_name or upstream[0], model or upstream[1]
+    source = data.resolve(dataset_name)
     artifact = workspace.student(settings.name)
     temperature = (settings.temperature or soft.temperature) if soft else None
     inputs = {"dataset": source.identity()}
@@ -82,13 +84,24 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
             "student of hard labels alone"
         )
     for reason in freshness.stale(workspace, soft.manifest):
-        reporter.warn(f"{artifact} is stale, {reason}: {artifact.command}")
+        reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")
     return soft
 
 
-def _from_teacher(workspace: Workspace, soft: SoftTargets | None) -> tuple[str, str]:
-    """The dataset and the network that a student has unless told otherwise: those of its teacher."""
+def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str]:
+    """The dataset and the network that a student has unless told otherwise: those of its teacher.
+
+    A student of hard labels has no teacher of its own: it takes after the soft targets that its siblings learn from,
+    or else the only teacher there is, so that it can be compared with them.
+    """
+    soft = soft or SoftTargets.open(workspace.soft_targets(name))
     if soft:
         return soft.manifest.inputs["dataset"].name, soft.model
-    standing = workspace.teacher("teacher").manifest()
-    return (standing.inputs["dataset"].name, standing.settings["model"]) if standing else ("digits", "cnn")
+    teachers = workspace.teachers()
+    if not teachers:
+        return TrainTeacher.dataset, TrainTeacher.model
+    if len(teachers) > 1:
+        names = ", ".join(teacher.name for teacher in teachers)
+        raise KdistillError(f"there are several teachers ({names}): name what this student has, --dataset and --model")
+    standing = teachers[0].require()
+    return standing.inputs["dataset"].name, standing.settings["model"]

@@ -44,5 +44,6 @@ def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: 
         reporter=reporter,
         show_layers=True,
     )
-    reporter.say(f"next: {workspace.soft_targets('soft-targets').command} --temperature 20")
+    which = "" if settings.name == TrainTeacher.name else f" --teacher {settings.name}"
+    reporter.say(f"next: {workspace.soft_targets('soft-targets').command}{which} --temperature 20")
     return manifest

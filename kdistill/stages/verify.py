@@ -39,6 +39,8 @@ def run(workspace: Workspace, *, reporter: Reporter) -> tuple[list[Finding], int
     artifacts = [*workspace.teachers(), *workspace.soft_target_files(), *workspace.students()]
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
+    if not artifacts:
+        raise KdistillError(f"{workspace.root} has nothing to verify: {workspace.teacher('teacher').command}")
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
@@ -65,14 +67,17 @@ def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
         yield str(error)
 
 
-def _dataset(manifest: Manifest) -> data.Dataset | None:
-    """The dataset that an artifact was made from, None if it is gone or has changed."""
+def _dataset(manifest: Manifest) -> data.Dataset:
+    """The dataset that an artifact was made from.
+
+    Raises:
+        KdistillError: if it is gone or has changed, so that nothing can be checked against it.
+    """
     made_from = manifest.inputs["dataset"]
-    try:
-        source = data.resolve(made_from.name)
-    except KdistillError:
-        return None
-    return source.load() if source.identity().digest == made_from.digest else None
+    source = data.resolve(made_from.name)
+    if source.identity().digest != made_from.digest:
+        raise KdistillError(f"the dataset {made_from.name} has changed, and what was made from it can't be checked")
+    return source.load()
 
 
 def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
@@ -81,12 +86,12 @@ def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
 
     history.read(artifact.path / "history.csv", artifact.command)
     network = SavedNetwork.load(artifact.path / "saved_model")
-    if dataset := _dataset(manifest):
-        network.check(dataset.input_shape, dataset.classes, dataset.name)
-        errors = metrics.errors(network.predict(dataset.test.blocks(data.BLOCK_ROWS)), dataset.test.labels)
-        recorded = manifest.results["test_errors"]
-        if errors != recorded:
-            yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
+    dataset = _dataset(manifest)
+    network.check(dataset.input_shape, dataset.classes, dataset.name)
+    errors = metrics.errors(network.predict(dataset.test.blocks(data.BLOCK_ROWS)), dataset.test.labels)
+    recorded = manifest.results["test_errors"]
+    if errors != recorded:
+        yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
 def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
@@ -94,10 +99,8 @@ def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
     soft = SoftTargets.open(artifact)
     assert soft is not None
     soft.check_view()
+    soft.logits()  # reads all of it, and checks digest and accuracy
     dataset = _dataset(soft.manifest)
-    if dataset is None:
-        soft.logits()
-        return
     keys = dataset.train.keys()
     logits = soft.join(keys, dataset.train.labels, dataset.name)
     made_from = soft.manifest.inputs["teacher"]
@@ -120,7 +123,7 @@ def show(findings: list[Finding], checked: int, reporter: Reporter) -> None:
     for finding in findings:
         remedy = "" if "kdistill " in finding.problem else f": {finding.command}"
         reporter.say(f"{finding.artifact}: {finding.problem}{remedy}")
-    reporter.say(f"checked {checked} artifacts: {len(findings) or 'no'} problems found")
+    reporter.say(f"checked {checked} artifacts: {len(findings) or 'no'} problem{'s' * (len(findings) != 1)} found")
 
 
 def as_json(findings: list[Finding]) -> list[dict[str, str]]:
