@@ -118,7 +118,7 @@ def make(
     stopped = f", weights of epoch {progress.best_epoch}" if progress.best else ""
     reporter.say(
         f"wrote {artifact.path}: {errors:,} errors of {rows:,} test rows ({errors / rows:.2%}) after {progress.epoch} "
-        f"epochs{stopped}; {manifest.seconds:.1f} s"
+        f"epoch{'s' * (progress.epoch != 1)}{stopped}; {manifest.seconds:.1f} s"
     )
     return manifest
 

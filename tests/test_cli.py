@@ -558,6 +558,16 @@ def test_verify_compares_logits_with_the_teacher(run, workspace):
     assert "logits differ from those of teacher 'teacher' by up to" in outcome.out
 
 
+def test_plot_without_students(run, workspace):
+    """A workspace with a teacher alone is drawn as far as it goes, and says what is missing."""
+    for name in ("students", "soft-targets", "plots"):
+        shutil.rmtree(workspace / name)
+    outcome = run("plot")
+    assert outcome.code == 0, outcome.err
+    assert "no dark knowledge to show: there are no soft targets; kdistill soften" in outcome.out
+    assert os.listdir(workspace / "plots").count("learning-curves.png") == 1
+
+
 def test_unknown_network_for_the_plot(run, workspace):
     outcome = run("plot", "--network", "nosuch")
     assert outcome.code == 1
