@@ -45,6 +45,11 @@ def soft_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: fl
     return temperature**2 * tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1)
 
 
+def weighted(hard: Tensor, soft: Tensor, *, alpha: float) -> Tensor:
+    """The two parts put together: `alpha` of the hard one, the rest of the soft one; (rows,) each."""
+    return alpha * hard + (1.0 - alpha) * soft
+
+
 def distillation_loss(
     labels: Tensor, teacher_logits: Tensor, student_logits: Tensor, *, temperature: float, alpha: float
 ) -> Tensor:
@@ -62,4 +67,4 @@ def distillation_loss(
     """
     hard = hard_loss(labels, student_logits)
     soft = soft_loss(teacher_logits, student_logits, temperature=temperature)
-    return alpha * hard + (1.0 - alpha) * soft
+    return weighted(hard, soft, alpha=alpha)

@@ -298,7 +298,7 @@ def _step_runner(
             hard = losses.hard_loss(batch_labels, logits)
             if matches:
                 soft = losses.soft_loss(batch_teacher_logits, logits, temperature=temperature)
-                loss = alpha * hard + (1.0 - alpha) * soft
+                loss = losses.weighted(hard, soft, alpha=alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
             batch_loss = tf.add_n([tf.reduce_mean(loss), *model.losses])
