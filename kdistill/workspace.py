@@ -29,7 +29,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
-OPTION_OF = {"dataset": "dataset", "teacher": "teacher", "soft_targets": "soft_targets"}  # inputs that options name
+NAMED_BY_OPTION = ("dataset", "teacher", "soft_targets")  # inputs; options of the same names give them
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
     "teacher": {**TRAINING, "dataset": TrainTeacher.dataset, "model": TrainTeacher.model},
@@ -191,7 +191,7 @@ class Artifact:
 
     def command_for(self, manifest: Manifest) -> str:
         """The command that makes what a manifest describes, with every option that is not a default."""
-        options = {option: made.name for role, made in manifest.inputs.items() if (option := OPTION_OF.get(role))}
+        options = {role: made.name for role, made in manifest.inputs.items() if role in NAMED_BY_OPTION}
         if self.kind == "soft targets" or "soft_targets" in options:
             options.pop("dataset", None)  # it is recorded upstream
         options |= manifest.settings

@@ -14,7 +14,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Plot
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import up_to_date
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
+from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,12 +33,12 @@ def run(workspace: Workspace, settings: Plot, *, force: bool, reporter: Reporter
     Raises:
         KdistillError: if there is nothing to draw, or a network asked for is not there.
     """
-    networks = _networks(workspace, settings.networks)
+    networks = {network: network.require() for network in _networks(workspace, settings.networks)}
     inputs: dict[str, Input] = {}
-    for network in networks:
-        for reason in freshness.stale(workspace, network.require()):
+    for network, manifest in networks.items():
+        for reason in freshness.stale(workspace, manifest):
             reporter.warn(f"{network} is stale, {reason}")
-        inputs[f"{network.kind} {network.name}"] = Input(network.name, digest(network.path / "history.csv"))
+        inputs[f"{network.kind} {network.name}"] = Input(network.name, manifest.outputs["history.csv"])
     soft = _soft_targets(workspace, settings.soft_targets)
     if soft:
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
@@ -87,11 +87,10 @@ def _soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     return soft
 
 
-def _learning_curves(networks: list[Artifact]) -> Figure:
+def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
     from kdistill import figures
 
-    manifests = [network.require() for network in networks]
-    datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in manifests)
+    datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in networks.values())
     title = f"{', '.join(name.rsplit('/', 1)[-1] for name in datasets)}; training dashed, held-out rows solid"
     return figures.learning_curves([_curve(network) for network in networks], title)
 
