@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import history, metrics, models, training, workspace
+from kdistill import history, metrics, models, saved_models, training, workspace
 from kdistill.console import Reporter
 from kdistill.data import BLOCK_ROWS, Dataset, validation_rows
 from kdistill.errors import KdistillError
@@ -94,11 +94,11 @@ def make(
             checkpoint=checkpoint,
             reporter=reporter,
         )
-        models.save(network, staging.path)
+        saved_models.save(network, staging.path)
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
         saved = staging.path / SAVED_MODEL
-        test_logits = models.SavedNetwork.load(saved).predict(dataset.test.blocks(BLOCK_ROWS))
+        test_logits = saved_models.SavedNetwork.load(saved).predict(dataset.test.blocks(BLOCK_ROWS))
         errors, rows = metrics.errors(test_logits, dataset.test.labels), len(dataset.test)
         found = {
             **(results or {}),
@@ -123,7 +123,7 @@ def make(
     return manifest
 
 
-def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, models.SavedNetwork]:
+def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, saved_models.SavedNetwork]:
     """The manifest and the SavedModel of a network that stands, both of the same one.
 
     Raises:
@@ -133,7 +133,7 @@ def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, models.Saved
         before = artifact.manifest()
         try:
             manifest = artifact.require()
-            network = models.SavedNetwork.load(artifact.path / SAVED_MODEL)
+            network = saved_models.SavedNetwork.load(artifact.path / SAVED_MODEL)
         except KdistillError:
             if artifact.manifest() == before:
                 raise

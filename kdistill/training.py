@@ -25,7 +25,8 @@ from kdistill import history, losses
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.models import role_seed, scaled
+from kdistill.models import role_seed
+from kdistill.saved_models import scaled
 from kdistill.settings import Training
 from kdistill.workspace import Manifest, flush
 

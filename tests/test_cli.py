@@ -178,7 +178,7 @@ def saved_weights(place):
 
 def test_original_mistake_tempering_the_input(made, digits):
     """The file's logits are the teacher's for the inputs as they are; T divides the logits, not the pixels."""
-    from kdistill.models import SavedNetwork
+    from kdistill.saved_models import SavedNetwork
 
     network = SavedNetwork.load(made / "teachers/teacher/saved_model")
     inputs = digits.train.read()

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from kdistill import models
+from kdistill import models, saved_models
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
 
@@ -82,8 +82,8 @@ def test_logits_are_float32_under_any_precision(precision):
 def test_saved_network_says_what_the_network_says(tmp_path, shape):
     """For any number of rows, uint8 scaled to [0, 1], floats as they are."""
     network = build("mlp-30" if len(shape) == 1 else "cnn", shape, 4)
-    models.save(network, tmp_path)
-    saved = models.SavedNetwork.load(tmp_path / "saved_model")
+    saved_models.save(network, tmp_path)
+    saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
     inputs = np.random.default_rng(0).integers(0, 256, (7, *shape)).astype(np.uint8)
     for rows in (1, 7):
         expected = network(inputs[:rows].astype(np.float32) / 255)
@@ -92,8 +92,8 @@ def test_saved_network_says_what_the_network_says(tmp_path, shape):
 
 
 def test_wrong_inputs_are_named(tmp_path):
-    models.save(build("small"), tmp_path)
-    saved = models.SavedNetwork.load(tmp_path / "saved_model")
+    saved_models.save(build("small"), tmp_path)
+    saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
     with pytest.raises(KdistillError, match=r"\(28, 28\), and those of some are \(32, 32, 3\)"):
         saved.check((32, 32, 3), 10, "some")
     with pytest.raises(KdistillError, match="10 logits, and some has 3 classes"):
@@ -102,7 +102,7 @@ def test_wrong_inputs_are_named(tmp_path):
 
 def test_no_saved_model(tmp_path):
     with pytest.raises(KdistillError, match="no SavedModel"):
-        models.SavedNetwork.load(tmp_path)
+        saved_models.SavedNetwork.load(tmp_path)
 
 
 def test_saved_model_needs_no_kdistill(made, digits):
@@ -129,6 +129,6 @@ def test_keras_file_is_the_same_network(made, digits):
     """`model.keras` loads in Keras's safe mode and says what the SavedModel says."""
     place = made / "students" / "student"
     network = keras.models.load_model(place / "model.keras", safe_mode=True)
-    saved = models.SavedNetwork.load(place / "saved_model")
+    saved = saved_models.SavedNetwork.load(place / "saved_model")
     inputs = digits.test.read()[:50]
     np.testing.assert_allclose(network(np.float32(inputs) / 255), saved.logits(inputs), atol=1e-4)

@@ -82,7 +82,7 @@ def _dataset(manifest: Manifest) -> data.Dataset:
 
 def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
-    from kdistill.models import SavedNetwork
+    from kdistill.saved_models import SavedNetwork
 
     history.read(artifact.path / "history.csv", artifact.command)
     network = SavedNetwork.load(artifact.path / "saved_model")
@@ -109,7 +109,7 @@ def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
     if standing is None or standing.outputs.get("saved_model") != made_from.digest or teacher.broken(standing):
         return
 
-    from kdistill.models import SavedNetwork
+    from kdistill.saved_models import SavedNetwork
 
     rows = np.random.default_rng(0).permutation(len(keys))[:SAMPLED_ROWS]
     said = SavedNetwork.load(teacher.path / "saved_model").logits(dataset.train.read()[rows])
