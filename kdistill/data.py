@@ -1,8 +1,8 @@
-"""Datasets: from a name to arrays or streams of blocks, and the keys that say which row is which.
+"""Datasets: from a name to rows and labels that have been checked, and the keys that say which row is which.
 
-A dataset is an `.npz` laid out as Keras lays out MNIST: `x_train` (rows, ...), `y_train` (rows,), `x_test`, `y_test`,
-and, if it likes, `class_names`. Inputs are uint8, which the networks see scaled to [0, 1], or floats, taken as they
-are; labels are whole numbers from 0.
+A dataset has training and test rows: inputs of any one shape, uint8 (which the networks see scaled to [0, 1]) or other
+numbers (taken as they are), and class numbers from 0. A transfer set has training rows alone, labelled or not. Which
+formats there are is `kdistill.readers`' business.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
+from kdistill.readers import AS_IT_IS, BLOCK_ROWS, Array, Chained, Chosen, Contents, Options, Part, Reader, Rows
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
-BLOCK_ROWS = 1000
+NO_LABEL = -1
 
 CLASS_NAMES = {
     "fashion_mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],
@@ -35,33 +35,35 @@ CLASS_NAMES = {
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a dataset: inputs that can be read whole or in blocks, and their labels.
-
-    `labels` has shape (rows,), int64.
-    """
+    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none."""
 
     name: str
-    inputs: NpzMember | NDArray[Any]
+    inputs: Rows
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> int:
+        """How many rows have a label."""
+        return int((self.labels != NO_LABEL).sum())
+
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """The inputs in order, `rows` at a time, one block in memory."""
-        if isinstance(self.inputs, NpzMember):
-            yield from self.inputs.blocks(rows)
-        else:
-            for start in range(0, len(self), rows):
-                yield self.inputs[start : start + rows]
+        yield from self.inputs.blocks(rows)
 
     def read(self) -> NDArray[Any]:
         """All inputs, (rows, ...)."""
-        return self.inputs.read() if isinstance(self.inputs, NpzMember) else self.inputs
+        return self.inputs.read()
 
     def keys(self) -> NDArray[np.uint8]:
         """The `row_keys` of all inputs, (rows, 16)."""
         return np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+
+    def chosen(self, mask: NDArray[np.bool_]) -> Split:
+        """The rows that a mask (rows,) chooses."""
+        return self if mask.all() else Split(self.name, Chosen(self.inputs, mask), self.labels[mask])
 
 
 @dataclass(frozen=True)
@@ -85,44 +87,154 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset's name, resolved to the file it lies in."""
+    """A dataset's name, resolved to what reads it."""
 
     name: str
-    path: Path
+    reader: Reader
+    options: Options = AS_IT_IS
 
     def identity(self) -> workspace.Input:
-        return workspace.Input(self.name, workspace.digest(self.path))
+        """What the data is: its name, and a digest of its bytes and of how they are read."""
+        digest = self.reader.digest()
+        if given := self.options.given():
+            digest = "sha256:" + hashlib.sha256(f"{digest} {sorted(given.items())}".encode()).hexdigest()
+        return workspace.Input(self.name, digest)
 
     def load(self) -> Dataset:
-        """Open it: labels are read and checked, inputs when they are asked for.
+        """Open it as a dataset: labels are read and checked, inputs when they are asked for.
 
         Raises:
-            KdistillError: if the file is no dataset, saying which array is wrong and how.
+            KdistillError: if it is none, saying what is wrong with what.
         """
-        try:
-            dataset = _read_npz(self)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-            raise KdistillError(f"{self.path} is not a readable .npz: {error}") from None
-        return _enlarged(dataset) if self.path == BUILT_IN else dataset
+        contents = self.reader.contents()
+        test = contents.test
+        if test is None:
+            contents, test = _cut(contents, self)
+        for part in (contents.train, test):
+            if part.labels is None:
+                raise KdistillError(
+                    f"{self.place} has no {part.labels_name}: a dataset has labels; without, it can be a --transfer-set"
+                )
+        names = list(contents.class_names) or CLASS_NAMES.get(self.name, [])
+        if contents.categories:
+            names = _categories(contents.train)
+        train, test_split = (
+            _split(part, name, self.place, names if contents.categories else None)
+            for part, name in ((contents.train, "train"), (test, "test"))
+        )
+        _alike(train.inputs, contents.train.name, test_split.inputs, test.name, self.place)
+        classes = len(names) if contents.categories else int(train.labels.max()) + 1
+        if classes < 2:
+            raise KdistillError(
+                f"{self.place}: {contents.train.labels_name} holds a single class: it needs two or more"
+            )
+        if test_split.labels.max() >= classes:
+            raise KdistillError(
+                f"{self.place}: {test.labels_name} holds the label {test_split.labels.max()}, beyond the {classes} "
+                f"classes of {contents.train.labels_name}"
+            )
+        if names and len(names) != classes:
+            raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
+        return Dataset(self.name, train, test_split, classes, tuple(names or map(str, range(classes))))
+
+    def transfer_set(self, dataset: Dataset) -> Split:
+        """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
+
+        Raises:
+            KdistillError: if its rows are of another shape, type or task than the dataset's.
+        """
+        contents = self.reader.contents()
+        names = dataset.class_names if contents.categories or contents.class_names else None
+        if contents.class_names and not contents.categories and tuple(contents.class_names) != dataset.class_names:
+            raise KdistillError(
+                f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., and {dataset.name} has "
+                f"{', '.join(dataset.class_names[:5])}...: a transfer set's labels are the dataset's classes, or none"
+            )
+        split = _split(contents.train, "transfer set", self.place, names if contents.categories else None)
+        _alike(dataset.train.inputs, f"{dataset.name}", split.inputs, self.place, "the transfer set")
+        if split.labels.max() >= dataset.classes:
+            raise KdistillError(
+                f"{self.place}: {contents.train.labels_name} holds the label {split.labels.max()}, beyond the "
+                f"{dataset.classes} classes of {dataset.name}"
+            )
+        return split
+
+    @property
+    def place(self) -> str:
+        """Where the data lies, for messages."""
+        return self.name.partition("?")[0]
 
 
-def resolve(name: str) -> Source:
-    """Find the dataset that a name or a path stands for; nothing is guessed.
+def resolve(name: str, options: Options = AS_IT_IS, option: str = "dataset") -> Source:
+    """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
+
+    Args:
+        name: what the user gave, or what `Source.name` was: the same with `?` and how it is read.
+        options: how it is read, beside what the name says.
+        option: the command line's name for it, for messages.
 
     Raises:
         KdistillError: if there is none, saying what is known.
     """
-    if name == "digits":
-        return Source(name, BUILT_IN)
-    if name in KERAS_DATASETS:
-        return Source(name, _keras_file(name))
-    path = Path(name).expanduser().absolute()
-    if path.is_dir():
-        raise KdistillError(f"--dataset {name} is a directory: it needs an .npz file")
-    if not path.exists():
+    place, _, query = name.partition("?")
+    known = {one.name for one in fields(Options)}
+    said = {key.replace("-", "_"): value for key, value in parse_qsl(query)}
+    if unknown := [key for key in said if key not in known]:
+        raise UsageError(
+            f"--{option} {name}: {unknown[0]} is no option of reading data, only {', '.join(sorted(known))}"
+        )
+    options = replace(options, **said)
+    place, make = _reader(place, option)
+    suffix = f"?{urlencode(options.given(), quote_via=quote, safe='/:,')}" if options.given() else ""
+    return Source(place + suffix, make(options), options)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The rows of several splits, one after the other."""
+    if len(splits) == 1:
+        return splits[0]
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
+
+
+def _reader(place: str, option: str) -> tuple[str, Callable[[Options], Reader]]:
+    """The full name of what is meant, and what makes its reader."""
+    from kdistill.readers.npz import Npz
+
+    if place == "digits":
+        return place, _Digits
+    if place in KERAS_DATASETS:
+        return place, lambda options: Npz(_keras_file(place), options)
+    path = Path(place).expanduser().absolute()
+    if not place or not path.exists():
         known = ", ".join(("digits", *KERAS_DATASETS))
-        raise KdistillError(f"--dataset {name}: there is no such file, and the names are {known}")
-    return Source(str(path), path)
+        raise KdistillError(f"--{option} {place}: there is no such file, and the names are {known}")
+    if path.is_dir():
+        raise KdistillError(f"--{option} {place} is a directory: it needs an .npz file")
+    return str(path), lambda options: Npz(path, options)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """The digits that come with kdistill: 8x8 with values 0 to 16, as 28x28 with values 0 to 255."""
+
+    options: Options = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        self.options.allow("digits")
+
+    def digest(self) -> str:
+        return workspace.digest(BUILT_IN)
+
+    def contents(self) -> Contents:
+        from kdistill.readers.npz import Npz
+
+        small = Npz(BUILT_IN).contents()
+        assert small.test is not None
+        train, test = (
+            replace(part, inputs=Array(_enlarge(part.inputs.read()), "digits")) for part in (small.train, small.test)
+        )
+        return replace(small, train=train, test=test)
 
 
 def _keras_file(name: str) -> Path:
@@ -171,6 +283,11 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(keys, np.uint8).reshape(-1, 16)
 
 
+def sortable(keys: NDArray[np.uint8]) -> NDArray[Any]:
+    """Keys (rows, 16) as (rows,) strings of fixed length, which NumPy sorts and compares as bytes."""
+    return np.ascontiguousarray(keys).view("S16").ravel()
+
+
 def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out: a row's key and the seed alone decide, so every stage holds out the same ones.
 
@@ -188,54 +305,92 @@ def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDAr
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
 
 
-def _read_npz(source: Source) -> Dataset:
-    splits = {}
-    with zipfile.ZipFile(source.path) as archive:
-        names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
-        missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in names]
-        if missing:
-            raise KdistillError(
-                f"{source.path} has no {missing[0]}: a dataset holds x_train, y_train, x_test and y_test, "
-                f"and this file holds {', '.join(sorted(names)) or 'nothing'}"
-            )
-        for name in ("train", "test"):
-            inputs, labels = (NpzMember.open(archive, source.path, f"{part}_{name}") for part in "xy")
-            splits[name] = Split(name, inputs, _labels(labels, len(inputs), source.path))
-        members = ["class_names"] if "class_names" in names else []
-        class_names = [str(n) for m in members for n in NpzMember.open(archive, source.path, m).read()]
-    train, test = splits["train"], splits["test"]
-    if train.inputs.shape[1:] != test.inputs.shape[1:] or train.inputs.dtype != test.inputs.dtype:
+def _cut(contents: Contents, source: Source) -> tuple[Contents, Part]:
+    """Set a test part aside, of data that brings none: which rows is a function of their number alone."""
+    fraction = source.options.test_fraction
+    whole = contents.train
+    if fraction is None:
         raise KdistillError(
-            f"{source.path}: x_train has rows of {train.inputs.shape[1:]} {train.inputs.dtype} and x_test of "
-            f"{test.inputs.shape[1:]} {test.inputs.dtype}: they must be alike"
+            f"{source.place} has no test part: --test-fraction 0.2 sets a fifth of its rows aside, always the same ones"
         )
-    classes = int(train.labels.max()) + 1
-    if classes < 2:
-        raise KdistillError(f"{source.path}: y_train holds a single class (0): it needs two or more")
-    if test.labels.max() >= classes:
+    try:
+        share = float(fraction)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise UsageError(f"--test-fraction is {fraction}: it needs a number between 0 and 1")
+    rows = len(whole.inputs)
+    out = np.zeros(rows, bool)
+    out[np.random.default_rng(rows).permutation(rows)[: round(rows * share)]] = True
+    if not 0 < out.sum() < rows:
         raise KdistillError(
-            f"{source.path}: y_test holds the label {test.labels.max()}, beyond the {classes} classes of y_train"
+            f"--test-fraction {fraction} sets {out.sum()} of {rows} rows aside: it needs some on either side"
         )
-    class_names = class_names or CLASS_NAMES.get(source.name, [])
-    if class_names and len(class_names) != classes:
-        raise KdistillError(f"{source.path}: class_names has {len(class_names)} names for {classes} classes")
-    return Dataset(source.name, train, test, classes, tuple(class_names or map(str, range(classes))))
+    test, train = (
+        replace(whole, inputs=Chosen(whole.inputs, mask), labels=None if whole.labels is None else whole.labels[mask])
+        for mask in (out, ~out)
+    )
+    return replace(contents, train=train), test
 
 
-def _labels(member: NpzMember, rows: int, path: Path) -> NDArray[np.int64]:
-    """Labels (rows,) as int64, checked."""
-    where = f"{path}: {member.name}"
-    if member.shape in ((rows, 1), (rows,)) or len(member.shape) < 2:
-        labels = member.read().reshape(-1)
-    else:
+def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Split:
+    """Check a part; `names` are the classes its labels name, None where labels are class numbers already."""
+    inputs = part.inputs
+    where = f"{place}: {part.name}"
+    if inputs.dtype.kind not in "fiub":
+        raise KdistillError(f"{where} is of type {inputs.dtype}: inputs are uint8, floats or whole numbers")
+    if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
+        raise KdistillError(f"{where} has shape {inputs.shape}: inputs need rows, and at least one value in each")
+    if len(inputs) == 0:
+        raise KdistillError(f"{where} has no rows")
+    if part.labels is None:
+        return Split(name, inputs, np.full(len(inputs), NO_LABEL, np.int64))
+    labels = _of_categories(part, place, names) if names is not None else part.labels
+    return Split(name, inputs, _labels(labels, len(inputs), f"{place}: {part.labels_name}"))
+
+
+def _alike(one: Rows, one_name: str, other: Rows, other_name: str, place: str) -> None:
+    if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
         raise KdistillError(
-            f"{where} has shape {member.shape}: it needs class numbers, ({rows},); one-hot labels become that by "
+            f"{place}: {one_name} has rows of {one.shape[1:]} {one.dtype} and {other_name} of {other.shape[1:]} "
+            f"{other.dtype}: they must be alike"
+        )
+
+
+def _categories(part: Part) -> list[str]:
+    """The classes that labels of any values name, in order."""
+    assert part.labels is not None
+    return [_text(value) for value in np.unique(part.labels)]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.int64]:
+    assert part.labels is not None
+    number = {name: place for place, name in enumerate(names)}
+    values, where = np.unique(part.labels, return_inverse=True)
+    texts = [_text(value) for value in values]
+    if unknown := [text for text in texts if text not in number]:
+        raise KdistillError(
+            f"{place}: {part.labels_name} holds {unknown[0]!r}, which is none of the classes {', '.join(list(names)[:10])}"
+        )
+    return np.array([number[text] for text in texts], np.int64)[where.reshape(-1)]
+
+
+def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
+    """Class numbers (rows,) as int64, checked."""
+    if len(labels.shape) > 1 and labels.shape != (rows, 1):
+        raise KdistillError(
+            f"{where} has shape {labels.shape}: it needs class numbers, ({rows},); one-hot labels become that by "
             "labels.argmax(axis=1)"
         )
+    labels = labels.reshape(-1)
     if len(labels) != rows:
         raise KdistillError(f"{where} has {len(labels)} labels for {rows} rows of inputs")
-    if rows == 0:
-        raise KdistillError(f"{where} has no rows")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")
     if labels.dtype.kind not in "iufb" or not np.array_equal(labels, np.floor(labels)):
         raise KdistillError(f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ...")
     if labels.min() < 0:
@@ -243,109 +398,6 @@ def _labels(member: NpzMember, rows: int, path: Path) -> NDArray[np.int64]:
     if labels.max() >= 2**31:
         raise KdistillError(f"{where} holds the label {labels.max()}: class numbers are 0 up to the number of classes")
     return labels.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class NpzMember:
-    """One array in an `.npz`, read in blocks from where it lies; its claims are checked before memory is taken."""
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran: bool = False
-
-    def __len__(self) -> int:
-        return self.shape[0] if self.shape else 0
-
-    @classmethod
-    def open(cls, archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
-        """Read an array's header.
-
-        Raises:
-            KdistillError: if it is of a type that is no data, or claims more than the file can hold.
-        """
-        info = archive.getinfo(f"{name}.npy")
-        with archive.open(info) as stream:
-            shape, fortran, dtype = _header(stream)
-            start = stream.tell()
-        where = f"{path}: {name}"
-        allowed = "U" if name == "class_names" else "fiub"
-        if dtype.kind not in allowed or (name.startswith("x_") and dtype.kind != "f" and dtype != np.uint8):
-            raise KdistillError(f"{where} is of type {dtype}: inputs are uint8 or float32, labels whole numbers")
-        if name.startswith("x_") and (len(shape) < 2 or 0 in shape[1:]):
-            raise KdistillError(f"{where} has shape {shape}: inputs need rows, and at least one value in each")
-        claimed = start + dtype.itemsize * int(np.prod(shape, dtype=object))
-        if claimed != info.file_size or info.file_size > 1100 * max(info.compress_size, 1):  # deflate's best is 1032
-            raise KdistillError(f"{where} claims {shape} of {dtype}, which is not what the file holds: it is damaged")
-        return cls(path, name, shape, dtype, fortran and len(shape) > 1)
-
-    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        """The array in order, `rows` rows at a time, the last block shorter.
-
-        Raises:
-            KdistillError: if the file is damaged, or a float is not finite.
-        """
-        start = 0
-        for block in self._raw_blocks(rows):
-            if self.dtype.kind == "f" and not np.isfinite(block).all():
-                bad = start + int(np.argmin(np.isfinite(block).reshape(len(block), -1).all(axis=1)))
-                raise KdistillError(f"{self.path}: {self.name} holds NaN or infinity, first in row {bad}")
-            yield block
-            start += len(block)
-
-    def _raw_blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        if self.fortran or not len(self):  # in Fortran order no row lies in one piece
-            whole = self._load()
-            yield from (whole[start : start + rows] for start in range(0, max(len(self), 1), rows))
-            return
-        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
-                _header(stream)
-                for start in range(0, len(self), rows):
-                    count = min(rows, len(self) - start)
-                    block = np.empty((count, *self.shape[1:]), self.dtype)
-                    self._fill(stream, block, count * row_bytes)
-                    yield block
-                if stream.read(1):  # reading to the end makes zipfile check its CRC-32
-                    raise EOFError
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise KdistillError(f"{self.path}: {self.name} is damaged: {error or 'it ends early'}") from None
-
-    def _fill(self, stream: IO[bytes], block: NDArray[Any], count: int) -> None:
-        view = block.reshape(-1).view(np.uint8).data
-        done = 0
-        while done < count:
-            got = stream.readinto(view[done:])  # type: ignore[attr-defined]
-            if not got:
-                raise EOFError
-            done += got
-
-    def read(self) -> NDArray[Any]:
-        """The whole array."""
-        (whole,) = self.blocks(max(len(self), 1))
-        return whole
-
-    def _load(self) -> NDArray[Any]:
-        try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                return np.ascontiguousarray(arrays[self.name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise KdistillError(f"{self.path}: {self.name} is damaged: {error}") from None
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return tuple(shape), bool(fortran), dtype
-
-
-def _enlarged(dataset: Dataset) -> Dataset:
-    """The built-in digits, 8x8 with values 0 to 16, as 28x28 with values 0 to 255: bilinear, in integers, exact."""
-    train, test = (Split(part.name, _enlarge(part.read()), part.labels) for part in (dataset.train, dataset.test))
-    return replace(dataset, train=train, test=test)
 
 
 def _enlarge(images: NDArray[np.uint8], side: int = 28, full: int = 16) -> NDArray[np.uint8]:

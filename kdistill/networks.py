@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from kdistill import history, metrics, models, saved_models, training, workspace
 from kdistill.console import Reporter
-from kdistill.data import BLOCK_ROWS, Dataset, validation_rows
+from kdistill.data import Dataset, validation_rows
 from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Training
 
 CHECKPOINT = "checkpoint.npz"

@@ -149,11 +149,11 @@ def _claims_much(path):
 
 
 BAD = {
-    "no x_test": (lambda p, d: write_npz(p, d, x_test=None), "has no x_test"),
+    "no x_test": (lambda p, d: write_npz(p, d, x_test=None), "has no test part: --test-fraction 0.2"),
     "unequal length": (lambda p, d: write_npz(p, d, y_train=d.train.labels[:-1]), "1436 labels for 1437 rows"),
     "rank": (lambda p, d: write_npz(p, d, x_train=np.zeros(1437, np.uint8)), "inputs need rows"),
     "objects": (lambda p, _: _object_npz(p), "of type object"),
-    "int64 inputs": (lambda p, d: write_npz(p, d, x_train=np.zeros((1437, 4), int)), "of type int64"),
+    "text inputs": (lambda p, d: write_npz(p, d, x_train=np.full((1437, 4), "a")), "of type <U1"),
     "nan": (lambda p, d: write_npz(p, d, x_train=_with(d, np.nan), x_test=np.zeros((360, 28, 28))), "first in row 3"),
     "infinity": (lambda p, d: write_npz(p, d, x_train=_with(d, np.inf), x_test=np.zeros((360, 28, 28))), "row 3"),
     "negative labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels - 1), "the label -1"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from kdistill import data, freshness, metrics
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
 from kdistill.workspace import Artifact, Manifest, Workspace, size
 
 Logits = NDArray[np.float32]
@@ -89,7 +90,7 @@ def _predict(artifact: Artifact, dataset: data.Dataset) -> dict[str, Logits]:
 
     _, network = networks.load(artifact)
     network.check(dataset.input_shape, dataset.classes, dataset.name)
-    return {split: network.predict(getattr(dataset, split).blocks(data.BLOCK_ROWS)) for split in SPLITS}
+    return {split: network.predict(getattr(dataset, split).blocks(BLOCK_ROWS)) for split in SPLITS}
 
 
 def _teacher_of(workspace: Workspace, manifest: Manifest) -> Artifact | None:

@@ -10,6 +10,7 @@ import numpy as np
 from kdistill import data, freshness, history, metrics
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
 from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Artifact, Manifest, Workspace
 
@@ -88,7 +89,7 @@ def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(manifest)
     network.check(dataset.input_shape, dataset.classes, dataset.name)
-    errors = metrics.errors(network.predict(dataset.test.blocks(data.BLOCK_ROWS)), dataset.test.labels)
+    errors = metrics.errors(network.predict(dataset.test.blocks(BLOCK_ROWS)), dataset.test.labels)
     recorded = manifest.results["test_errors"]
     if errors != recorded:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"

@@ -1,0 +1,149 @@
+"""`.npz`, laid out as Keras lays out MNIST: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `class_names`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import workspace
+from kdistill.errors import KdistillError
+from kdistill.readers import AS_IT_IS, Contents, Options, Part, Rows, finite
+
+Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Npz:
+    """A file of named arrays; a transfer set may hold `x_train` alone."""
+
+    path: Path
+    options: Options = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        self.options.allow("an .npz, whose arrays are x_train, y_train, x_test and y_test", "test-fraction")
+
+    def digest(self) -> str:
+        return workspace.digest(self.path)
+
+    def contents(self) -> Contents:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+                if "x_train" not in names:
+                    raise KdistillError(
+                        f"{self.path} has no x_train: a dataset holds x_train, y_train, x_test and y_test, and this "
+                        f"file holds {', '.join(sorted(names)) or 'nothing'}"
+                    )
+                class_names: list[str] = []
+                if "class_names" in names:
+                    class_names = [str(name) for name in _open(archive, self.path, "class_names").read()]
+                return Contents(
+                    train=self._part(archive, names, "train"),
+                    test=self._part(archive, names, "test") if "x_test" in names else None,
+                    class_names=class_names,
+                )
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+            raise KdistillError(f"{self.path} is not a readable .npz: {error}") from None
+
+    def _part(self, archive: zipfile.ZipFile, names: set[str], split: str) -> Part:
+        x, y = f"x_{split}", f"y_{split}"
+        labels = _open(archive, self.path, y).read() if y in names else None
+        return Part(_open(archive, self.path, x), labels, x, y)
+
+
+@dataclass(frozen=True)
+class NpzMember(Rows):
+    """One array in an `.npz`, read in blocks from where it lies; its claims are checked before memory is taken."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    seekable = False
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        start = 0
+        for block in self._blocks(rows):
+            yield finite(block, start, f"{self.path}: {self.name}")
+            start += len(block)
+
+    def _blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        if self.fortran or not len(self):  # in Fortran order no row lies in one piece
+            whole = self._load()
+            yield from (whole[start : start + rows] for start in range(0, max(len(self), 1), rows))
+            return
+        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
+                _header(stream)
+                for start in range(0, len(self), rows):
+                    count = min(rows, len(self) - start)
+                    block = np.empty((count, *self.shape[1:]), self.dtype)
+                    _fill(stream, block, count * row_bytes)
+                    yield block
+                if stream.read(1):  # reading to the end makes zipfile check its CRC-32
+                    raise EOFError
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise KdistillError(f"{self.path}: {self.name} is damaged: {error or 'it ends early'}") from None
+
+    def read(self) -> NDArray[Any]:
+        (whole,) = self.blocks(max(len(self), 1))
+        return whole
+
+    def _load(self) -> NDArray[Any]:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                return np.ascontiguousarray(arrays[self.name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            raise KdistillError(f"{self.path}: {self.name} is damaged: {error}") from None
+
+
+def _open(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
+    """Read an array's header.
+
+    Raises:
+        KdistillError: if it claims more than the file can hold, or would need pickle.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as stream:
+        shape, fortran, dtype = _header(stream)
+        start = stream.tell()
+    if dtype.hasobject:
+        raise KdistillError(f"{path}: {name} is of type {dtype}, which only pickle can read: save plain numbers")
+    claimed = start + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if claimed != info.file_size or info.file_size > 1100 * max(info.compress_size, 1):  # deflate's best is 1032
+        raise KdistillError(
+            f"{path}: {name} claims {shape} of {dtype}, which is not what the file holds: it is damaged"
+        )
+    return NpzMember(path, name, shape, dtype, fortran and len(shape) > 1)
+
+
+def _header(stream: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return tuple(shape), bool(fortran), dtype
+
+
+def _fill(stream: IO[bytes], block: NDArray[Any], count: int) -> None:
+    view = block.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < count:
+        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError
+        done += got
