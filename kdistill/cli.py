@@ -18,11 +18,15 @@ from kdistill import __version__
 from kdistill.console import Reporter, hush
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import (
+    Dtype,
+    Mean,
     Optimizer,
     Plot,
     Precision,
     Schedule,
     Soften,
+    TeacherInput,
+    TeacherOutput,
     Training,
     TrainStudent,
     TrainTeacher,
@@ -88,6 +92,9 @@ def training(
     xla: Annotated[
         Xla, typer.Option(help="Compile the step; auto: not on a CPU for convolutions or bfloat16.")
     ] = Training.xla,
+    memory: Annotated[
+        int, typer.Option(metavar="MIB", help="Training data up to this size is held in memory; more is streamed.")
+    ] = Training.memory,
 ) -> Training:
     return Training(
         epochs=epochs,
@@ -100,6 +107,7 @@ def training(
         seed=seed,
         precision=precision,
         xla=xla,
+        memory=memory,
     )
 
 
@@ -216,15 +224,71 @@ def train_teacher(
 def soften(
     session: Session,
     temperature: Temperature = Soften.temperature,
-    teacher: Annotated[str, typer.Option(metavar="NAME", help="Which teacher.")] = Soften.teacher,
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME|PATH",
+            help="A teacher's name, a SavedModel or a .keras file; given again, the mean of all is taken.",
+        ),
+    ] = list(Soften.teachers),  # noqa: B006 - Typer reads it, nobody writes it
+    mean: Annotated[
+        Mean, typer.Option(help="Of several teachers: arithmetic, of probabilities at T; or geometric, of logits.")
+    ] = Soften.mean,
+    signature: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a SavedModel that has several.")
+    ] = Soften.signature,
+    output: Annotated[str | None, typer.Option(metavar="NAME", help="Of a network that has several.")] = Soften.output,
+    teacher_output: Annotated[
+        TeacherOutput, typer.Option(help="What a teacher from outside gives; auto looks at its first rows.")
+    ] = Soften.teacher_output,
+    teacher_input: Annotated[
+        TeacherInput, typer.Option(help="How a teacher from outside takes uint8: scaled to [0, 1], or raw, 0 to 255.")
+    ] = Soften.teacher_input,
+    logits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Logits or probabilities of the transfer set's rows, in order (.npy, .npz, .h5), for a teacher.",
+        ),
+    ] = Soften.logits,
     dataset: OtherDataset = Soften.dataset,
+    transfer_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATA",
+            help="Other rows to ask about than the dataset's training rows, labelled or not; may be given again.",
+        ),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="How logits are stored.")] = Soften.dtype,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Store the K largest logits of a row, and the mass of the rest at T."),
+    ] = Soften.top_k,
     name: Annotated[str, typer.Option(help="What to call the soft targets.")] = Soften.name,
     batch_size: Annotated[int, typer.Option(help="Rows a call of the teacher.")] = Soften.batch_size,
 ) -> None:
-    """Run a teacher over the transfer set; keep its logits."""
+    """Run a teacher over the transfer set; keep its logits.
+
+    The transfer set is the training rows of the teacher's dataset, unless told otherwise.
+    """
     from kdistill.stages import soften as stage
 
-    settings = Soften(temperature=temperature, teacher=teacher, dataset=dataset, name=name, batch_size=batch_size)
+    settings = Soften(
+        temperature=temperature,
+        teachers=tuple(teacher),
+        mean=mean,
+        signature=signature,
+        output=output,
+        teacher_output=teacher_output,
+        teacher_input=teacher_input,
+        logits=logits,
+        dataset=dataset,
+        transfer_sets=tuple(transfer_set or ()),
+        dtype=dtype,
+        top_k=top_k,
+        name=name,
+        batch_size=batch_size,
+    )
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kdistill import data
 from kdistill.errors import KdistillError
 from kdistill.soft_targets import SoftTargets
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
 
 OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
 
@@ -33,21 +35,36 @@ def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
     """Why an artifact is no longer what its inputs would give, in words, with the command that mends each."""
     found = []
     for role, made_from in manifest.inputs.items():
-        if role == "dataset":
-            found += _stale_dataset(made_from)
+        if role.split()[0] in ("dataset", "transfer_set"):
+            found += _stale_data(made_from, role.split()[0].replace("_", " "))
+        elif Path(made_from.name).is_absolute():
+            found += _stale_file(made_from, role.split()[0])
         else:
             output = "history.csv" if manifest.kind == "plots" and role != "soft_targets" else None
             found += _stale_artifact(workspace, _artifact(workspace, role, made_from.name), made_from, output)
     return list(dict.fromkeys(found))
 
 
-def _stale_dataset(made_from: Input) -> list[str]:
+def _stale_data(made_from: Input, role: str) -> list[str]:
     try:
         now = data.resolve(made_from.name).identity().digest
     except (KdistillError, OSError):
-        return [f"the dataset {made_from.name} is gone"]
-    changed = f"the dataset {made_from.name} has changed ({_change(made_from.digest, now)})"
-    return [] if now == made_from.digest else [changed]
+        return [f"the {role} {made_from.name} is gone"]
+    return _changed(made_from, now, role)
+
+
+def _stale_file(made_from: Input, role: str) -> list[str]:
+    try:
+        now = digest(Path(made_from.name))
+    except OSError:
+        return [f"the {role} {made_from.name} is gone"]
+    return _changed(made_from, now, role)
+
+
+def _changed(made_from: Input, now: str, role: str) -> list[str]:
+    if now == made_from.digest:
+        return []
+    return [f"the {role} {made_from.name} has changed ({_change(made_from.digest, now)})"]
 
 
 def _change(before: str, after: str) -> str:

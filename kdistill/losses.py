@@ -17,16 +17,17 @@ Tensor = Any
 
 
 def hard_loss(labels: Tensor, student_logits: Tensor) -> Tensor:
-    """Cross-entropy with the hard labels.
+    """Cross-entropy with the hard labels, 0 for a row that has none.
 
     Args:
-        labels: (rows,) whole numbers.
+        labels: (rows,) whole numbers; a negative one is no label.
         student_logits: (rows, classes).
 
     Returns:
         (rows,) in nats.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=student_logits)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.maximum(labels, 0), logits=student_logits)
+    return tf.where(labels < 0, tf.zeros_like(losses), losses)
 
 
 def soft_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:
@@ -43,6 +44,24 @@ def soft_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: fl
     teacher = tf.nn.log_softmax(teacher_logits / temperature)
     student = tf.nn.log_softmax(student_logits / temperature)
     return temperature**2 * tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1)
+
+
+def of_all_classes(values: Tensor, top_classes: Tensor, *, classes: int, rest: float) -> Tensor:
+    """Logits of all classes from those of the k largest: the rest's mass is shared among its classes alike.
+
+    Args:
+        values: (rows, k + 1), the last being the rest's.
+        top_classes: (rows, k) int32, which class each of the others is.
+        classes: how many there are.
+        rest: what to take off the rest's logit for one of its classes, T * log(classes - k).
+
+    Returns:
+        (rows, classes).
+    """
+    rows, k = tf.shape(top_classes)[0], top_classes.shape[1]
+    whole = tf.repeat(values[:, k:] - rest, classes, axis=1)
+    places = tf.stack([tf.repeat(tf.range(rows)[:, None], k, axis=1), top_classes], axis=-1)
+    return tf.tensor_scatter_nd_update(whole, places, values[:, :k])
 
 
 def weighted(hard: Tensor, soft: Tensor, *, alpha: float) -> Tensor:

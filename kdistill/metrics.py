@@ -1,4 +1,7 @@
-"""How good predictions are: NumPy on arrays of logits (rows, classes) and labels (rows,); all results are floats."""
+"""How good predictions are: NumPy on arrays of logits (rows, classes) and labels (rows,).
+
+One value a row, where a metric has one; the mean over rows is the caller's.
+"""
 
 from __future__ import annotations
 
@@ -23,33 +26,42 @@ def errors(logits: Floats, labels: Labels) -> int:
     return int((logits.argmax(axis=1) != labels).sum())
 
 
-def negative_log_likelihood(logits: Floats, labels: Labels) -> float:
-    """Mean of -log p(label), in nats."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+def negative_log_likelihood(logits: Floats, labels: Labels) -> NDArray[np.float64]:
+    """-log p(label), (rows,) in nats."""
+    return np.asarray(-log_softmax(logits)[np.arange(len(labels)), labels])
 
 
-def brier_score(logits: Floats, labels: Labels) -> float:
-    """Mean squared distance of the probabilities from the one-hot label, summed over classes: 0 to 2 (Brier 1950)."""
+def brier_score(logits: Floats, labels: Labels) -> NDArray[np.float64]:
+    """Squared distance of the probabilities from the one-hot label, summed over classes: 0 to 2 (Brier 1950); (rows,)."""
     distance = np.exp(log_softmax(logits))
     distance[np.arange(len(labels)), labels] -= 1.0
-    return float((distance**2).sum(axis=1).mean())
+    return np.asarray((distance**2).sum(axis=1))
 
 
-def expected_calibration_error(logits: Floats, labels: Labels, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
-    confidence = np.exp(log_softmax(logits).max(axis=1))
-    right = logits.argmax(axis=1) == labels
+def confidence(logits: Floats) -> NDArray[np.float64]:
+    """The largest probability of each row, (rows,)."""
+    return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
+
+
+def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al. 2017, eq. 3).
+
+    Args:
+        confidence: (rows,).
+        right: (rows,), whether the most likely class is the label.
+        bins: how many.
+    """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(right))
 
 
-def agreement(logits: Floats, others: Floats) -> float:
-    """Share of rows in which both have the same most likely class."""
-    return float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())
+def agreement(logits: Floats, others: Floats) -> NDArray[np.bool_]:
+    """Whether both have the same most likely class, (rows,)."""
+    return np.asarray(logits.argmax(axis=1) == others.argmax(axis=1))
 
 
-def kl_divergence(teacher_logits: Floats, student_logits: Floats, temperature: float = 1.0) -> float:
-    """Mean KL(softmax(teacher / T) || softmax(student / T)), in nats."""
+def kl_divergence(teacher_logits: Floats, student_logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """KL(softmax(teacher / T) || softmax(student / T)), (rows,) in nats."""
     teacher, student = log_softmax(teacher_logits, temperature), log_softmax(student_logits, temperature)
-    return float((np.exp(teacher) * (teacher - student)).sum(axis=1).mean())
+    return np.asarray((np.exp(teacher) * (teacher - student)).sum(axis=1))

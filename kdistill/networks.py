@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,24 @@ from numpy.typing import NDArray
 
 from kdistill import history, metrics, models, saved_models, training, workspace
 from kdistill.console import Reporter
-from kdistill.data import Dataset, validation_rows
+from kdistill.data import Dataset, Split, sortable, validation_rows
 from kdistill.errors import KdistillError
+from kdistill.feed import Examples
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Training
+from kdistill.soft_targets import Joined
 
 CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them."""
+
+    rows: Split
+    keys: NDArray[np.uint8] | None = None
+    teacher: Joined | None = None
 
 
 def make(
@@ -29,8 +41,7 @@ def make(
     settings: Training,
     objective: training.Objective,
     reporter: Reporter,
-    keys: NDArray[np.uint8] | None = None,
-    teacher_logits: NDArray[np.float32] | None = None,
+    lesson: Lesson | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
 ) -> workspace.Manifest:
@@ -44,8 +55,7 @@ def make(
         settings: how to train.
         objective: what to minimise.
         reporter: hears of it.
-        keys: `row_keys` of the training rows, if they are known already.
-        teacher_logits: (training rows, classes), for an objective with soft targets.
+        lesson: the rows to train on and what a teacher said of them; the dataset's training rows alone by default.
         results: more for the manifest.
         show_layers: whether to print the network's layers.
 
@@ -57,7 +67,7 @@ def make(
     """
     start = time.perf_counter()
     role = artifact.kind
-    examples, held_out, held_out_name = _parts(dataset, settings, keys, teacher_logits)
+    examples, held_out, held_out_name = _parts(dataset, lesson or Lesson(dataset.train), settings, reporter)
     if settings.batch_size > len(examples):
         raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
     reporter.say(
@@ -99,8 +109,7 @@ def make(
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
         saved = staging.path / SAVED_MODEL
-        test_logits = saved_models.SavedNetwork.load(saved).predict(dataset.test.blocks(BLOCK_ROWS))
-        errors, rows = metrics.errors(test_logits, dataset.test.labels), len(dataset.test)
+        errors, rows = test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
         found = {
             **(results or {}),
             "model": model,
@@ -108,6 +117,7 @@ def make(
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch or progress.epoch,
             "training_rows": len(examples),
+            "labelled_rows": examples.labelled,
             "held_out": held_out_name,
             "test_rows": rows,
             "test_errors": errors,
@@ -157,25 +167,43 @@ def _lacks_epochs(artifact: workspace.Artifact, identity: workspace.Manifest) ->
     )
 
 
-def _parts(
-    dataset: Dataset,
-    settings: Training,
-    keys: NDArray[np.uint8] | None,
-    teacher_logits: NDArray[np.float32] | None,
-) -> tuple[training.Examples, training.Examples, str]:
-    """The rows to train on, those to judge by, and what the latter are called."""
-    train = dataset.train
-    if settings.validation_fraction == 0:
-        held_out = training.Examples(dataset.test.read(), dataset.test.labels)
-        return training.Examples(train.read(), train.labels, teacher_logits), held_out, "test"
-    keys = train.keys() if keys is None else keys
-    out = validation_rows(keys, settings.validation_fraction, settings.seed)
-    if not 0 < out.sum() < len(out):
-        raise KdistillError(
-            f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
-            "it needs to leave some on either side"
-        )
-    inputs = train.read()
-    logits = None if teacher_logits is None else teacher_logits[~out]
-    examples = training.Examples(inputs[~out], train.labels[~out], logits)
-    return examples, training.Examples(inputs[out], train.labels[out]), "validation"
+def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
+    """How many test rows a network gets wrong; one block in memory."""
+    labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
+    blocks = zip(dataset.test.blocks(BLOCK_ROWS), labels, strict=True)
+    return sum(metrics.errors(network.logits(block), of_block) for block, of_block in blocks)
+
+
+def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Reporter) -> tuple[Examples, Examples, str]:
+    """The rows to train on, those to judge by, and what the latter are called.
+
+    Of a transfer set, rows that are test or validation rows of the dataset are left out.
+    """
+    rows, keys = lesson.rows, lesson.keys
+    own = rows is dataset.train
+    held_out, held_out_name = dataset.test, "test"
+    keep = np.ones(len(rows), bool)
+    forbidden = [] if own else [dataset.test.keys()]
+    if settings.validation_fraction:
+        ours = keys if own and keys is not None else dataset.train.keys()
+        out = validation_rows(ours, settings.validation_fraction, settings.seed)
+        if not 0 < out.sum() < len(out):
+            raise KdistillError(
+                f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
+                "it needs to leave some on either side"
+            )
+        held_out, held_out_name = dataset.train.chosen(out), "validation"
+        keep = ~out if own else keep
+        forbidden.append(ours[out])
+    if not own:
+        keep = ~np.isin(sortable(rows.keys() if keys is None else keys), sortable(np.concatenate(forbidden)))
+        if not keep.all():
+            reporter.say(
+                f"leaves out {int((~keep).sum()):,} rows that are {held_out_name} or test rows of {dataset.name}"
+            )
+    if not keep.any():
+        raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
+    teacher = lesson.teacher.chosen(keep) if lesson.teacher else None
+    rows = rows.chosen(keep)
+    examples = Examples(rows.inputs, rows.labels, teacher)
+    return examples, Examples(held_out.inputs, held_out.labels), held_out_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,75 +33,160 @@ def save(model: keras.Model, directory: Path) -> None:
 
 
 def scaled(inputs: Any) -> Any:
-    """Inputs as a network takes them: uint8 scaled to [0, 1], all as float32. For tensors."""
-    return tf.cast(inputs, tf.float32) / 255.0 if inputs.dtype == tf.uint8 else tf.cast(inputs, tf.float32)
+    """Inputs as a network takes them: uint8 scaled to [0, 1], other whole numbers as int32, the rest as float32.
+
+    For tensors.
+    """
+    if inputs.dtype == tf.uint8:
+        return tf.cast(inputs, tf.float32) / 255.0
+    return tf.cast(inputs, tf.int32 if inputs.dtype.is_integer else tf.float32)
 
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A SavedModel, loaded as one: no Keras object is made of it."""
+    """A trained network, from a SavedModel (no Keras object is made of it) or a `.keras` file."""
 
     path: Path
-    call: Any
-    input_name: str
-    input_shape: tuple[int | None, ...]
+    call: Callable[[Any], Any]
+    input_shape: tuple[int | None, ...] | None  # with the batch dimension; None where it takes any
     input_dtype: Any
-    output_name: str
-    classes: int
+    classes: int | None
     keep: Any  # the loaded object: its variables die with it
+    raw: bool = False
 
     @classmethod
-    def load(cls, path: Path) -> SavedNetwork:
-        """Load the serving signature.
+    def load(
+        cls, path: Path, *, signature: str | None = None, output: str | None = None, raw: bool = False
+    ) -> SavedNetwork:
+        """Load a network.
+
+        Args:
+            path: a SavedModel's directory, or a `.keras` file.
+            signature: of a SavedModel that has several; `serving_default`, or the only one, unless told otherwise.
+            output: of a network that has several.
+            raw: give it uint8 inputs as they are, 0 to 255, and not scaled to [0, 1].
 
         Raises:
-            KdistillError: if it is no SavedModel, or has no single input and output.
+            KdistillError: if it is no such thing, or has no single input, or what was asked for isn't in it.
         """
+        if path.suffix == ".keras":
+            return cls._load_keras(path, output, raw)
         try:
             loaded = tf.saved_model.load(str(path))
-        except (OSError, ValueError, tf.errors.OpError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
             raise KdistillError(f"{path} is no SavedModel: {str(error).splitlines()[0]}") from None
-        if "serving_default" not in loaded.signatures:
-            raise KdistillError(f"{path} has no signature serving_default: it has {', '.join(loaded.signatures)}")
-        call = loaded.signatures["serving_default"]
-        inputs, outputs = call.structured_input_signature[1], call.structured_outputs
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise KdistillError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: it needs one of each")
-        ((input_name, input_spec),) = inputs.items()
-        ((output_name, output_spec),) = outputs.items()
+        names = list(loaded.signatures)
+        if not names:
+            raise KdistillError(
+                f"{path} has no signatures to call: write it with tf.saved_model.save(model, path, signatures=function)"
+            )
+        chosen = signature or ("serving_default" if "serving_default" in names else names[0])
+        if chosen not in names or (signature is None and chosen != "serving_default" and len(names) > 1):
+            raise KdistillError(f"{path} has the signatures {', '.join(names)}: choose one with --signature")
+        function = loaded.signatures[chosen]
+        inputs = function.structured_input_signature[1]
+        if len(inputs) != 1:
+            raise KdistillError(f"{path} has {len(inputs)} inputs ({', '.join(inputs)}): a network here takes one")
+        ((input_name, spec),) = inputs.items()
+        answer = _choose_output(list(function.structured_outputs), output, path)
+        return cls(
+            path=path,
+            call=lambda fed: function(**{input_name: fed})[answer],
+            input_shape=None if spec.shape.rank is None else tuple(spec.shape),
+            input_dtype=spec.dtype,
+            classes=_last(function.structured_outputs[answer].shape),
+            keep=loaded,
+            raw=raw,
+        )
+
+    @classmethod
+    def _load_keras(cls, path: Path, output: str | None, raw: bool) -> SavedNetwork:
+        try:
+            model = keras.saving.load_model(path, compile=False)
+        except Exception as error:  # noqa: BLE001 - Keras raises what its layers raise
+            raise KdistillError(f"{path} can't be loaded as a .keras file: {one_line(error)}") from None
+        if len(model.inputs) != 1:
+            raise KdistillError(f"{path} has {len(model.inputs)} inputs: a network here takes one")
+        names = list(model.output_names)
+        place = names.index(_choose_output(names, output, path))
+        whole = tf.function(lambda fed: model(fed, training=False))
+
+        def call(fed: Any) -> Any:
+            return keras.tree.flatten(whole(fed))[place]
+
+        (entry,) = model.inputs
         return cls(
             path=path,
             call=call,
-            input_name=input_name,
-            input_shape=tuple(input_spec.shape),
-            input_dtype=input_spec.dtype,
-            output_name=output_name,
-            classes=int(output_spec.shape[-1]),
-            keep=loaded,
+            input_shape=tuple(entry.shape),
+            input_dtype=tf.as_dtype(entry.dtype),
+            classes=model.outputs[place].shape[-1],
+            keep=model,
+            raw=raw,
         )
 
-    def check(self, input_shape: tuple[int, ...], classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
         """Refuse data that does not fit.
 
         Raises:
-            KdistillError: with both shapes.
+            KdistillError: with both shapes, or both types.
         """
-        fits = len(self.input_shape) == len(input_shape) + 1 and all(
-            mine in (None, theirs) for mine, theirs in zip(self.input_shape[1:], input_shape, strict=True)
+        mine = self.input_shape
+        fits = mine is None or (
+            len(mine) == len(input_shape) + 1
+            and all(one in (None, other) for one, other in zip(mine[1:], input_shape, strict=True))
         )
-        if not fits:
+        if not fits or not (self.input_dtype.is_floating or self.input_dtype.is_integer):
+            wanted = "any shape" if mine is None else f"shape {mine[1:]}"
             raise KdistillError(
-                f"{self.path} takes rows of shape {self.input_shape[1:]}, and those of {dataset} are {input_shape}"
+                f"{self.path} takes rows of {wanted} {self.input_dtype.name}, and those of {dataset} are {input_shape} "
+                f"{input_dtype}"
             )
-        if self.classes != classes:
+        if self.classes not in (None, classes):
             raise KdistillError(f"{self.path} gives {self.classes} logits, and {dataset} has {classes} classes")
 
     def logits(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits (rows, classes) of one block of inputs (rows, ...)."""
-        tensor = tf.convert_to_tensor(inputs)
-        fed = tensor if self.input_dtype == tensor.dtype == tf.uint8 else tf.cast(scaled(tensor), self.input_dtype)
-        return np.asarray(tf.cast(self.call(**{self.input_name: fed})[self.output_name], tf.float32))
+        """What the network says of one block of inputs (rows, ...): (rows, classes).
 
-    def predict(self, blocks: Iterator[NDArray[Any]]) -> NDArray[np.float32]:
-        """Logits of all blocks, (rows, classes)."""
-        return np.concatenate([self.logits(block) for block in blocks])
+        These are logits, or, of a network from outside, perhaps probabilities.
+
+        Raises:
+            KdistillError: if it says something of another shape, or fails.
+        """
+        fixed = self.input_shape[0] if self.input_shape else None
+        if fixed is not None and len(inputs) != fixed:  # a network for batches of one size
+            return np.concatenate([self._fixed(inputs[i : i + fixed], fixed) for i in range(0, len(inputs), fixed)])
+        tensor = tf.convert_to_tensor(inputs)
+        raw = self.raw or (self.input_dtype == tensor.dtype == tf.uint8)
+        fed = tf.cast(tensor if raw else scaled(tensor), self.input_dtype)
+        try:
+            said = np.asarray(tf.cast(self.call(fed), tf.float32))
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
+            raise KdistillError(f"{self.path} fails on rows of {inputs.shape[1:]}: {one_line(error)}") from None
+        if said.ndim != 2 or len(said) != len(inputs):
+            raise KdistillError(
+                f"{self.path} gives {said.shape} for {len(inputs)} rows: it needs (rows, classes), one logit a class"
+            )
+        return said
+
+    def _fixed(self, inputs: NDArray[Any], rows: int) -> NDArray[np.float32]:
+        padding = [(0, rows - len(inputs)), *[(0, 0)] * (inputs.ndim - 1)]
+        return self.logits(np.pad(inputs, padding))[: len(inputs)]
+
+
+def _choose_output(names: list[str], wanted: str | None, path: Path) -> str:
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        raise KdistillError(f"{path} has the outputs {', '.join(sorted(names))}: choose one with --output")
+    return wanted
+
+
+def _last(shape: Any) -> int | None:
+    return shape[-1] if shape.rank else None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of TensorFlow's or Keras's says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -14,6 +14,10 @@ Optimizer = Literal["adam", "sgd", "rmsprop", "adamw"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Xla = Literal["auto", "on", "off"]
 PictureFormat = Literal["png", "svg", "pdf"]
+Mean = Literal["arithmetic", "geometric"]
+TeacherOutput = Literal["auto", "logits", "probabilities"]
+TeacherInput = Literal["scaled", "raw"]
+Dtype = Literal["float32", "float16"]
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
 MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
@@ -108,11 +112,13 @@ class Training:
     seed: int = 0
     precision: Precision = "float32"
     xla: Xla = "auto"
+    memory: int = 1024
 
     def __post_init__(self) -> None:
         _whole("epochs", self.epochs, 1)
         check_batch_size(self.batch_size)
         _whole("seed", self.seed, 0, 2**32 - 1)
+        _whole("memory", self.memory, 1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"--learning-rate is {self.learning_rate:g}: it needs a finite number above 0")
         if not 0.0 <= self.validation_fraction <= 0.9:
@@ -146,19 +152,44 @@ class TrainTeacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Soften:
-    """The settings of `soften`. A dataset of None is the one that the teacher was trained on."""
+    """The settings of `soften`.
+
+    A dataset of None is the one that the teachers were trained on; no transfer sets means its training rows. A teacher
+    is a name in the workspace, a SavedModel's directory or a `.keras` file; `logits`, a file of what one said, stands in
+    for all of them.
+    """
 
     temperature: float = 20.0
-    teacher: str = "teacher"
+    teachers: tuple[str, ...] = ("teacher",)
+    mean: Mean = "arithmetic"
+    signature: str | None = None
+    output: str | None = None
+    teacher_output: TeacherOutput = "auto"
+    teacher_input: TeacherInput = "scaled"
+    logits: str | None = None
     dataset: str | None = None
+    transfer_sets: tuple[str, ...] = ()
+    dtype: Dtype = "float32"
+    top_k: int | None = None
     name: str = "soft-targets"
     batch_size: int = 1000
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        check_name("teacher", self.teacher)
         check_name("name", self.name)
         check_batch_size(self.batch_size)
+        _choice("mean", self.mean, Mean)
+        _choice("teacher-output", self.teacher_output, TeacherOutput)
+        _choice("teacher-input", self.teacher_input, TeacherInput)
+        _choice("dtype", self.dtype, Dtype)
+        if self.top_k is not None:
+            _whole("top-k", self.top_k, 1)
+        if unreadable := [teacher for teacher in self.teachers if not teacher or not teacher.isprintable()]:
+            raise UsageError(f"--teacher is {unreadable[0]!r}: it needs a name or a path")
+        if not self.teachers:
+            raise UsageError("--teacher is missing: it needs a name or a path")
+        if repeated := [teacher for teacher in self.teachers if self.teachers.count(teacher) > 1]:
+            raise UsageError(f"--teacher {repeated[0]} is given twice")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,17 @@
 
 | dataset | shape, type | what |
 |---|---|---|
-| `logits` | (rows, classes) float32 | the teacher's logits, of which any temperature is a view |
-| `soft_targets` | (rows, classes) float32 | softmax(logits / T), T being the attribute `temperature` |
-| `labels` | (rows,) int64 | hard labels |
+| `logits` | (rows, classes) float32 or float16 | the teacher's logits, of which any temperature is a view |
+| `soft_targets` | as `logits` | softmax(logits / T), T being the attribute `temperature` |
+| `labels` | (rows,) int64 | hard labels, -1 where there is none |
 | `row_keys` | (rows, 16) uint8 | `data.row_keys` of each input row |
 
+A file of the k largest has `logits` (rows, k + 1), the last being the one that has the mass of all other classes at T,
+and `top_classes` (rows, k): which class each of the others is.
+
 Fletcher-32 checksums guard the data and HDF5's own the metadata (`libver="latest"`); the attribute `digest` is a
-SHA-256 over the contents of `row_keys`, `labels` and `logits`; the attribute `manifest` is the artifact's manifest.
+SHA-256 over the contents of `row_keys`, `labels`, `logits` and `top_classes`; the attribute `manifest` is the
+artifact's manifest.
 """
 
 from __future__ import annotations
@@ -17,9 +21,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,128 +32,205 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import metrics
+from kdistill.block_log import Block, BlockLog
+from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, sortable
 from kdistill.errors import KdistillError
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Keys = NDArray[np.uint8]
+Labels = NDArray[np.int64]
 
 CHUNK_BYTES = 1 << 20
-BLOCK_ROWS = 10_000
-_RECORD = struct.Struct("<QQI")  # first row, rows, CRC-32 of keys and logits
+BLOCK_BYTES = 16 << 20
 
 
-class BlockLog:
-    """What the teacher has said so far: an append-only file of checked records, which a killed run leaves behind.
+@dataclass(frozen=True)
+class Form:
+    """How logits are stored: of all classes, or of the `top_k` largest and one for the rest.
 
-    The first line is the identity of the file being made; each record holds the keys and logits of one batch. A
-    record that was cut short is dropped on opening, so that work goes on after the last whole one. A log of another
-    identity is begun anew, which `restarted` tells.
+    `temperature` is the T at which the rest keeps its mass; `dtype` is float32 or float16.
     """
 
-    def __init__(self, path: Path, identity: Manifest, classes: int) -> None:
-        self.path = path
-        self._row_bytes = 16 + 4 * classes
-        self._classes = classes
-        head = identity.to_json().replace("\n", " ").encode() + b"\n"
-        self._start = len(head)
-        self.rows = 0
-        self.restarted = False
-        self._file = path.open("a+b", buffering=0)  # what could not be written must not be tried again on closing
-        self._file.seek(0)
-        if self._file.read(len(head)) != head:
-            self.restarted = self._file.tell() > 0
-            self._file.truncate(0)
-            self._append(head)
-        else:
-            end = self._start
-            for keys, _ in self._records():
-                self.rows += len(keys)
-                end = self._file.tell()
-            self._file.truncate(end)
+    classes: int
+    temperature: float
+    dtype: str = "float32"
+    top_k: int | None = None
 
-    def _records(self) -> Iterator[tuple[Keys, Floats]]:
-        self._file.seek(self._start)
-        following = 0
-        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
-            first, rows, checksum = _RECORD.unpack(head)
-            left = os.fstat(self._file.fileno()).st_size - self._file.tell()
-            if first != following or rows * self._row_bytes > left:
-                return
-            body = self._file.read(rows * self._row_bytes)
-            if zlib.crc32(body) != checksum:
-                return
-            following += rows
-            keys = np.frombuffer(body, np.uint8, rows * 16).reshape(rows, 16)
-            logits = np.frombuffer(body, "<f4", offset=rows * 16).reshape(rows, self._classes)
-            yield keys, logits
+    @property
+    def columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of what is stored of a row's logits."""
+        logits = "<f2" if self.dtype == "float16" else "<f4"
+        if self.top_k is None:
+            return {"logits": ((self.classes,), logits)}
+        names = "<u2" if self.classes <= 1 << 16 else "<u4"
+        return {"logits": ((self.top_k + 1,), logits), "top_classes": ((self.top_k,), names)}
 
-    def append(self, keys: Keys, logits: Floats) -> None:
-        """Add one batch: keys (rows, 16), logits (rows, classes)."""
-        body = keys.tobytes() + logits.astype("<f4").tobytes()
-        self._append(_RECORD.pack(self.rows, len(keys), zlib.crc32(body)) + body)
-        self.rows += len(keys)
+    @property
+    def rest(self) -> float:
+        """What is taken off the rest's logit to give that of each of its classes, among which its mass is shared."""
+        return 0.0 if self.top_k is None else self.temperature * float(np.log(self.classes - self.top_k))
 
-    def _append(self, contents: bytes) -> None:
-        left = memoryview(contents)
-        while left:
-            left = left[self._file.write(left) :]
+    @property
+    def row_bytes(self) -> int:
+        return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self.columns.values())
 
-    def write_file(
-        self,
-        path: Path,
-        identity: Manifest,
-        labels: NDArray[np.int64],
-        *,
-        temperature: float,
-        seconds: float,
-        teacher: dict[str, Any],
-    ) -> Manifest:
-        """Write the soft-target file from all records; one batch in memory at a time."""
-        rows, classes = self.rows, self._classes
-        if rows != len(labels):
-            raise KdistillError(f"{self.path} holds {rows:,} rows and the transfer set {len(labels):,}: run this again")
-        correct = 0
-        content = _Content()
-        with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
-            made = {
-                name: _create(file, name, (rows, *shape), dtype)
-                for name, shape, dtype in (
-                    ("logits", (classes,), "<f4"),
-                    ("soft_targets", (classes,), "<f4"),
-                    ("labels", (), "<i8"),
-                    ("row_keys", (16,), "u1"),
-                )
-            }
-            start = 0
-            for keys, logits in self._records():
-                end = start + len(keys)
-                made["row_keys"][start:end] = keys
-                made["logits"][start:end] = logits
-                made["soft_targets"][start:end] = np.exp(metrics.log_softmax(logits, temperature))
-                made["labels"][start:end] = labels[start:end]
-                content.add(keys, labels[start:end], logits)
-                correct += len(keys) - metrics.errors(logits, labels[start:end])
-                start = end
-            results = {"rows": rows, "classes": classes, "correct": correct, "teacher": teacher}
-            manifest = recorded(identity, outputs={"content": content.digest()}, results=results, seconds=seconds)
-            attributes: dict[str, Any] = {
-                "kdistill_format": FORMAT,
-                "temperature": temperature,
-                "teacher": identity.inputs["teacher"].name,
-                "teacher_digest": identity.inputs["teacher"].digest,
-                "dataset": identity.inputs["dataset"].name,
-                "dataset_digest": identity.inputs["dataset"].digest,
-                "accuracy": correct / rows,
-                "digest": content.digest(),
-                "manifest": manifest.to_json(),
-            }
-            for name, value in attributes.items():
-                file.attrs[name] = _checked(value) if isinstance(value, str) else value
-        return manifest
+    def store(self, logits: NDArray[np.float32]) -> Logits:
+        """Logits (rows, classes) in this form.
 
-    def close(self) -> None:
-        self._file.close()
+        Raises:
+            KdistillError: if they are beyond what float16 can hold.
+        """
+        top = None
+        if self.top_k is not None:
+            top = np.argpartition(-logits, self.top_k, axis=1)[:, : self.top_k]
+            largest = np.take_along_axis(logits, top, axis=1)
+            order = np.argsort(-largest, axis=1, kind="stable")
+            top, largest = np.take_along_axis(top, order, axis=1), np.take_along_axis(largest, order, axis=1)
+            others = logits.astype(np.float64)
+            np.put_along_axis(others, top, -np.inf, axis=1)
+            peak = others.max(axis=1, keepdims=True)
+            mass = np.exp((others - peak) / self.temperature).sum(axis=1, keepdims=True)
+            logits = np.concatenate([largest, peak + self.temperature * np.log(mass)], axis=1).astype(np.float32)
+        if self.dtype == "float16" and (beyond := float(np.abs(logits).max())) > np.finfo(np.float16).max:
+            raise KdistillError(f"a logit of {beyond:.6g} is more than float16 can hold: --dtype float32")
+        values = logits.astype(self.columns["logits"][1])
+        return Logits(self, values, None if top is None else top.astype(self.columns["top_classes"][1]))
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a file that has them."""
+
+    form: Form
+    values: Floats
+    top_classes: NDArray[np.unsignedinteger[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self.form.row_bytes
+
+    def at(self, rows: NDArray[Any]) -> Logits:
+        """Some of the rows, by number or mask."""
+        top = None if self.top_classes is None else self.top_classes[rows]
+        return Logits(self.form, self.values[rows], top)
+
+    def most_likely(self) -> NDArray[np.int64]:
+        """The class with the largest logit, (rows,)."""
+        largest = self.values[:, : self.form.top_k].argmax(axis=1)
+        if self.top_classes is None:
+            return np.asarray(largest, np.int64)
+        return np.take_along_axis(self.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
+
+    def dense(self) -> NDArray[np.float32]:
+        """One logit a class, (rows, classes)."""
+        values = self.values.astype(np.float32)
+        if self.top_classes is None:
+            return values
+        whole = np.repeat(values[:, -1:] - np.float32(self.form.rest), self.form.classes, axis=1)
+        np.put_along_axis(whole, self.top_classes.astype(np.int64), values[:, :-1], axis=1)
+        return whole
+
+    def block(self) -> Block:
+        """What is stored of them, by dataset."""
+        top = {} if self.top_classes is None else {"top_classes": self.top_classes}
+        return {"logits": self.values, **top}
+
+
+def write(
+    path: Path,
+    log: BlockLog,
+    identity: Manifest,
+    labels: Labels,
+    form: Form,
+    *,
+    seconds: float,
+    teacher: dict[str, Any],
+) -> Manifest:
+    """Write the soft-target file from a log of `row_keys` and a form's columns; one block in memory at a time.
+
+    Args:
+        path: of the new file.
+        log: what the teacher said.
+        identity: what the file is made from.
+        labels: (rows,) of the transfer set.
+        form: how the log holds logits.
+        seconds: how long it took so far.
+        teacher: what a student may want to know of it.
+
+    Returns:
+        The manifest as written.
+    """
+    rows = log.rows
+    if rows != len(labels):
+        raise KdistillError(f"{log.path} holds {rows:,} rows and the transfer set {len(labels):,}: run this again")
+    correct = 0
+    content = _Content()
+    with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
+        columns = {
+            **form.columns,
+            "soft_targets": form.columns["logits"],
+            "labels": ((), "<i8"),
+            "row_keys": ((16,), "u1"),
+        }
+        made = {name: _create(file, name, (rows, *shape), dtype) for name, (shape, dtype) in columns.items()}
+        start = 0
+        for block in log.blocks():
+            end = start + len(block["row_keys"])
+            block["labels"] = labels[start:end]
+            block["soft_targets"] = np.exp(metrics.log_softmax(block["logits"], form.temperature))
+            for name, values in block.items():
+                made[name][start:end] = values
+            content.add(block)
+            correct += _correct(Logits(form, block["logits"], block.get("top_classes")), block["labels"])
+            start = end
+        labelled = int((labels != NO_LABEL).sum())
+        results = {
+            "rows": rows,
+            "classes": form.classes,
+            "labelled": labelled,
+            "correct": correct,
+            "teacher": teacher,
+        }
+        manifest = recorded(identity, outputs={"content": content.digest()}, results=results, seconds=seconds)
+        attributes: dict[str, Any] = {
+            "kdistill_format": FORMAT,
+            "temperature": form.temperature,
+            "classes": form.classes,
+            "teacher": ", ".join(asked(identity)),
+            "dataset": identity.inputs["dataset"].name,
+            "accuracy": correct / labelled if labelled else float("nan"),
+            "digest": content.digest(),
+            "manifest": manifest.to_json(),
+        }
+        for name, value in attributes.items():
+            file.attrs[name] = _checked(value) if isinstance(value, str) else value
+    return manifest
+
+
+def asked(manifest: Manifest) -> list[str]:
+    """Who was asked: names or paths of teachers, or the path of a file of logits."""
+    return [made.name for role, made in manifest.inputs.items() if role.split()[0] in ("teacher", "logits")]
+
+
+def transfer_sources(manifest: Manifest) -> dict[str, Source]:
+    """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows."""
+    named = {role: made.name for role, made in manifest.inputs.items() if role.split()[0] == "transfer_set"}
+    return {role: resolve(name, option="transfer-set") for role, name in named.items()}
+
+
+def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+    """The rows that a file speaks of: inputs and labels."""
+    sources = transfer_sources(manifest).values()
+    return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
+
+
+def _correct(logits: Logits, labels: Labels) -> int:
+    """How many rows have the teacher's most likely class for a label."""
+    return int((logits.most_likely() == labels).sum())
 
 
 class _Disk(io.FileIO):
@@ -184,14 +262,18 @@ class _Content:
     """A digest of what the file says, the same whatever the blocks it was written or read in."""
 
     def __init__(self) -> None:
-        self._parts = [hashlib.sha256() for _ in range(3)]
+        self._parts = {name: hashlib.sha256() for name in ("row_keys", "labels", "logits", "top_classes")}
 
-    def add(self, keys: Keys, labels: NDArray[np.int64], logits: Floats) -> None:
-        for part, array, dtype in zip(self._parts, (keys, labels, logits), ("u1", "<i8", "<f4"), strict=True):
-            part.update(np.ascontiguousarray(array, dtype).data)
+    def add(self, block: Block) -> None:
+        for name, part in self._parts.items():
+            if name in block:
+                part.update(np.ascontiguousarray(block[name], block[name].dtype.newbyteorder("<")).data)
+            else:
+                part.update(b"")
 
     def digest(self) -> str:
-        return "sha256:" + hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
+        whole = b"".join(part.digest() for part in self._parts.values())
+        return "sha256:" + hashlib.sha256(whole).hexdigest()
 
 
 def _checked(text: str) -> NDArray[Any]:
@@ -215,9 +297,8 @@ class SoftTargets:
 
     path: Path
     manifest: Manifest
-    temperature: float
+    form: Form
     rows: int
-    classes: int
     file: h5py.File = field(repr=False)
     remedy: str
 
@@ -244,29 +325,52 @@ class SoftTargets:
                     f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
             manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
-            rows, classes = int(manifest.results["rows"]), int(manifest.results["classes"])
-            shapes = {"logits": (rows, classes), "soft_targets": (rows, classes), "labels": (rows,)}
-            shapes["row_keys"] = (rows, 16)
-            for name, shape in shapes.items():
+            settings, rows = manifest.settings, int(manifest.results["rows"])
+            form = Form(
+                int(manifest.results["classes"]), float(file.attrs["temperature"]), settings["dtype"], settings["top_k"]
+            )
+            columns = {**form.columns, "soft_targets": form.columns["logits"], "labels": ((), "<i8")}
+            for name, (shape, dtype) in {**columns, "row_keys": ((16,), "u1")}.items():
                 dataset = file.get(name, getlink=True)
                 if not isinstance(dataset, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                     raise KdistillError(f"{path}: {name} is not a dataset of this file: {remedy}")
-                if file[name].external or file[name].is_virtual or file[name].shape != shape:
-                    raise KdistillError(f"{path}: {name} is not the {shape} array that its manifest says: {remedy}")
-                if file[name].id.get_storage_size() < file[name].nbytes:
-                    raise KdistillError(f"{path}: {name} claims {shape} and holds less: {remedy}")
-            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes, file, remedy)
+                wanted = (rows, *shape)
+                stored = file[name]
+                if stored.external or stored.is_virtual or stored.shape != wanted or stored.dtype != np.dtype(dtype):
+                    raise KdistillError(f"{path}: {name} is not the {wanted} array that its manifest says: {remedy}")
+                if stored.id.get_storage_size() < stored.nbytes:
+                    raise KdistillError(f"{path}: {name} claims {wanted} and holds less: {remedy}")
+            return cls(path, manifest, form, rows, file, remedy)
 
     @property
     def digest(self) -> str:
         return self.manifest.outputs["content"]
 
     @property
-    def model(self) -> str:
-        """The teacher's architecture, which a student has too unless told otherwise."""
-        return str(self.manifest.results["teacher"]["model"])
+    def temperature(self) -> float:
+        return self.form.temperature
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[Keys, NDArray[np.int64], Floats]]:
+    @property
+    def classes(self) -> int:
+        return self.form.classes
+
+    @property
+    def model(self) -> str | None:
+        """The teacher's architecture, which a student has too unless told otherwise; None if it is not known."""
+        model = self.manifest.results["teacher"]["model"]
+        return None if model is None else str(model)
+
+    @property
+    def teacher(self) -> str:
+        """Who was asked: a name or a path, or several."""
+        return ", ".join(asked(self.manifest))
+
+    @property
+    def exact_temperature(self) -> bool:
+        """Whether the logits hold at any temperature, or only at the one that they were made for."""
+        return self.form.top_k is None and self.manifest.settings["mean"] != "arithmetic"
+
+    def blocks(self) -> Iterator[tuple[Keys, Labels, Logits]]:
         """Keys, labels and logits in order; reading to the end checks the digest of all.
 
         Raises:
@@ -274,14 +378,15 @@ class SoftTargets:
         """
         content = _Content()
         correct = 0
+        step = self._block_rows
+        names = ("row_keys", "labels", *self.form.columns)
         with _readable(self.path, self.remedy):
-            keys, labels, logits = (self.file[name] for name in ("row_keys", "labels", "logits"))
-            for start in range(0, self.rows, rows):
-                block = slice(start, min(start + rows, self.rows))
-                parts = keys[block], labels[block], logits[block]
-                content.add(*parts)
-                correct += len(parts[1]) - metrics.errors(parts[2], parts[1])
-                yield parts
+            for start in range(0, self.rows, step):
+                block = {name: self.file[name][start : start + step] for name in names}
+                logits = Logits(self.form, block["logits"], block.get("top_classes"))
+                content.add(block)
+                correct += _correct(logits, block["labels"])
+                yield block["row_keys"], block["labels"], logits
         if content.digest() != self.digest:
             raise KdistillError(f"{self.path} is not what was written (its digest differs): {self.remedy}")
         if correct != self.manifest.results["correct"]:
@@ -290,49 +395,74 @@ class SoftTargets:
                 f"{self.manifest.results['correct']:,} when it was written: {self.remedy}"
             )
 
+    @property
+    def _block_rows(self) -> int:
+        return max(1, BLOCK_BYTES // self.form.row_bytes)
+
     @cached_property
-    def _arrays(self) -> tuple[Keys, NDArray[np.int64], Floats]:
-        parts = list(self.blocks())
+    def _index(self) -> tuple[Keys, Labels, Labels]:
+        """Key, label and the teacher's most likely class of every row, after a check of the whole file."""
+        parts = [(keys, labels, logits.most_likely()) for keys, labels, logits in self.blocks()]
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
-    def check_view(self) -> None:
-        """Check that the stored soft targets are the stored logits at the stored temperature.
+    def check(self) -> None:
+        """Read the whole file, and check that its soft targets are its logits at its temperature.
 
         Raises:
             KdistillError: if they are not, or the file is damaged.
         """
+        start = 0
+        tolerance = {"float32": (1e-4, 1e-7), "float16": (2e-3, 1e-7)}[self.form.dtype]
+        for _, _, logits in self.blocks():
+            expected = np.exp(metrics.log_softmax(logits.values, self.temperature))
+            with _readable(self.path, self.remedy):
+                view = self.file["soft_targets"][start : start + len(logits)].astype(np.float32)
+            if not np.allclose(view, expected, *tolerance):
+                raise KdistillError(
+                    f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {self.remedy}"
+                )
+            start += len(logits)
+
+    def take(self, places: NDArray[np.int64]) -> Logits:
+        """The logits of some rows, by their place in the file, in any order and with any repetition.
+
+        Raises:
+            KdistillError: if the file is damaged.
+        """
+        order = np.argsort(places, kind="stable")
+        ascending = places[order]
+        shapes = self.form.columns.items()
+        found = {name: np.empty((len(places), *shape), dtype) for name, (shape, dtype) in shapes}
+        step = self._block_rows
+        edges = np.unique(ascending // step)
         with _readable(self.path, self.remedy):
-            for start in range(0, self.rows, BLOCK_ROWS):
-                block = slice(start, min(start + BLOCK_ROWS, self.rows))
-                expected = np.exp(metrics.log_softmax(self.file["logits"][block], self.temperature))
-                if not np.allclose(self.file["soft_targets"][block], expected, rtol=1e-4, atol=1e-7):
-                    raise KdistillError(
-                        f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {self.remedy}"
-                    )
+            for edge in edges:
+                low, high = np.searchsorted(ascending, (edge * step, (edge + 1) * step))
+                wanted = ascending[low:high]
+                for name, values in found.items():
+                    block = self.file[name][wanted[0] : wanted[-1] + 1]
+                    values[order[low:high]] = block[wanted - wanted[0]]
+        return Logits(self.form, found["logits"], found.get("top_classes"))
 
-    def logits(self) -> Floats:
-        """All logits in the file's order, (rows, classes)."""
-        return self._arrays[2]
-
-    def join(self, keys: Keys, labels: NDArray[np.int64], dataset: str) -> Floats:
-        """The teacher's logits of each row, found by key, never by position.
+    def join(self, keys: Keys, labels: Labels, dataset: str) -> NDArray[np.int64]:
+        """The place in the file of each row, found by key, never by position.
 
         Args:
             keys: (n, 16), `data.row_keys` of the inputs to be trained on, in any order, with any repetition.
-            labels: (n,) their hard labels.
+            labels: (n,) their hard labels, `data.NO_LABEL` for none.
             dataset: its name, for messages.
 
         Returns:
-            (n, classes).
+            (n,), for `take`.
 
         Raises:
             KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
                 recorded with.
         """
-        ours, _, logits = self._arrays
-        names = _sortable(ours)
+        ours, known, said = self._index
+        names = sortable(ours)
         order = np.argsort(names, kind="stable")
-        place = np.searchsorted(names[order], wanted := _sortable(keys))
+        place = np.searchsorted(names, wanted := sortable(keys), sorter=order)
         rows = order[np.minimum(place, self.rows - 1)]
         missing = int((names[rows] != wanted).sum())
         if missing:
@@ -340,23 +470,21 @@ class SoftTargets:
                 f"{missing:,} of the {len(keys):,} training rows of {dataset} are not in {self.path}, which was made "
                 f"from {self.manifest.inputs['dataset'].name}: kdistill soften --dataset {dataset}"
             )
-        self._gate(names, order, rows, labels)
-        return logits[rows]
+        ranked = names[order]
+        conflict = (ranked[1:] == ranked[:-1]) & (known[order][1:] != known[order][:-1])
+        doubtful = np.isin(names[rows], ranked[1:][conflict]) if conflict.any() else np.zeros(len(rows), bool)
+        self._gate(said[rows], known[rows], labels, (labels != NO_LABEL) & (known[rows] != NO_LABEL) & ~doubtful)
+        return rows
 
-    def _gate(self, names: NDArray[Any], order: NDArray[Any], rows: NDArray[Any], labels: NDArray[np.int64]) -> None:
+    def _gate(self, said: Labels, known: Labels, labels: Labels, counted: NDArray[np.bool_]) -> None:
         """The teacher must be as often right on the joined labels as it was on the file's.
 
-        Rows that stand in the file twice with different labels are left out: either label may be meant.
+        Only rows that are labelled in both are counted, and none that stand in the file twice with different labels:
+        either may be meant.
         """
-        _, known, logits = self._arrays
-        same_key = names[order][1:] == names[order][:-1]
-        conflict = same_key & (known[order][1:] != known[order][:-1])
-        doubtful = np.isin(names[rows], names[order][1:][conflict]) if conflict.any() else np.zeros(len(rows), bool)
-        said = logits.argmax(axis=1)[rows]
-        then = int(((said == known[rows]) & ~doubtful).sum())
-        now = int(((said == labels) & ~doubtful).sum())
+        then, now = (int(((said == these) & counted).sum()) for these in (known, labels))
         if then != now:
-            count = int((~doubtful).sum())
+            count = int(counted.sum())
             raise KdistillError(
                 f"the teacher of {self.path} was right on {then:,} of these {count:,} rows ({then / count:.2%}) when "
                 f"the file was written and is on {now:,} ({now / count:.2%}) with the labels given now: the labels "
@@ -364,9 +492,31 @@ class SoftTargets:
             )
 
 
-def _sortable(keys: Keys) -> NDArray[Any]:
-    """Keys (rows, 16) as (rows,) strings of fixed length, which NumPy sorts and compares as bytes."""
-    return np.ascontiguousarray(keys).view("S16").ravel()
+@dataclass(frozen=True)
+class Joined:
+    """What a file says of some rows, row by row: `places` (rows,) are from `SoftTargets.join`."""
+
+    soft: SoftTargets
+    places: NDArray[np.int64]
+
+    @property
+    def form(self) -> Form:
+        return self.soft.form
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.places) * self.form.row_bytes
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def chosen(self, mask: NDArray[np.bool_]) -> Joined:
+        """The rows that a mask (rows,) chooses."""
+        return Joined(self.soft, self.places[mask])
+
+    def at(self, rows: NDArray[Any]) -> Logits:
+        """Those of some rows, by number, read from the file."""
+        return self.soft.take(self.places[rows])
 
 
 @contextlib.contextmanager

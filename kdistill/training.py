@@ -25,28 +25,15 @@ from kdistill import history, losses
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.feed import Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import Training
+from kdistill.soft_targets import Joined, Logits
 from kdistill.workspace import Manifest, flush
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
 EVALUATION_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows to train on, or to be judged by.
-
-    `inputs` (rows, ...), `labels` (rows,), and `teacher_logits` (rows, classes) where there is a teacher to match.
-    """
-
-    inputs: NDArray[Any]
-    labels: NDArray[np.int64]
-    teacher_logits: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -183,27 +170,31 @@ def train(
         optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     progress = checkpoint.read(variables, reporter)
-    run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
-    judge = _judge(model, held_out)
+    feed = Feed(examples, settings.batch_size, settings.memory << 20)
+    reporter.say(f"training rows: {feed}")
+    run_steps = _step_runner(strategy, model, optimizer, examples.teacher, objective, settings)
+    judge = _judge(model, Feed(held_out, EVALUATION_ROWS, settings.memory << 20))
     names = history.columns(held_out_name, student=role == "student")
+    labelled = max(1, examples.labelled)
 
     with reporter.steps(role, settings.epochs * steps) as bar:
         bar.advance(progress.epoch * steps)
         while progress.epoch < settings.epochs and not _stops(settings, progress):
             start = time.perf_counter()
             epoch = progress.epoch + 1
-            order = np.random.default_rng([role_seed(settings.seed, role), epoch]).permutation(len(examples))
             sums = np.zeros(4)
             call_rows = STEPS_A_CALL * settings.batch_size
-            for first in range(0, len(order), call_rows):
-                sums += run_steps(tf.constant(order[first : first + call_rows], tf.int32)).numpy()
-                if not np.isfinite(sums).all():
-                    raise KdistillError(
-                        f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
-                        f"{settings.learning_rate:g} and --optimizer {settings.optimizer}; try a tenth of that rate"
-                    )
-                bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
-            loss, hard, soft, right = (float(value) / len(examples) for value in sums)
+            for buffer, order in feed.shuffled(np.random.default_rng([role_seed(settings.seed, role), epoch])):
+                for first in range(0, len(order), call_rows):
+                    sums += run_steps(*buffer, tf.constant(order[first : first + call_rows], tf.int32)).numpy()
+                    if not np.isfinite(sums).all():
+                        raise KdistillError(
+                            f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
+                            f"{settings.learning_rate:g} and --optimizer {settings.optimizer}; try a tenth of that rate"
+                        )
+                    bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
+            loss, soft = sums[0] / len(examples), sums[2] / len(examples)
+            hard, right = (sums[1] / labelled, sums[3] / labelled) if examples.labelled else (math.nan, math.nan)
             held_loss, held_accuracy = judge()
             row = {
                 "epoch": epoch,
@@ -212,7 +203,7 @@ def train(
                 f"{held_out_name}_loss": held_loss,
                 f"{held_out_name}_accuracy": held_accuracy,
                 "hard_loss": hard,
-                "soft_loss": soft if objective.alpha < 1.0 else math.nan,
+                "soft_loss": soft if examples.teacher else math.nan,
                 "learning_rate": float(optimizer.learning_rate),
                 "seconds": time.perf_counter() - start,
             }
@@ -280,25 +271,26 @@ def _step_runner(
     strategy: tf.distribute.Strategy,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    examples: Examples,
+    teacher: Joined | Logits | None,
     objective: Objective,
     settings: Training,
-) -> Callable[[Any], Any]:
-    """A function of row numbers that takes one step a batch of them.
+) -> Callable[..., Any]:
+    """A function of a buffer and of row numbers in it that takes one step a batch of them.
 
     It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64.
     """
-    inputs, labels = tf.constant(examples.inputs), tf.constant(examples.labels, tf.int32)
     alpha, temperature = objective.alpha, objective.temperature
-    matches = alpha < 1.0
-    teacher_logits = tf.constant(examples.teacher_logits) if matches else None
+    form = teacher.form if teacher else None
 
-    def step(batch_inputs: Any, batch_labels: Any, batch_teacher_logits: Any) -> Any:
+    def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...]) -> Any:
         with tf.GradientTape() as tape:
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
             hard = losses.hard_loss(batch_labels, logits)
-            if matches:
-                soft = losses.soft_loss(batch_teacher_logits, logits, temperature=temperature)
+            if form:
+                said = tf.cast(batch_soft[0], tf.float32)
+                if form.top_k is not None:
+                    said = losses.of_all_classes(said, batch_soft[1], classes=form.classes, rest=form.rest)
+                soft = losses.soft_loss(said, logits, temperature=temperature)
                 loss = losses.weighted(hard, soft, alpha=alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
@@ -311,13 +303,13 @@ def _step_runner(
 
     compiled = tf.function(step, jit_compile=True) if uses_xla(model, settings.xla) else step
 
-    def run(order: Any) -> Any:
+    def run(inputs: Any, labels: Any, soft: tuple[Any, ...], order: Any) -> Any:
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
         for first in tf.range(0, rows, settings.batch_size):
             batch = order[first : tf.minimum(rows, first + settings.batch_size)]
-            soft = tf.gather(teacher_logits, batch) if matches else tf.zeros(())
-            of_replicas = strategy.run(compiled, args=(tf.gather(inputs, batch), tf.gather(labels, batch), soft))
+            said = tuple(tf.gather(values, batch) for values in soft)
+            of_replicas = strategy.run(compiled, args=(tf.gather(inputs, batch), tf.gather(labels, batch), said))
             sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
         return sums
 
@@ -325,24 +317,25 @@ def _step_runner(
     return runner
 
 
-def _judge(model: keras.Model, examples: Examples) -> Callable[[], tuple[float, float]]:
+def _judge(model: keras.Model, feed: Feed) -> Callable[[], tuple[float, float]]:
     """A function that gives the mean hard loss and the accuracy on some rows."""
-    inputs, labels = tf.constant(examples.inputs), tf.constant(examples.labels, tf.int32)
 
-    def sums() -> Any:
+    def sums(inputs: Any, labels: Any) -> Any:
         total = tf.zeros(2, tf.float64)
-        for first in tf.range(0, len(examples), EVALUATION_ROWS):
-            block = slice(first, tf.minimum(len(examples), first + EVALUATION_ROWS))
+        rows = tf.shape(labels)[0]
+        for first in tf.range(0, rows, EVALUATION_ROWS):
+            block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
             logits = tf.cast(model(scaled(inputs[block]), training=False), tf.float32)
             right = tf.argmax(logits, axis=1, output_type=tf.int32) == labels[block]
             hard = losses.hard_loss(labels[block], logits)
             total += tf.cast([tf.reduce_sum(hard), tf.reduce_sum(tf.cast(right, tf.float32))], tf.float64)
         return total
 
-    graph = tf.function(sums)
+    graph = tf.function(sums, reduce_retracing=True)
 
     def judge() -> tuple[float, float]:
-        loss, right = graph().numpy() / len(examples)
+        total = np.sum([graph(inputs, labels).numpy() for inputs, labels, _ in feed.in_order()], axis=0)
+        loss, right = total / len(feed.examples)
         return float(loss), float(right)
 
     return judge

@@ -26,26 +26,38 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
+from kdistill.settings import NAME, Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
-NAMED_BY_OPTION = ("dataset", "teacher", "soft_targets")  # inputs; options of the same names give them
+NAMED_BY_OPTION = (
+    "dataset",
+    "transfer_set",
+    "teacher",
+    "logits",
+    "soft_targets",
+)  # inputs; options of the same names give them
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
-    "teacher": {**TRAINING, "dataset": TrainTeacher.dataset, "model": TrainTeacher.model},
-    "soft targets": {"teacher": Soften.teacher, "batch_size": Soften.batch_size},
+    "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},
+    "soft targets": {
+        "teacher": list(Soften.teachers),
+        "mean": Soften.mean,
+        "teacher_output": Soften.teacher_output,
+        "teacher_input": Soften.teacher_input,
+        "dtype": Soften.dtype,
+        "batch_size": Soften.batch_size,
+    },
     "student": {
         **TRAINING,
-        "dataset": TrainTeacher.dataset,
-        "soft_targets": TrainStudent.soft_targets,
-        "temperature": None,
+        "dataset": [TrainTeacher.dataset],
+        "soft_targets": [TrainStudent.soft_targets],
     },
-    "plots": {"formats": list(Plot.formats), "soft_targets": Plot.soft_targets},
+    "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
 }
 COUNTS = {  # what later stages read of `results`, all whole numbers
     "teacher": ("test_errors", "test_rows", "parameters"),
     "student": ("test_errors", "test_rows", "parameters"),
-    "soft targets": ("rows", "classes", "correct"),
+    "soft targets": ("rows", "classes", "labelled", "correct"),
 }
 
 
@@ -153,7 +165,7 @@ class Manifest:
 
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(_option(key.removesuffix("s"), one) for one in value)
+        return " ".join(_option("format" if key == "formats" else key, one) for one in value)
     return f"--{key.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
 
 
@@ -191,11 +203,18 @@ class Artifact:
 
     def command_for(self, manifest: Manifest) -> str:
         """The command that makes what a manifest describes, with every option that is not a default."""
-        options = {role: made.name for role, made in manifest.inputs.items() if role in NAMED_BY_OPTION}
-        if self.kind == "soft targets" or "soft_targets" in options:
-            options.pop("dataset", None)  # it is recorded upstream
+        options: dict[str, Any] = {}
+        for role, made in manifest.inputs.items():
+            if (option := role.split()[0]) in NAMED_BY_OPTION and (self.kind != "plots" or option == "soft_targets"):
+                options.setdefault(option, []).append(made.name)
+        from_workspace = self.kind == "soft targets" and NAME.fullmatch(options.get("teacher", ["/"])[0])
+        if from_workspace or "soft_targets" in options:  # these are recorded upstream
+            options.pop("dataset", None)
+        if "soft_targets" in options:
+            options.pop("transfer_set", None)
         options |= manifest.settings
-        given = {key: value for key, value in options.items() if value != DEFAULTS[self.kind].get(key)}
+        defaults = DEFAULTS[self.kind]
+        given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
         return " ".join([self.command, *(_option(key, value) for key, value in given.items())])
 
     def manifest(self) -> Manifest | None:

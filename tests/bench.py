@@ -237,23 +237,27 @@ def _epoch(
     """One epoch as `training.train` has it, but for judging, checkpoint and report."""
     from kdistill import training
     from kdistill.backend import tf
+    from kdistill.feed import Examples, Feed
+    from kdistill.readers import Array
     from kdistill.settings import Training
+    from kdistill.soft_targets import Form, Logits
 
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
-    examples = training.Examples(inputs, labels, teacher_logits)
+    said = None if teacher_logits is None else Logits(Form(10, TEMPERATURE), teacher_logits)
+    feed = Feed(Examples(Array(inputs, "mnist"), labels, said), BATCH_ROWS, settings.memory << 20)
     objective = training.Objective() if teacher_logits is None else training.Objective(ALPHA, TEMPERATURE)
     network = _build(model, role="student", precision=precision)
     optimizer = training._optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
     optimizer.build(network.trainable_variables)
-    run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, examples, objective, settings)
+    run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, said, objective, settings)
     random = np.random.default_rng(0)
     call_rows = training.STEPS_A_CALL * BATCH_ROWS
 
     def epoch() -> None:
-        order = random.permutation(len(inputs))
         sums = np.zeros(4)
-        for first in range(0, len(order), call_rows):
-            sums += run_steps(tf.constant(order[first : first + call_rows], tf.int32)).numpy()
+        for buffer, order in feed.shuffled(random):
+            for first in range(0, len(order), call_rows):
+                sums += run_steps(*buffer, tf.constant(order[first : first + call_rows], tf.int32)).numpy()
         assert np.isfinite(sums).all()
 
     return epoch

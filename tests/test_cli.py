@@ -18,8 +18,10 @@ import pytest
 from conftest import QUICK, write_npz
 from typer.main import get_command
 
+from kdistill import soft_targets
+from kdistill.block_log import BlockLog
 from kdistill.cli import app
-from kdistill.soft_targets import BlockLog, SoftTargets
+from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Workspace
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -195,10 +197,9 @@ def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkey
 
     pairs = []
 
-    def note(*_, dataset, teacher_logits, **__):
-        pairs.append(
-            {key.tobytes(): row.tobytes() for key, row in zip(dataset.train.keys(), teacher_logits, strict=True)}
-        )
+    def note(*_, lesson, **__):
+        said = lesson.teacher.at(np.arange(len(lesson.rows))).dense()
+        pairs.append({key.tobytes(): row.tobytes() for key, row in zip(lesson.rows.keys(), said, strict=True)})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(networks, "make", note)
@@ -211,7 +212,9 @@ def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkey
     assert len(pairs) == 2
     assert pairs[0] == pairs[1]
     blocks = SoftTargets.open(Workspace(workspace).soft_targets("soft-targets")).blocks()
-    stored = {bytes(key): bytes(row) for keys, _, logits in blocks for key, row in zip(keys, logits, strict=True)}
+    stored = {
+        bytes(key): bytes(row) for keys, _, logits in blocks for key, row in zip(keys, logits.dense(), strict=True)
+    }
     assert pairs[0] == stored
 
 
@@ -515,7 +518,7 @@ def test_diverging_run_writes_nothing(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", ".", "..", ".x", "a/b", "a\x00b", "a\nb", "ä", "x" * 101, "-x"])
 @pytest.mark.parametrize(
-    "option", [["train-teacher", "--name"], ["soften", "--teacher"], ["train-student", "--soft-targets"]]
+    "option", [["train-teacher", "--name"], ["soften", "--name"], ["train-student", "--soft-targets"]]
 )
 def test_names_cannot_leave_the_workspace(run, tmp_path, option, name):
     outcome = run(*option[:1], f"{option[1]}={name}")
@@ -546,16 +549,16 @@ def test_verify_compares_logits_with_the_teacher(run, workspace):
     """A soft-target file whose logits, digest and accuracy agree with each other, but not with its teacher, is found."""
     artifact = Workspace(workspace).soft_targets("soft-targets")
     soft = SoftTargets.open(artifact)
-    keys, labels, logits = (np.concatenate(parts) for parts in zip(*soft.blocks(), strict=True))
+    ((keys, labels, logits),) = soft.blocks()
     soft.file.close()
-    log = BlockLog(workspace / "log", soft.manifest, 10)
-    log.append(keys, logits * np.float32(1.1))
+    log = BlockLog(workspace / "log", soft.manifest, {"row_keys": ((16,), "u1"), **soft.form.columns})
+    log.append({"row_keys": keys, "logits": logits.values * np.float32(1.1)})
     said = dict(soft.manifest.results["teacher"])
-    log.write_file(artifact.path, soft.manifest, labels, temperature=20.0, seconds=1.0, teacher=said)
+    soft_targets.write(artifact.path, log, soft.manifest, labels, soft.form, seconds=1.0, teacher=said)
     log.close()
     outcome = run("verify")
     assert outcome.code == 1
-    assert "logits differ from those of teacher 'teacher' by up to" in outcome.out
+    assert "logits differ from those of teacher by up to" in outcome.out
 
 
 def test_plot_without_students(run, workspace):

@@ -94,10 +94,10 @@ def test_saved_network_says_what_the_network_says(tmp_path, shape):
 def test_wrong_inputs_are_named(tmp_path):
     saved_models.save(build("small"), tmp_path)
     saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
-    with pytest.raises(KdistillError, match=r"\(28, 28\), and those of some are \(32, 32, 3\)"):
-        saved.check((32, 32, 3), 10, "some")
+    with pytest.raises(KdistillError, match=r"\(28, 28\) float32, and those of some are \(32, 32, 3\) uint8"):
+        saved.check((32, 32, 3), "uint8", 10, "some")
     with pytest.raises(KdistillError, match="10 logits, and some has 3 classes"):
-        saved.check((28, 28), 3, "some")
+        saved.check((28, 28), "uint8", 3, "some")
 
 
 def test_no_saved_model(tmp_path):

@@ -11,7 +11,10 @@ from kdistill import models, training
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.feed import Examples
+from kdistill.readers import Array
 from kdistill.settings import Training
+from kdistill.soft_targets import Form, Logits
 from kdistill.workspace import Input, Manifest
 
 QUIET = Reporter(quiet=True)
@@ -20,7 +23,12 @@ QUIET = Reporter(quiet=True)
 @pytest.fixture(scope="module")
 def rows(digits):
     inputs, labels = digits.train.read(), digits.train.labels
-    return training.Examples(inputs[:320], labels[:320]), training.Examples(inputs[320:520], labels[320:520])
+    return examples(inputs[:320], labels[:320]), examples(inputs[320:520], labels[320:520])
+
+
+def examples(inputs, labels, teacher_logits=None):
+    said = None if teacher_logits is None else Logits(Form(10, 4.0), teacher_logits)
+    return Examples(Array(inputs, "some"), labels, said)
 
 
 def settings(**changed):
@@ -34,12 +42,12 @@ def identity(how, **more):
 
 
 def train(place, rows, how, *, model="mlp-30", objective=None, role="teacher", reporter=QUIET, teacher_logits=None):
-    examples, held_out = rows
+    known, held_out = rows
     if teacher_logits is not None:
-        examples = training.Examples(examples.inputs, examples.labels, teacher_logits)
+        known = examples(known.inputs.read(), known.labels, teacher_logits)
     return training.train(
         lambda: models.build(model, (28, 28), 10, role=role, seed=how.seed, precision=how.precision),
-        examples,
+        known,
         held_out,
         held_out_name="validation",
         objective=objective or training.Objective(),
@@ -71,13 +79,14 @@ def test_does_what_keras_does(tmp_path, rows, optimizer, reference):
     made = getattr(keras.optimizers, reference)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     expected.compile(made(1e-3, momentum=0.9) if optimizer == "sgd" else made(1e-3), loss)
-    examples = rows[0]
+    known = rows[0]
+    inputs = known.inputs.read()
     for epoch in (1, 2):
         seed = [models.role_seed(3, "teacher"), epoch]
-        order = np.random.default_rng(seed).permutation(len(examples))
+        order = np.random.default_rng(seed).permutation(len(known))
         for first in range(0, len(order), 64):
             batch = order[first : first + 64]
-            expected.train_on_batch(examples.inputs[batch].astype(np.float32) / 255, examples.labels[batch])
+            expected.train_on_batch(inputs[batch].astype(np.float32) / 255, known.labels[batch])
     for mine, theirs in zip(weights(network), weights(expected), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
@@ -86,7 +95,7 @@ def test_history_is_measured_as_it_says(tmp_path, rows):
     """The held-out loss and accuracy of the last epoch are those of the network that comes out."""
     network, progress = train(tmp_path, rows, settings())
     held_out = rows[1]
-    logits = network(held_out.inputs.astype(np.float32) / 255).numpy()
+    logits = network(held_out.inputs.read().astype(np.float32) / 255).numpy()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(held_out.labels, logits)
     assert progress.rows[-1]["validation_loss"] == pytest.approx(float(loss), rel=1e-5)
     accuracy = (logits.argmax(axis=1) == held_out.labels).mean()
@@ -220,7 +229,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, rows):
     losses = [row["validation_loss"] for row in progress.rows]
     assert progress.epoch < 60
     assert progress.best_epoch == int(np.argmin(losses)) + 1 == progress.epoch - 2
-    logits = network(rows[1].inputs.astype(np.float32) / 255).numpy()
+    logits = network(rows[1].inputs.read().astype(np.float32) / 255).numpy()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(rows[1].labels, logits)
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
 
@@ -253,21 +262,21 @@ def test_objective_is_the_sum_of_its_parts(tmp_path, rows):
 
 def test_soft_targets_alone_teach_their_own_rows(tmp_path, rows):
     """At alpha 0 the student learns each row's own target; shuffled by a row, they teach it something else."""
-    examples = rows[0]
-    logits = 8.0 * np.eye(10, dtype=np.float32)[examples.labels]
+    known = rows[0]
+    logits = 8.0 * np.eye(10, dtype=np.float32)[known.labels]
     how = settings(epochs=20, learning_rate=0.01)
     for name, targets in (("own", logits), ("shifted", np.roll(logits, 1, axis=0))):
         (tmp_path / name).mkdir()
         network, _ = train(
             tmp_path / name,
-            (examples, examples),
+            (known, known),
             how,
             role="student",
             objective=training.Objective(0.0, 1.0),
             teacher_logits=targets,
         )
-        said = network(examples.inputs.astype(np.float32) / 255).numpy().argmax(axis=1)
-        right = (said == examples.labels).mean()
+        said = network(known.inputs.read().astype(np.float32) / 255).numpy().argmax(axis=1)
+        right = (said == known.labels).mean()
         assert right > 0.97 if name == "own" else right < 0.5
 
 

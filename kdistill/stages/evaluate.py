@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, freshness, metrics
+from kdistill import data, freshness, metrics, teachers
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
+from kdistill.settings import NAME
+from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Artifact, Manifest, Workspace, size
 
-Logits = NDArray[np.float32]
 SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One network on one split; None where something does not apply. NLL and KL are in nats, KL at T = 1."""
+    """One network on one split; None where something does not apply or is not known.
+
+    NLL and KL are in nats, KL at T = 1.
+    """
 
     name: str
     role: str
@@ -32,100 +39,158 @@ class Measurement:
     brier: float
     agreement: float | None
     kl_to_teacher: float | None
-    parameters: int
-    bytes: int
+    parameters: int | None
+    bytes: int | None
 
     @property
     def accuracy(self) -> float:
         return 1 - self.error_rate
 
 
+class Network(Protocol):
+    """A `SavedNetwork`, or a `Panel` of several."""
+
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None: ...
+
+    def logits(self, inputs: NDArray[Any], /) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A network that is measured, and the one that it learned from."""
+
+    name: str
+    role: str
+    network: Network
+    parameters: int | None = None
+    bytes: int | None = None
+    teacher: Judged | None = None
+
+
 def run(workspace: Workspace, *, reporter: Reporter) -> list[Measurement]:
     """Measure every network, each on the training and test split of the dataset it was trained on.
 
-    Reads: `teachers/*/saved_model`, `students/*/saved_model`, their datasets.
+    Teachers from outside, and several taken together, are measured where a student has learned from them. Rows are
+    read once for all networks of a dataset, one block at a time.
+
+    Reads: `teachers/*/saved_model`, `students/*/saved_model`, what soft targets were made with, the datasets.
     Writes: nothing.
 
     Raises:
         KdistillError: if there is no network, or one is damaged.
     """
-    networks = [*workspace.teachers(), *workspace.students()]
-    if not networks:
+    artifacts = [*workspace.teachers(), *workspace.students()]
+    if not artifacts:
         raise KdistillError(f"{workspace.root} has no networks to evaluate: kdistill train-teacher")
-    manifests = {artifact.path: artifact.require() for artifact in networks}
-    datasets: dict[str, data.Dataset] = {}
-    said: dict[Artifact, dict[str, Logits]] = {}
-    found = []
-    with reporter.steps("evaluate", len(networks)) as bar:
-        for artifact in networks:
-            manifest = manifests[artifact.path]
-            for reason in freshness.stale(workspace, manifest):
-                reporter.warn(f"{artifact} is stale, {reason}")
+    manifests = {artifact: artifact.require() for artifact in artifacts}
+    groups: dict[str, dict[Artifact, Manifest]] = {}
+    for artifact, manifest in manifests.items():
+        for reason in freshness.stale(workspace, manifest):
+            reporter.warn(f"{artifact} is stale, {reason}")
+        groups.setdefault(manifest.inputs["dataset"].name, {})[artifact] = manifest
+    found: list[Measurement] = []
+    with reporter.steps("evaluate", len(artifacts)) as bar:
+        for name, group in groups.items():
             try:
-                dataset = _dataset(manifest, datasets)
-                said[artifact] = _predict(artifact, dataset)
+                dataset = data.resolve(name).load()
+                judged = _load(workspace, group, dataset, reporter)
+                of_splits = [_measure(judged, getattr(dataset, split)) for split in SPLITS]
             except KdistillError as error:
-                reporter.warn(f"{artifact} is left out: {error}")
+                reporter.warn(f"{', '.join(map(str, group))} left out: {error}")
                 continue
-            teacher = _teacher_of(workspace, manifest)
-            teacher = teacher if teacher in said and _same_data(manifests[teacher.path], manifest) else None
-            for split in SPLITS:
-                others = said[teacher][split] if teacher else None
-                found.append(_measure(artifact, manifest, dataset, split, said[artifact][split], others))
-            bar.advance()
+            found += [measurement for pair in zip(*of_splits, strict=True) for measurement in pair]
+            bar.advance(len(group))
     if not found:
         raise KdistillError(f"no network of {workspace.root} can be evaluated")
     return found
 
 
-def _dataset(manifest: Manifest, opened: dict[str, data.Dataset]) -> data.Dataset:
-    name = manifest.inputs["dataset"].name
-    if name not in opened:
-        opened[name] = data.resolve(name).load()
-    return opened[name]
-
-
-def _predict(artifact: Artifact, dataset: data.Dataset) -> dict[str, Logits]:
+def _load(
+    workspace: Workspace, group: Mapping[Artifact, Manifest], dataset: data.Dataset, reporter: Reporter
+) -> list[Judged]:
+    """The networks of one dataset, teachers first."""
     from kdistill import networks
 
-    _, network = networks.load(artifact)
-    network.check(dataset.input_shape, dataset.classes, dataset.name)
-    return {split: network.predict(getattr(dataset, split).blocks(BLOCK_ROWS)) for split in SPLITS}
+    judged: dict[str, Judged] = {}
+    for artifact, manifest in group.items():
+        try:
+            _, network = networks.load(artifact)
+            network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+        except KdistillError as error:
+            reporter.warn(f"{artifact} is left out: {error}")
+            continue
+        teacher = _teacher_of(workspace, manifest, group, judged)
+        judged[str(artifact)] = Judged(
+            artifact.name,
+            artifact.kind,
+            network,
+            manifest.results["parameters"],
+            size(artifact.path / "saved_model"),
+            teacher,
+        )
+    return sorted(judged.values(), key=lambda one: one.role != "teacher")
 
 
-def _teacher_of(workspace: Workspace, manifest: Manifest) -> Artifact | None:
+def _teacher_of(
+    workspace: Workspace, manifest: Manifest, group: Mapping[Artifact, Manifest], judged: dict[str, Judged]
+) -> Judged | None:
+    """Whoever a student learned from, if it is still there; added to the networks that are measured."""
     name = manifest.results.get("teacher")
-    return workspace.teacher(name) if name else None
+    if not name or "soft_targets" not in manifest.inputs:
+        return None
+    if NAME.fullmatch(name):
+        teacher = workspace.teacher(name)
+        taught = group.get(teacher)
+        same = taught is not None and taught.inputs["dataset"].digest == manifest.inputs["dataset"].digest
+        return judged.get(str(teacher)) if same else None
+    soft = SoftTargets.open(workspace.soft_targets(manifest.inputs["soft_targets"].name))
+    if soft is None or soft.digest != manifest.inputs["soft_targets"].digest:
+        return None
+    if name not in judged and (panel := teachers.again(workspace, soft.manifest)):
+        judged[name] = Judged(" + ".join(Path(one).name for one in name.split(", ")), "teacher", panel)
+    return judged.get(name)
 
 
-def _same_data(one: Manifest, other: Manifest) -> bool:
-    return one.inputs["dataset"].digest == other.inputs["dataset"].digest
+def _measure(judged: list[Judged], split: data.Split) -> list[Measurement]:
+    """All networks on one split; a row takes few numbers, whatever the number of classes."""
+    rows: dict[Judged, list[list[NDArray[Any]]]] = {one: [] for one in judged}
+    start = 0
+    for block in split.blocks(BLOCK_ROWS):
+        labels = split.labels[start : start + len(block)]
+        start += len(block)
+        said = {one: one.network.logits(block) for one in judged}
+        for one, logits in said.items():
+            columns = [
+                metrics.confidence(logits),
+                logits.argmax(axis=1) == labels,
+                metrics.negative_log_likelihood(logits, labels),
+                metrics.brier_score(logits, labels),
+            ]
+            if one.teacher:
+                theirs = said[one.teacher]
+                columns += [metrics.agreement(logits, theirs), metrics.kl_divergence(theirs, logits)]
+            rows[one].append(columns)
+    return [_measurement(one, split.name, [np.concatenate(c) for c in zip(*rows[one], strict=True)]) for one in judged]
 
 
-def _measure(
-    artifact: Artifact,
-    manifest: Manifest,
-    dataset: data.Dataset,
-    split: str,
-    logits: Logits,
-    teacher_logits: Logits | None,
-) -> Measurement:
-    labels = getattr(dataset, split).labels
-    errors = metrics.errors(logits, labels)
+def _measurement(one: Judged, split: str, columns: list[NDArray[Any]]) -> Measurement:
+    confidence, right, nll, brier, *of_teacher = columns
+    agreement, kl_to_teacher = (float(values.mean()) for values in of_teacher) if of_teacher else (None, None)
+    errors = int((~right).sum())
     return Measurement(
-        name=artifact.name,
-        role=artifact.kind,
+        name=one.name,
+        role=one.role,
         split=split,
-        rows=len(labels),
+        rows=len(right),
         errors=errors,
-        error_rate=errors / len(labels),
-        nll=metrics.negative_log_likelihood(logits, labels),
-        ece=metrics.expected_calibration_error(logits, labels),
-        brier=metrics.brier_score(logits, labels),
-        agreement=None if teacher_logits is None else metrics.agreement(logits, teacher_logits),
-        kl_to_teacher=None if teacher_logits is None else metrics.kl_divergence(teacher_logits, logits),
-        parameters=manifest.results["parameters"],
-        bytes=size(artifact.path / "saved_model"),
+        error_rate=errors / len(right),
+        nll=float(nll.mean()),
+        ece=metrics.expected_calibration_error(confidence, right),
+        brier=float(brier.mean()),
+        agreement=agreement,
+        kl_to_teacher=kl_to_teacher,
+        parameters=one.parameters,
+        bytes=one.bytes,
     )
 
 
@@ -145,8 +210,8 @@ def show(measurements: list[Measurement], reporter: Reporter) -> None:
             "" if test.agreement is None else f"{test.agreement:.1%}",
             "" if test.kl_to_teacher is None else f"{test.kl_to_teacher:.3f}",
             f"{100 * (train.accuracy - test.accuracy):.2f}",
-            _short(test.parameters),
-            _short(test.bytes) + "B",
+            "" if test.parameters is None else _short(test.parameters),
+            "" if test.bytes is None else _short(test.bytes) + "B",
         )
         for train, test in zip(by_split["train"], by_split["test"], strict=True)
     ]

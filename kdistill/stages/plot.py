@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from kdistill import data, freshness, history, metrics
 from kdistill.console import Reporter
+from kdistill.data import NO_LABEL
 from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Plot
-from kdistill.soft_targets import SoftTargets
+from kdistill.soft_targets import Joined, SoftTargets, transfer_set
 from kdistill.stages import up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
@@ -116,10 +118,7 @@ def _dark_knowledge(soft: SoftTargets) -> Figure:
 
     made_from = soft.manifest.inputs["dataset"]
     dataset = data.resolve(made_from.name).load()
-    title = (
-        f"{made_from.name.rsplit('/', 1)[-1]}: what {soft.manifest.inputs['teacher'].name} says of training rows, "
-        "true class in orange"
-    )
+    title = f"{made_from.name.rsplit('/', 1)[-1]}: what {soft.teacher} says of training rows, true class in orange"
     return figures.dark_knowledge(_examples(soft, dataset), dataset.class_names, soft.temperature, title)
 
 
@@ -127,20 +126,29 @@ def _examples(soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
     """Rows whose soft targets tell most: of each class the one with the highest entropy that the teacher has right."""
     from kdistill.figures import Example
 
-    keys, labels = dataset.train.keys(), dataset.train.labels
-    logits = soft.join(keys, labels, dataset.name)
-    chosen = _telling_rows(logits, labels)
-    inputs = dataset.train.read()[chosen]
+    rows = transfer_set(soft.manifest, dataset)
+    places = soft.join(rows.keys(), rows.labels, rows.name)
+    chosen = _telling_rows(Joined(soft, places), rows.labels)
+    mask = np.zeros(len(rows), bool)
+    mask[chosen] = True
+    inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
     pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
-    return [
-        Example(inputs[place] if pictures else None, int(labels[row]), logits[row]) for place, row in enumerate(chosen)
-    ]
+    said = np.where(labels == NO_LABEL, logits.argmax(axis=1), labels)
+    order = np.argsort(said, kind="stable")
+    return [Example(inputs[row] if pictures else None, int(said[row]), logits[row]) for row in order]
 
 
-def _telling_rows(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.intp]:
-    log_probabilities = metrics.log_softmax(logits)
-    entropy = -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
-    entropy[logits.argmax(axis=1) != labels] = -1.0
-    best = {int(label): int(np.argmax(np.where(labels == label, entropy, -2.0))) for label in np.unique(labels)}
-    by_entropy = sorted(best.values(), key=lambda row: -entropy[row])[:EXAMPLES]
-    return np.array(sorted(by_entropy, key=lambda row: labels[row]))
+def _telling_rows(said: Joined, labels: NDArray[np.int64]) -> list[int]:
+    best: dict[int, tuple[float, int]] = {}  # of each class: entropy, and row
+    for start in range(0, len(labels), BLOCK_ROWS):
+        logits = said.at(np.arange(start, min(start + BLOCK_ROWS, len(said)))).dense()
+        log_probabilities = metrics.log_softmax(logits)
+        entropy = -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+        likely = logits.argmax(axis=1)
+        label = labels[start : start + len(logits)]
+        entropy[(likely != label) & (label != NO_LABEL)] = -1.0
+        for found in np.unique(likely):
+            row = int(np.argmax(np.where(likely == found, entropy, -2.0)))
+            if entropy[row] > best.get(int(found), (0.0, 0))[0]:
+                best[int(found)] = float(entropy[row]), start + row
+    return [row for _, row in sorted(best.values(), reverse=True)[:EXAMPLES]]

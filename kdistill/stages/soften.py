@@ -1,89 +1,165 @@
-"""`kdistill soften`: a teacher and a transfer set to a soft-target file."""
+"""`kdistill soften`: teachers and a transfer set to a soft-target file."""
 
 from __future__ import annotations
 
 import math
 import time
-from itertools import islice
+from pathlib import Path
 
-from kdistill import data, freshness
+from kdistill import data, freshness, soft_targets, teachers, workspace
+from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
-from kdistill.errors import KdistillError
+from kdistill.data import Dataset, Source, Split
+from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften
-from kdistill.soft_targets import BlockLog, SoftTargets
+from kdistill.soft_targets import Form, SoftTargets, transfer_set
 from kdistill.stages import up_to_date
+from kdistill.teachers import Answers, Candidate
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 BLOCKS = "blocks.log"
+CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
 
-def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Reporter) -> Manifest:
-    """Run the teacher once over the transfer set, and keep what it says.
+def run(place: Workspace, settings: Soften, *, force: bool, reporter: Reporter) -> Manifest:
+    """Run the teachers once over the transfer set, and keep what they say.
 
-    Reads: `teachers/NAME/saved_model`, the dataset.
+    Reads: `teachers/NAME/saved_model` or networks from outside, or a file of logits; the dataset, the transfer sets.
     Writes: `soft-targets/NAME.h5`.
 
     Raises:
-        KdistillError: if there is no teacher, or the data doesn't fit it.
+        KdistillError: if there is no such teacher, or the data doesn't fit it.
     """
-    teacher = workspace.teacher(settings.teacher)
-    taught = teacher.require()
-    for reason in freshness.stale(workspace, taught):
-        reporter.warn(f"{teacher} is stale, {reason}: {teacher.command_for(taught)}")
-    source = data.resolve(settings.dataset or taught.inputs["dataset"].name)
-    artifact = workspace.soft_targets(settings.name)
-    identity = Manifest(
-        kind="soft targets",
-        settings={"temperature": settings.temperature, "batch_size": settings.batch_size},
-        inputs={"dataset": source.identity(), "teacher": Input(teacher.name, taught.outputs["saved_model"])},
-    )
+    asked = [] if settings.logits else [teachers.find(place, name) for name in settings.teachers]
+    for teacher in asked:
+        if teacher.artifact and teacher.manifest:
+            for reason in freshness.stale(place, teacher.manifest):
+                reporter.warn(
+                    f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
+                )
+    source = data.resolve(settings.dataset or _dataset_of(asked))
+    artifact = place.soft_targets(settings.name)
+    identity = _identity(settings, asked, source)
     if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
         return identity
     dataset = source.load()
-
-    from kdistill import networks
+    if settings.top_k is not None and settings.top_k >= dataset.classes:
+        raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
+    rows = transfer_set(identity, dataset)
 
     start = time.perf_counter()
-    loaded, network = networks.load(teacher)
-    if loaded != taught:
-        raise KdistillError(f"{teacher} was made anew just now: run this again")
-    network.check(dataset.input_shape, dataset.classes, dataset.name)
-    transfer_set = dataset.train
-    reporter.say(
-        f"softens {len(transfer_set):,} rows of {dataset.name} with {teacher}: logits, and softmax(logits / T) at "
-        f"T = {settings.temperature:g}"
-    )
+    said: Answers
+    if settings.logits:
+        said = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, rows)
+    else:
+        said = teachers.load(asked, settings, dataset, rows)
+    _announce(identity, said, dataset, rows, reporter)
+    known = dict.fromkeys(("model", "parameters"))
+    if len(asked) == 1 and asked[0].manifest:
+        known = {name: asked[0].manifest.results[name] for name in known}
+    form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k)
     with artifact.writing(keep=BLOCKS) as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, dataset.classes)
-        if log.rows or log.restarted:
-            reporter.say(
-                f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here"
-            )
-        size = settings.batch_size
-        with reporter.steps("soften", len(transfer_set)) as bar:
-            bar.advance(log.rows)
-            for block in islice(transfer_set.blocks(size), math.ceil(log.rows / size), None):
-                log.append(data.row_keys(block), network.logits(block))
-                bar.advance(len(block))
+        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns})
+        _ask(said, rows, log, form, settings.batch_size, reporter)
         file = staging.path / artifact.path.name
-        manifest = log.write_file(
+        manifest = soft_targets.write(
             file,
+            log,
             identity,
-            transfer_set.labels,
-            temperature=settings.temperature,
+            rows.labels,
+            form,
             seconds=time.perf_counter() - start,
-            teacher={"model": taught.results["model"], "parameters": taught.results["parameters"]},
+            teacher={**known, "probabilities": list(said.probabilities)},
         )
         log.close()
         staging.commit_file(file)
-    rows, correct = manifest.results["rows"], manifest.results["correct"]
-    reporter.say(
-        f"wrote {artifact.path}: {rows:,} rows of {dataset.classes} classes, of which the teacher has {correct:,} right "
-        f"({correct / rows:.2%}); {manifest.seconds:.1f} s"
-    )
+    _report(artifact, manifest, settings, dataset, reporter)
     which = "" if settings.name == Soften.name else f" --soft-targets {settings.name}"
-    reporter.say(f"next: {workspace.student('student').command}{which} --alpha 0.1")
+    model = "" if known["model"] else " --model mlp-800"
+    alpha = "0.1" if manifest.results["labelled"] else "0"
+    reporter.say(f"next: {place.student('student').command}{which}{model} --alpha {alpha}")
     return manifest
+
+
+def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
+    who = soft_targets.asked(identity)
+    for name, gives_probabilities in zip(who, said.probabilities, strict=True):
+        if gives_probabilities:
+            reporter.say(f"{name} gives probabilities: their logarithms are taken for logits")
+    of = " + ".join(made.name for role, made in identity.inputs.items() if role.split()[0] == "transfer_set")
+    labelled = "" if rows.labelled == len(rows) else f", {rows.labelled:,} of them labelled,"
+    mean = f" ({identity.settings['mean']} mean)" if len(who) > 1 else ""
+    reporter.say(
+        f"softens {len(rows):,} rows of {of or dataset.name}{labelled} with {' + '.join(who)}{mean}: logits, and "
+        f"softmax(logits / T) at T = {identity.settings['temperature']:g}"
+    )
+
+
+def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, size: int, reporter: Reporter) -> None:
+    """Fill the log, from where it ends."""
+    if log.rows or log.restarted:
+        reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")
+    with reporter.steps("soften", len(rows)) as bar:
+        bar.advance(log.rows)
+        for block, logits in said.of(rows, size, skip=math.ceil(log.rows / size)):
+            log.append({"row_keys": data.row_keys(block), **form.store(logits).block()})
+            bar.advance(len(block))
+
+
+def _dataset_of(asked: list[Candidate]) -> str:
+    """The dataset that the teachers were trained on."""
+    names = list(dict.fromkeys(t.manifest.inputs["dataset"].name for t in asked if t.manifest))
+    if not names:
+        raise UsageError("--dataset is missing: a teacher from outside doesn't say what data it is for")
+    if len(names) > 1:
+        raise UsageError(f"--dataset is missing: the teachers were trained on several, {' and '.join(names)}")
+    return names[0]
+
+
+def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manifest:
+    outside = settings.logits is not None or any(teacher.artifact is None for teacher in asked)
+    inputs = {"dataset": source.identity()}
+    for number, name in enumerate(settings.transfer_sets, 1):
+        inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
+    for number, teacher in enumerate(asked, 1):
+        inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.made_from
+    if settings.logits:
+        path = Path(settings.logits).expanduser().absolute()
+        if not path.is_file():
+            raise KdistillError(f"--logits {settings.logits}: there is no such file")
+        inputs["logits"] = Input(str(path), workspace.digest(path))
+    return Manifest(
+        kind="soft targets",
+        settings={
+            "temperature": settings.temperature,
+            "batch_size": settings.batch_size,
+            "dtype": settings.dtype,
+            "top_k": settings.top_k,
+            "mean": settings.mean if len(asked) > 1 else None,
+            "signature": settings.signature if outside else None,
+            "output": settings.output if outside else None,
+            "teacher_output": settings.teacher_output if outside else Soften.teacher_output,
+            "teacher_input": settings.teacher_input if outside else Soften.teacher_input,
+        },
+        inputs=inputs,
+    )
+
+
+def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
+    rows, labelled, correct = (manifest.results[name] for name in ("rows", "labelled", "correct"))
+    right = (
+        f", of which the teacher has {correct:,} of {labelled:,} right ({correct / labelled:.2%})" if labelled else ""
+    )
+    if labelled == rows:
+        right = f", of which the teacher has {correct:,} right ({correct / rows:.2%})"
+    reporter.say(
+        f"wrote {artifact.path}: {rows:,} rows of {dataset.classes} classes{right}; "
+        f"{workspace.size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
+    )
+    if labelled and correct / labelled < min(CHANCE / dataset.classes, 0.5):
+        outside = "is it for these rows, in this order?" if settings.logits else "does it expect other inputs?"
+        scale = "" if settings.logits or dataset.input_dtype != "uint8" else " (--teacher-input raw gives it 0 to 255)"
+        reporter.warn(f"the teacher is hardly better than chance on these labels: {outside}{scale}")
 
 
 def _out_of_date(artifact: Artifact, identity: Manifest) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from kdistill import data, freshness
 from kdistill.console import Reporter
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import TrainStudent, TrainTeacher
-from kdistill.soft_targets import SoftTargets
+from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
 
@@ -27,12 +28,15 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
     if dataset_name is None or model is None:
         upstream = _from_teacher(workspace, soft, settings.soft_targets)
         dataset_name, model = dataset_name or upstream[0], model or upstream[1]
+    if model is None:
+        raise UsageError("--model is missing: a teacher from outside doesn't say what network its student has")
     source = data.resolve(dataset_name)
     artifact = workspace.student(settings.name)
     temperature = (settings.temperature or soft.temperature) if soft else None
     inputs = {"dataset": source.identity()}
     if soft:
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
+        inputs |= {role: source.identity() for role, source in transfer_sources(soft.manifest).items()}
     identity = Manifest(
         kind="student",
         settings={
@@ -46,18 +50,31 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
         return artifact.require()
     dataset = source.load()
-    keys = teacher_logits = None
+
+    from kdistill import networks
+    from kdistill.networks import Lesson
+    from kdistill.training import Objective
+
+    lesson = None
     if soft:
         if soft.classes != dataset.classes:
             raise KdistillError(
                 f"{soft.path} has soft targets of {soft.classes} classes, and {dataset.name} has {dataset.classes}: "
                 f"kdistill soften --dataset {dataset.name}"
             )
-        keys = dataset.train.keys()
-        teacher_logits = soft.join(keys, dataset.train.labels, dataset.name)
-
-    from kdistill import networks
-    from kdistill.training import Objective
+        rows = transfer_set(soft.manifest, dataset)
+        if settings.alpha > 0 and not rows.labelled:
+            raise KdistillError(
+                f"the transfer set of {soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of hard "
+                "labels: --alpha 0"
+            )
+        keys = rows.keys()
+        lesson = Lesson(rows, keys, Joined(soft, soft.join(keys, rows.labels, " + ".join(rows_of(inputs)))))
+        if temperature != soft.temperature and not soft.exact_temperature:
+            reporter.warn(
+                f"{artifact} is trained at T = {temperature:g} from {soft.path}, whose "
+                f"{'mean' if soft.form.top_k is None else 'rest'} was taken at T = {soft.temperature:g}: there it is exact"
+            )
 
     manifest = networks.make(
         artifact,
@@ -67,9 +84,8 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
         settings=settings.training,
         objective=Objective(settings.alpha, temperature or 1.0),
         reporter=reporter,
-        keys=keys,
-        teacher_logits=teacher_logits,
-        results={"teacher": soft.manifest.inputs["teacher"].name if soft else None},
+        lesson=lesson,
+        results={"teacher": soft.teacher if soft else None},
     )
     reporter.say("next: kdistill plot, kdistill evaluate")
     return manifest
@@ -88,7 +104,13 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
     return soft
 
 
-def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str]:
+def rows_of(inputs: Mapping[str, Input]) -> list[str]:
+    """What the rows to train on are called: the transfer sets, or else the dataset."""
+    transfer_sets = [made.name for role, made in inputs.items() if role.startswith("transfer_set")]
+    return transfer_sets or [inputs["dataset"].name]
+
+
+def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:
     """The dataset and the network that a student has unless told otherwise: those of its teacher.
 
     A student of hard labels has no teacher of its own: it takes after the soft targets that its siblings learn from,

@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kdistill import data, freshness, history, metrics
+from kdistill import data, freshness, history, teachers
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS
-from kdistill.soft_targets import SoftTargets
+from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.workspace import Artifact, Manifest, Workspace
 
 SAMPLED_ROWS = 256
-TOLERANCE = 1e-3  # of logits, whose last bits depend on the size of the batch they were computed in
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch they were computed in
 
 
 @dataclass(frozen=True)
@@ -83,40 +82,37 @@ def _dataset(manifest: Manifest) -> data.Dataset:
 
 def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
+    from kdistill.networks import test_errors
     from kdistill.saved_models import SavedNetwork
 
     history.read(artifact.path / "history.csv", artifact.command)
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(manifest)
-    network.check(dataset.input_shape, dataset.classes, dataset.name)
-    errors = metrics.errors(network.predict(dataset.test.blocks(BLOCK_ROWS)), dataset.test.labels)
+    network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+    errors = test_errors(network, dataset)
     recorded = manifest.results["test_errors"]
     if errors != recorded:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
 def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
-    """Checksums, digest and accuracy hold, its rows are the dataset's, and its logits are its teacher's."""
+    """Checksums, digest and accuracy hold, its rows are the transfer set's, and its logits are its teachers'."""
     soft = SoftTargets.open(artifact)
     assert soft is not None
-    soft.check_view()
-    soft.logits()  # reads all of it, and checks digest and accuracy
-    dataset = _dataset(soft.manifest)
-    keys = dataset.train.keys()
-    logits = soft.join(keys, dataset.train.labels, dataset.name)
-    made_from = soft.manifest.inputs["teacher"]
-    teacher = workspace.teacher(made_from.name)
-    standing = teacher.manifest() if teacher.path.exists() else None
-    if standing is None or standing.outputs.get("saved_model") != made_from.digest or teacher.broken(standing):
+    soft.check()
+    rows = transfer_set(soft.manifest, _dataset(soft.manifest))
+    places = soft.join(rows.keys(), rows.labels, rows.name)
+    panel = teachers.again(workspace, soft.manifest)
+    if panel is None:
         return
-
-    from kdistill.saved_models import SavedNetwork
-
-    rows = np.random.default_rng(0).permutation(len(keys))[:SAMPLED_ROWS]
-    said = SavedNetwork.load(teacher.path / "saved_model").logits(dataset.train.read()[rows])
-    worst = float(np.abs(said - logits[rows]).max())
-    if worst > TOLERANCE * max(1.0, float(np.abs(said).max())):
-        yield f"logits differ from those of {teacher} by up to {worst:.3g} on {len(rows)} sampled rows"
+    sample = np.zeros(len(rows), bool)
+    sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
+    said = panel.logits(rows.chosen(sample).read())
+    stored = soft.take(places[sample])
+    worst = float(np.abs(soft.form.store(said).values.astype(np.float32) - stored.values.astype(np.float32)).max())
+    tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
+    if worst > tolerance:
+        yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {sample.sum()} sampled rows"
 
 
 def show(findings: list[Finding], checked: int, reporter: Reporter) -> None:
