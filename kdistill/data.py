@@ -262,9 +262,7 @@ def _format(place: str, option: str) -> tuple[str, type[Reader]]:
     if not place or not path.exists():
         raise KdistillError(f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}")
     if path.is_dir():
-        if not (path / "x_train.npy").exists():
-            raise KdistillError(f"--{option} {place} is a directory without x_train.npy")
-        return str(path), _reader("npy:NpyFolder")
+        return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
     if path.suffix.lower() not in ENDINGS:
         raise KdistillError(
             f"--{option} {place}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdistill import data
 from kdistill.errors import KdistillError, UsageError
@@ -155,6 +156,255 @@ def test_classes_do_not_depend_on_the_cut(tmp_path):
         y[row] = row % 2
 
 
+def save_images(place, images, labels, names, ending="png"):
+    """A folder a class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = place / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:03}.{ending}")
+    return place
+
+
+NAMES = ["cat", "ant", "bee"]
+
+
+def test_images_are_their_pixels(tmp_path):
+    """A folder a class, read as 8-bit grey; classes are sorted, and rows are in a fixed order that mixes them."""
+    x, y = small()
+    save_images(tmp_path / "photos", x, y, NAMES)
+    for litter in ("photos/.DS_Store", "photos/cat/Thumbs.db", "photos/ant/.hidden"):
+        (tmp_path / litter).write_text("litter")
+    dataset = load(tmp_path / "photos", test_fraction="0.25")
+    assert dataset.class_names == ("ant", "bee", "cat")
+    assert dataset.preprocessing == {"images": {"height": 6, "width": 4, "colours": "grey", "resized": "bilinear"}}
+    names = np.array(dataset.class_names)
+    found = {
+        bytes(image): names[label]
+        for part in (dataset.train, dataset.test)
+        for image, label in zip(part.read(), part.labels, strict=True)
+    }
+    assert found == {bytes(image): NAMES[label] for image, label in zip(x, y, strict=True)}
+    check_rows(dataset.train.inputs, dataset.train.read())
+    assert len(set(dataset.train.labels[:10])) == 3
+
+
+def test_image_folder_with_a_test_part(tmp_path):
+    """`train` and `test`; what is held apart to choose by is the test part only where there is no other."""
+    x, y = small()
+    for part in ("train", "validation", "test"):
+        save_images(tmp_path / part, x[: 30 if part == "test" else 60], y[: 30 if part == "test" else 60], NAMES)
+        dataset = load(tmp_path) if part != "train" else None
+    assert (len(dataset.train), len(dataset.test)) == (60, 30)
+
+
+def test_images_identity_is_names_and_bytes(tmp_path):
+    """Litter changes nothing; another name or another byte does."""
+    x, y = small(6)
+    place = save_images(tmp_path / "photos", x, y, NAMES)
+    digests = [data.resolve(str(place)).identity().digest]
+    (place / "cat" / ".DS_Store").write_text("litter")
+    assert data.resolve(str(place)).identity().digest == digests[0]
+    (place / "cat" / "000.png").rename(place / "cat" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    (place / "cat" / "900.png").rename(place / "ant" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    Image.fromarray(x[1]).save(place / "ant" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    assert len(set(digests)) == 4
+
+
+def colours(height=6, width=4):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+KINDS = {  # an image that Pillow writes, and the grey values that it means
+    "1": lambda grey: (Image.fromarray(grey > 127), (grey > 127) * 255),
+    "L": lambda grey: (Image.fromarray(grey), grey),
+    "LA, transparent": lambda grey: (
+        Image.merge("LA", [Image.fromarray(grey), Image.new("L", grey.shape[::-1], 0)]),
+        np.full_like(grey, 255),
+    ),
+    "P, grey": lambda grey: (_palette(grey), grey),
+    "I;16": lambda grey: (Image.fromarray(grey.astype(np.uint16) * 256 + 200), grey),
+}
+
+
+def _palette(grey):
+    image = Image.fromarray(grey, "P")
+    image.putpalette(np.repeat(np.arange(256), 3).astype(np.uint8).tobytes())
+    return image
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_grey(tmp_path, kind):
+    """Whatever a grey image is stored as, it is read as 8-bit grey."""
+    image, expected = KINDS[kind](colours()[..., 0])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "1.png")
+    rows = data.resolve(str(tmp_path)).reader.contents().train.inputs
+    assert rows.shape == (2, 6, 4)
+    np.testing.assert_array_equal(rows.read()[0], expected)
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path):
+    """Grey beside colour gets three equal channels; alpha is laid on white, palettes are looked up."""
+    x, y = small(6)
+    rgb = colours()
+    place = save_images(tmp_path, x, y, NAMES)
+    Image.fromarray(rgb).save(place / "ant" / "rgb.png")
+    half = Image.fromarray(np.dstack([rgb, np.full((6, 4), 128, np.uint8)]))
+    half.save(place / "ant" / "rgba.webp", lossless=True)
+    Image.fromarray(np.dstack([rgb, np.zeros((6, 4), np.uint8)])).save(place / "ant" / "clear.tiff")
+    Image.fromarray(rgb).quantize(256).save(place / "ant" / "palette.gif")
+    Image.fromarray(255 - np.dstack([rgb, np.full((6, 4), 255, np.uint8)]), "CMYK").save(place / "ant" / "cmyk.tif")
+    rows = data.resolve(str(place)).reader.contents().train.inputs
+    found = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}
+    np.testing.assert_array_equal(found["000.png"], np.repeat(x[0][..., None], 3, axis=-1))
+    np.testing.assert_array_equal(found["rgb.png"], rgb)
+    np.testing.assert_allclose(found["rgba.webp"], 255 - (255 - rgb.astype(int)) * 128 / 255, atol=1.01)
+    assert (found["clear.tiff"] == 255).all()
+    np.testing.assert_array_equal(found["palette.gif"], rgb)
+    np.testing.assert_allclose(found["cmyk.tif"], rgb, atol=1)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_orientation_is_applied(tmp_path, ending, orientation):
+    """A photo that a camera stored lying is read standing, also where it is made smaller in decoding."""
+    picture = np.zeros((64, 48), np.uint8)
+    picture[:20, :16] = 255
+    turns = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]  # how it was turned, anticlockwise, before it was stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.rot90(picture, turns)).save(tmp_path / name / f"1.{ending}", exif=exif, quality=95)
+    channels = (3,) if ending == "webp" else ()  # it has no grey
+    images = data.resolve(str(tmp_path)).reader.contents().train.inputs.read()
+    assert images.shape == (2, 64, 48, *channels)
+    np.testing.assert_allclose(images.reshape(2, 64, 48, -1)[0, :, :, 0], picture, atol=40)
+    images = data.resolve(f"{tmp_path}?image-size=16x12").reader.contents().train.inputs.read()
+    corners = images.reshape(2, 16, 12, -1)[0, [0, 0, -1], [0, -1, 0], 0]
+    np.testing.assert_allclose(corners, [255, 0, 0], atol=40)
+
+
+def test_images_are_resized_bilinearly(tmp_path):
+    """Images of several sizes are brought to one, in height and width as the option says."""
+    x, y = small(6)
+    place = save_images(tmp_path, x, y, NAMES)
+    Image.fromarray(np.tile(np.arange(0, 160, 2, dtype=np.uint8), (30, 1))).save(place / "ant" / "wide.png")
+    dataset = load(place, image_size="5x8", test_fraction="0.2")
+    assert dataset.input_shape == (5, 8)
+    rows = data.resolve(f"{place}?image-size=5x8").reader.contents().train.inputs
+    wide = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}["wide.png"]
+    np.testing.assert_allclose(wide[2], np.arange(9, 160, 20), atol=2.5)
+
+
+def test_unlabelled_images_as_transfer_set(tmp_path):
+    """Images without class folders are brought to the dataset's size and colours; labelled ones to its classes."""
+    x, y = small()
+    dataset = load(save_images(tmp_path / "photos", x, y, NAMES), test_fraction="0.5")
+    (tmp_path / "more").mkdir()
+    for number, side in enumerate((20, 30)):
+        Image.fromarray(colours(side, side)).save(tmp_path / "more" / f"{number}.png")
+    split = data.resolve(str(tmp_path / "more")).transfer_set(dataset)
+    assert (split.inputs.shape, split.labelled) == ((2, 6, 4), 0)
+    split = data.resolve(str(save_images(tmp_path / "bees", x[:3], [2] * 3, NAMES))).transfer_set(dataset)
+    assert [dataset.class_names[label] for label in split.labels] == ["bee"] * 3
+    with pytest.raises(KdistillError, match="holds 'dog', which is none of the classes ant, bee, cat"):
+        data.resolve(str(save_images(tmp_path / "dogs", x[:3], [0] * 3, ["dog"]))).transfer_set(dataset)
+    other = load(
+        save_npy(tmp_path, x_train=np.zeros((9, 5, 5, 1), np.uint8), y_train=np.arange(9) % 2).parent,
+        test_fraction="0.5",
+    )
+    assert data.resolve(str(tmp_path / "more")).transfer_set(other).inputs.read().shape == (2, 5, 5, 1)
+
+
+def _photos(place):
+    return save_images(place / "photos", *small(), NAMES)
+
+
+def _spoiled(place, contents, name="000.png"):
+    folder = _photos(place)
+    (folder / "cat" / name).write_bytes(contents if contents is not None else b"")
+    return folder
+
+
+def _cut_image(place, ending):
+    folder = save_images(place / "photos", [colours(100, 100)] * 9, np.arange(9) % 3, NAMES, ending)
+    file = folder / "ant" / f"004.{ending}"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return folder
+
+
+def _of_float(place):
+    folder = _photos(place)
+    Image.fromarray(np.zeros((6, 4), np.float32)).save(folder / "ant" / "a.tiff")
+    return folder
+
+
+def _with(place, make):
+    folder = _photos(place)
+    make(folder)
+    return folder
+
+
+CUT = {"test_fraction": "0.5"}
+BAD_IMAGES = {
+    "corrupt image": (lambda p: _spoiled(p, b"no image"), CUT, "cat/000.png can't be read as an image"),
+    "empty image": (lambda p: _spoiled(p, b""), CUT, "cat/000.png can't be read as an image"),
+    "truncated PNG": (lambda p: _cut_image(p, "png"), CUT, "ant/004.png can't be read as an image"),
+    "truncated JPEG": (lambda p: _cut_image(p, "jpg"), CUT, "ant/004.jpg can't be read as an image"),
+    "truncated GIF": (lambda p: _cut_image(p, "gif"), CUT, "ant/004.gif can't be read as an image"),
+    "truncated WebP": (lambda p: _cut_image(p, "webp"), CUT, "ant/004.webp can't be read as an image"),
+    "a program by the name of an image": (
+        lambda p: _spoiled(p, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        CUT,
+        "cat/000.png can't be read",
+    ),
+    "no image": (lambda p: _spoiled(p, b"", "notes.txt"), CUT, "cat/notes.txt is no image (they end in .bmp, .gif"),
+    "broken link": (
+        lambda p: _with(p, lambda f: (f / "cat" / "000.png").unlink() or (f / "cat" / "000.png").symlink_to("gone")),
+        CUT,
+        "cat/000.png can't be read",
+    ),
+    "floating point": (_of_float, CUT, "a.tiff can't be read as an image (it holds floating-point numbers"),
+    "empty class": (lambda p: _with(p, lambda f: (f / "dog").mkdir()), CUT, "dog is the folder of a class, and empty"),
+    "empty folder": (lambda p: p, CUT, "is a directory with nothing in it"),
+    "folder in a class": (lambda p: _with(p, lambda f: (f / "cat/old").mkdir()), CUT, "cat/old is a directory where"),
+    "images beside classes": (
+        lambda p: _with(p, lambda f: (f / "cat/000.png").rename(f / "000.png")),
+        CUT,
+        "holds folders and files (ant, 000.png)",
+    ),
+    "several sizes": (
+        lambda p: _with(p, lambda f: Image.fromarray(colours(9, 9)).save(f / "cat" / "0.png")),
+        CUT,
+        "0.png is 9x9): --image-size HxW",
+    ),
+    "images without test part": (_photos, {}, "photos has no test part: --test-fraction 0.2"),
+    "images without classes": (
+        lambda p: _with(p / "a", lambda _: None) / "cat",
+        CUT,
+        "has no class folders in cat: a dataset has labels",
+    ),
+    "one class folder": (lambda p: save_images(p / "x", small()[0], [0] * 60, NAMES), CUT, "holds a single class"),
+    "test class unknown": (
+        lambda p: (
+            save_images(p / "train", *small(), NAMES) and save_images(p / "test", *small(4, 4), [*NAMES, "dog"]).parent
+        ),
+        {},
+        "class folders in test holds 'dog'",
+    ),
+    "option for tables": (
+        _photos,
+        {"labels": "x"},
+        "--labels means nothing for a folder of images, which takes --image",
+    ),
+}
+
+
 def _claims_much(path, shape=(10**12, 28, 28)):
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -299,6 +549,9 @@ BAD = {
 def _written(path, contents):
     path.write_bytes(contents)
     return path
+
+
+BAD |= BAD_IMAGES
 
 
 @pytest.mark.parametrize("case", BAD)
