@@ -231,10 +231,10 @@ def _pixels(path: Path, row: tuple[int, ...]) -> NDArray[np.uint8]:
 
     size = row[1::-1]  # Pillow's are (width, height)
     with _opened(path) as opened:
-        orientation = _orientation(opened)
         if opened.format in ("JPEG", "MPO"):  # decoded no larger than needed
-            opened.draft(None, size[::-1] if orientation in SIDEWAYS else size)
-        image = _eight_bits(opened if orientation == 1 else ImageOps.exif_transpose(opened))
+            opened.draft(None, size[::-1] if _orientation(opened) in SIDEWAYS else size)
+        opened.load()  # which turns a TIFF, in some versions of Pillow
+        image = _eight_bits(opened if _orientation(opened) == 1 else ImageOps.exif_transpose(opened))
         if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
