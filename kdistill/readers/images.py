@@ -202,7 +202,8 @@ def _refused_by_name(path: Path) -> Iterator[None]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image
 
-    with _refused_by_name(path), Image.open(path, formats=FORMATS) as image:
+    # As a stream: by name, Pillow (13.0.0) maps an uncompressed TIFF, and scrambles it if it is to be turned.
+    with _refused_by_name(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
         yield image
 
 
