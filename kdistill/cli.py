@@ -23,6 +23,7 @@ from kdistill.settings import (
     Optimizer,
     Plot,
     Precision,
+    Reading,
     Schedule,
     Soften,
     TeacherInput,
@@ -111,11 +112,47 @@ def training(
     )
 
 
-GROUPS: dict[str, Callable[..., Any]] = {"session": session, "training": training}
+def reading(
+    inputs: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="HDF5: the inputs' dataset. Tables: columns, as a,b,c.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="HDF5: the labels' dataset. Tables: their column. .npy: their file."),
+    ] = None,
+    test_inputs: Annotated[
+        str | None, typer.Option(metavar="NAME", help="HDF5: the test inputs' dataset. Tables, .npy: their file.")
+    ] = None,
+    test_labels: Annotated[
+        str | None, typer.Option(metavar="NAME", help="HDF5: the test labels' dataset. .npy: their file.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Of image folders: the size to bring images to, as 32 or 24x32.")
+    ] = None,
+    test_fraction: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Of data without a test part: the share of rows to set aside as one."),
+    ] = None,
+) -> Reading:
+    return Reading(
+        inputs=inputs,
+        labels=labels,
+        test_inputs=test_inputs,
+        test_labels=test_labels,
+        image_size=image_size,
+        test_fraction=test_fraction,
+    )
+
+
+GROUPS: dict[str, Callable[..., Any]] = {"session": session, "training": training, "reading": reading}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Dataset = Annotated[
-    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10, cifar100, or an .npz laid out as Keras's mnist.npz.")
+    str,
+    typer.Option(
+        help="digits, mnist, fashion_mnist, cifar10, cifar100, tfds:NAME, package.module:function, a folder of images, "
+        "or a file: .npz, .npy, .h5, .hdf5, .csv, .parquet."
+    ),
 ]
 OtherDataset = Annotated[str | None, typer.Option(help="Another dataset than the one recorded upstream.")]
 Model = Annotated[str, typer.Option(help="cnn, mlp-H (two hidden layers of H units) or small.")]
@@ -127,6 +164,13 @@ Alpha = Annotated[
 ]
 SoftTargetsName = Annotated[str, typer.Option("--soft-targets", metavar="NAME", help="Which soft targets.")]
 Formats = Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; may be given again.")]
+
+
+def _named(dataset: str | None, reading: Reading) -> str | None:
+    """A dataset's name with how it is read put on it, so that what is recorded says both."""
+    if dataset is None and (given := reading.given()):
+        raise UsageError(f"--{next(iter(given))} says how a dataset is read: name it, --dataset")
+    return None if dataset is None else reading.named(dataset)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -209,6 +253,7 @@ def root(
 def train_teacher(
     session: Session,
     training: Training,
+    reading: Reading,
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
     name: Annotated[str, typer.Option(help="What to call the teacher.")] = TrainTeacher.name,
@@ -216,13 +261,14 @@ def train_teacher(
     """Train a teacher on a dataset's hard labels."""
     from kdistill.stages import train_teacher as stage
 
-    settings = TrainTeacher(dataset=dataset, model=model, name=name, training=training)
+    settings = TrainTeacher(dataset=reading.named(dataset), model=model, name=name, training=training)
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
 
 
 @command
 def soften(
     session: Session,
+    reading: Reading,
     temperature: Temperature = Soften.temperature,
     teacher: Annotated[
         list[str],
@@ -282,8 +328,8 @@ def soften(
         teacher_output=teacher_output,
         teacher_input=teacher_input,
         logits=logits,
-        dataset=dataset,
-        transfer_sets=tuple(transfer_set or ()),
+        dataset=None if transfer_set and dataset is None else _named(dataset, reading),
+        transfer_sets=tuple(map(reading.named, transfer_set or ())),
         dtype=dtype,
         top_k=top_k,
         name=name,
@@ -296,6 +342,7 @@ def soften(
 def train_student(
     session: Session,
     training: Training,
+    reading: Reading,
     alpha: Alpha = TrainStudent.alpha,
     temperature: Annotated[
         float | None, typer.Option(help="T, from the stored logits. Default: the soft-target file's.")
@@ -316,7 +363,7 @@ def train_student(
         temperature=temperature,
         soft_targets=soft_targets,
         model=model,
-        dataset=dataset,
+        dataset=_named(dataset, reading),
         name=name,
         training=training,
     )
@@ -384,6 +431,7 @@ def verify(session: Session, as_json: Json = False) -> None:
 def run(
     session: Session,
     training: Training,
+    reading: Reading,
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
     student_model: StudentModel = TrainStudent.model,
@@ -401,7 +449,7 @@ def run(
     if student_model is not None:
         check_model("student-model", student_model)
     stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
-        (train_teacher.run, TrainTeacher(dataset=dataset, model=model, training=training)),
+        (train_teacher.run, TrainTeacher(dataset=reading.named(dataset), model=model, training=training)),
         (soften.run, Soften(temperature=temperature)),
         (train_student.run, TrainStudent(alpha=alpha, model=student_model, training=training)),
         (plot.run, Plot(formats=tuple(formats))),

@@ -8,22 +8,38 @@ formats there are is `kdistill.readers`' business.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.errors import KdistillError, UsageError
-from kdistill.readers import AS_IT_IS, BLOCK_ROWS, Array, Chained, Chosen, Contents, Options, Part, Reader, Rows
+from kdistill.readers import (
+    BLOCK_ROWS,
+    Array,
+    Chained,
+    Chosen,
+    Contents,
+    Part,
+    Reader,
+    Rows,
+    Standardised,
+    Task,
+    standards_of,
+    text,
+)
+from kdistill.settings import Reading
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+NAMES = ("digits", *KERAS_DATASETS)
+ENDINGS = {".npz": "npz:Npz", ".npy": "npy:Npy", ".h5": "hdf5:Hdf5", ".hdf5": "hdf5:Hdf5"}
 BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 NO_LABEL = -1
 
@@ -68,13 +84,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test rows of one classification task."""
+    """Training and test rows of one classification task.
+
+    `preprocessing` is what was done to the inputs as they lie in their files, for whoever deploys a network: nothing,
+    or `standardised`, each column's mean and standard deviation, or the size and colours of images.
+    """
 
     name: str
     train: Split
     test: Split
     classes: int
     class_names: tuple[str, ...]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -91,13 +112,13 @@ class Source:
 
     name: str
     reader: Reader
-    options: Options = AS_IT_IS
 
     def identity(self) -> workspace.Input:
         """What the data is: its name, and a digest of its bytes and of how they are read."""
         digest = self.reader.digest()
-        if given := self.options.given():
-            digest = "sha256:" + hashlib.sha256(f"{digest} {sorted(given.items())}".encode()).hexdigest()
+        given = self.reader.options.given()
+        if how := sorted((name, value) for name, value in given.items() if name not in self.reader.files):
+            digest = "sha256:" + hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
     def load(self) -> Dataset:
@@ -107,50 +128,63 @@ class Source:
             KdistillError: if it is none, saying what is wrong with what.
         """
         contents = self.reader.contents()
-        test = contents.test
-        if test is None:
-            contents, test = _cut(contents, self)
-        for part in (contents.train, test):
-            if part.labels is None:
+        for part in (contents.train, contents.test):
+            if part and part.labels is None:
                 raise KdistillError(
                     f"{self.place} has no {part.labels_name}: a dataset has labels; without, it can be a --transfer-set"
                 )
-        names = list(contents.class_names) or CLASS_NAMES.get(self.name, [])
-        if contents.categories:
+        names = list(contents.class_names) or CLASS_NAMES.get(self.place, [])
+        if contents.by_name and not names:
             names = _categories(contents.train)
-        train, test_split = (
-            _split(part, name, self.place, names if contents.categories else None)
-            for part, name in ((contents.train, "train"), (test, "test"))
-        )
-        _alike(train.inputs, contents.train.name, test_split.inputs, test.name, self.place)
-        classes = len(names) if contents.categories else int(train.labels.max()) + 1
+        by = names if contents.by_name else None
+        train = _split(contents.train, "train", self.place, by)
+        classes = len(names) if contents.by_name else int(train.labels.max()) + 1
         if classes < 2:
             raise KdistillError(
                 f"{self.place}: {contents.train.labels_name} holds a single class: it needs two or more"
             )
-        if test_split.labels.max() >= classes:
-            raise KdistillError(
-                f"{self.place}: {test.labels_name} holds the label {test_split.labels.max()}, beyond the {classes} "
-                f"classes of {contents.train.labels_name}"
-            )
+        if contents.test:
+            test = _split(contents.test, "test", self.place, by)
+            self._no_cut()
+            _alike(train.inputs, contents.train.name, test.inputs, contents.test.name, self.place)
+            if test.labels.max() >= classes:
+                raise KdistillError(
+                    f"{self.place}: {contents.test.labels_name} holds the label {test.labels.max()}, beyond the "
+                    f"{classes} classes of {contents.train.labels_name}"
+                )
+        else:
+            train, test = self._cut(train)
         if names and len(names) != classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
-        return Dataset(self.name, train, test_split, classes, tuple(names or map(str, range(classes))))
+        preprocessing = dict(contents.preprocessing)
+        if contents.columns:
+            standards = standards_of(train.inputs, contents.columns, self.place)
+            preprocessing["standardised"] = standards
+            train, test = (replace(one, inputs=Standardised(one.inputs, standards)) for one in (train, test))
+        return Dataset(self.name, train, test, classes, tuple(names or map(str, range(classes))), preprocessing)
 
     def transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
 
+        What is done to the dataset's inputs is done to these, with the dataset's numbers.
+
         Raises:
             KdistillError: if its rows are of another shape, type or task than the dataset's.
         """
-        contents = self.reader.contents()
-        names = dataset.class_names if contents.categories or contents.class_names else None
-        if contents.class_names and not contents.categories and tuple(contents.class_names) != dataset.class_names:
+        contents = self.reader.suited(Task(dataset.input_shape, dataset.preprocessing)).contents()
+        names = dataset.class_names if contents.by_name else None
+        if contents.class_names and not contents.by_name and tuple(contents.class_names) != dataset.class_names:
             raise KdistillError(
                 f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., and {dataset.name} has "
                 f"{', '.join(dataset.class_names[:5])}...: a transfer set's labels are the dataset's classes, or none"
             )
-        split = _split(contents.train, "transfer set", self.place, names if contents.categories else None)
+        split = _split(contents.train, "transfer set", self.place, names)
+        if contents.test:
+            self._no_cut()
+        elif self.reader.options.test_fraction is not None:
+            split = replace(self._cut(split)[0], name="transfer set")
+        if contents.columns and (standards := dataset.preprocessing.get("standardised")):
+            split = replace(split, inputs=Standardised(split.inputs, standards))
         _alike(dataset.train.inputs, f"{dataset.name}", split.inputs, self.place, "the transfer set")
         if split.labels.max() >= dataset.classes:
             raise KdistillError(
@@ -162,31 +196,52 @@ class Source:
     @property
     def place(self) -> str:
         """Where the data lies, for messages."""
-        return self.name.partition("?")[0]
+        return self.reader.place
+
+    def _no_cut(self) -> None:
+        if self.reader.options.test_fraction is not None:
+            raise UsageError(f"{self.place} has a test part of its own: leave out --test-fraction")
+
+    def _cut(self, whole: Split) -> tuple[Split, Split]:
+        """Set a test part aside, of data that brings none: which rows is a function of their number alone."""
+        fraction = self.reader.options.test_fraction
+        if fraction is None:
+            raise KdistillError(
+                f"{self.place} has no test part: --test-fraction 0.2 sets a fifth of its rows aside, always the same "
+                "ones"
+            )
+        rows = len(whole)
+        out = np.zeros(rows, bool)
+        out[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True
+        if not 0 < out.sum() < rows:
+            raise KdistillError(
+                f"--test-fraction {fraction} sets {out.sum()} of the {rows} rows of {self.place} aside: it needs some "
+                "on either side"
+            )
+        return whole.chosen(~out), replace(whole.chosen(out), name="test")
 
 
-def resolve(name: str, options: Options = AS_IT_IS, option: str = "dataset") -> Source:
+def short_name(name: str) -> str:
+    """A dataset's name as the title of a picture has room for it: without folders, and without how it is read."""
+    return Reading.of(name)[0].rsplit("/", 1)[-1]
+
+
+def resolve(name: str, *, option: str = "dataset") -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
-        name: what the user gave, or what `Source.name` was: the same with `?` and how it is read.
-        options: how it is read, beside what the name says.
+        name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
+            puts it there.
         option: the command line's name for it, for messages.
 
     Raises:
         KdistillError: if there is none, saying what is known.
+        UsageError: if an option has a wrong value, or means nothing to its format.
     """
-    place, _, query = name.partition("?")
-    known = {one.name for one in fields(Options)}
-    said = {key.replace("-", "_"): value for key, value in parse_qsl(query)}
-    if unknown := [key for key in said if key not in known]:
-        raise UsageError(
-            f"--{option} {name}: {unknown[0]} is no option of reading data, only {', '.join(sorted(known))}"
-        )
-    options = replace(options, **said)
-    place, make = _reader(place, option)
-    suffix = f"?{urlencode(options.given(), quote_via=quote, safe='/:,')}" if options.given() else ""
-    return Source(place + suffix, make(options), options)
+    place, options = Reading.of(name)
+    place, reader = _format(place, option)
+    options = options.absolute(reader.files)
+    return Source(options.named(place), reader(place, options))
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -197,31 +252,36 @@ def joined(splits: Sequence[Split]) -> Split:
     return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
 
 
-def _reader(place: str, option: str) -> tuple[str, Callable[[Options], Reader]]:
-    """The full name of what is meant, and what makes its reader."""
-    from kdistill.readers.npz import Npz
-
+def _format(place: str, option: str) -> tuple[str, type[Reader]]:
+    """The full name of what is meant, and what reads it."""
     if place == "digits":
         return place, _Digits
     if place in KERAS_DATASETS:
-        return place, lambda options: Npz(_keras_file(place), options)
+        return place, _KerasDataset
     path = Path(place).expanduser().absolute()
     if not place or not path.exists():
-        known = ", ".join(("digits", *KERAS_DATASETS))
-        raise KdistillError(f"--{option} {place}: there is no such file, and the names are {known}")
+        raise KdistillError(f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}")
     if path.is_dir():
-        raise KdistillError(f"--{option} {place} is a directory: it needs an .npz file")
-    return str(path), lambda options: Npz(path, options)
+        return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
+    if path.suffix.lower() not in ENDINGS:
+        raise KdistillError(
+            f"--{option} {place}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
+            "or of .npy"
+        )
+    return str(path), _reader(ENDINGS[path.suffix.lower()])
 
 
-@dataclass(frozen=True)
-class _Digits:
+def _reader(name: str) -> type[Reader]:
+    """A format's reader, from the module that reads it, which is imported late."""
+    module, kind = name.split(":")
+    reader: type[Reader] = getattr(importlib.import_module(f"kdistill.readers.{module}"), kind)
+    return reader
+
+
+class _Digits(Reader):
     """The digits that come with kdistill: 8x8 with values 0 to 16, as 28x28 with values 0 to 255."""
 
-    options: Options = AS_IT_IS
-
-    def __post_init__(self) -> None:
-        self.options.allow("digits")
+    format = "digits"
 
     def digest(self) -> str:
         return workspace.digest(BUILT_IN)
@@ -229,12 +289,30 @@ class _Digits:
     def contents(self) -> Contents:
         from kdistill.readers.npz import Npz
 
-        small = Npz(BUILT_IN).contents()
+        small = Npz(str(BUILT_IN)).contents()
         assert small.test is not None
         train, test = (
             replace(part, inputs=Array(_enlarge(part.inputs.read()), "digits")) for part in (small.train, small.test)
         )
         return replace(small, train=train, test=test)
+
+
+class _KerasDataset(Reader):
+    """What `keras.datasets` downloads, kept as an `.npz`."""
+
+    format = "a dataset of Keras's"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _keras_file(self.place)
+
+    def digest(self) -> str:
+        return workspace.digest(_keras_file(self.place))
+
+    def contents(self) -> Contents:
+        from kdistill.readers.npz import Npz
+
+        return Npz(str(_keras_file(self.place))).contents()
 
 
 def _keras_file(name: str) -> Path:
@@ -305,34 +383,6 @@ def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDAr
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
 
 
-def _cut(contents: Contents, source: Source) -> tuple[Contents, Part]:
-    """Set a test part aside, of data that brings none: which rows is a function of their number alone."""
-    fraction = source.options.test_fraction
-    whole = contents.train
-    if fraction is None:
-        raise KdistillError(
-            f"{source.place} has no test part: --test-fraction 0.2 sets a fifth of its rows aside, always the same ones"
-        )
-    try:
-        share = float(fraction)
-    except ValueError:
-        share = math.nan
-    if not 0 < share < 1:
-        raise UsageError(f"--test-fraction is {fraction}: it needs a number between 0 and 1")
-    rows = len(whole.inputs)
-    out = np.zeros(rows, bool)
-    out[np.random.default_rng(rows).permutation(rows)[: round(rows * share)]] = True
-    if not 0 < out.sum() < rows:
-        raise KdistillError(
-            f"--test-fraction {fraction} sets {out.sum()} of {rows} rows aside: it needs some on either side"
-        )
-    test, train = (
-        replace(whole, inputs=Chosen(whole.inputs, mask), labels=None if whole.labels is None else whole.labels[mask])
-        for mask in (out, ~out)
-    )
-    return replace(contents, train=train), test
-
-
 def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Split:
     """Check a part; `names` are the classes its labels name, None where labels are class numbers already."""
     inputs = part.inputs
@@ -360,18 +410,14 @@ def _alike(one: Rows, one_name: str, other: Rows, other_name: str, place: str) -
 def _categories(part: Part) -> list[str]:
     """The classes that labels of any values name, in order."""
     assert part.labels is not None
-    return [_text(value) for value in np.unique(part.labels)]
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return [text(value) for value in np.unique(part.labels)]
 
 
 def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.int64]:
     assert part.labels is not None
     number = {name: place for place, name in enumerate(names)}
     values, where = np.unique(part.labels, return_inverse=True)
-    texts = [_text(value) for value in values]
+    texts = [text(value) for value in values]
     if unknown := [text for text in texts if text not in number]:
         raise KdistillError(
             f"{place}: {part.labels_name} holds {unknown[0]!r}, which is none of the classes {', '.join(list(names)[:10])}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl, quote, urlencode
 
 from kdistill.errors import UsageError
 
@@ -22,6 +25,7 @@ Dtype = Literal["float32", "float16"]
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
 MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
 MLP = re.compile(r"mlp-([1-9]\d{0,4})")
+IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
 
@@ -231,3 +235,75 @@ class Plot:
         for picture_format in self.formats:
             _choice("format", picture_format, PictureFormat)
         check_name("soft-targets", self.soft_targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a dataset is to be read, where its format leaves a choice; each format takes some of these.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs.
+    """
+
+    inputs: str | None = None
+    labels: str | None = None
+    test_inputs: str | None = None
+    test_labels: str | None = None
+    image_size: str | None = None
+    test_fraction: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            if not value:
+                raise UsageError(f"--{name} is empty: it needs a value, or to be left out")
+        if self.test_fraction is not None:
+            try:
+                share = float(self.test_fraction)
+            except ValueError:
+                share = math.nan
+            if not 0 < share < 1:
+                raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
+        if self.image_size is not None and not IMAGE_SIZE.fullmatch(self.image_size):
+            raise UsageError(
+                f"--image-size is {self.image_size}: it needs height and width in pixels, as 24x32, or one for both"
+            )
+
+    @classmethod
+    def of(cls, name: str) -> tuple[str, Reading]:
+        """A place, and how it is to be read, from a name that may say both, as `named` writes it."""
+        place, mark, query = name.rpartition("?")
+        if not mark or "=" not in query:
+            return name, cls()
+        said = dict(parse_qsl(query, keep_blank_values=True))
+        known = [field.name.replace("_", "-") for field in fields(cls)]
+        if unknown := [key for key in said if key not in known]:
+            raise UsageError(f"{name}: {unknown[0]!r} is no option of reading data, only {', '.join(known)}")
+        return place, cls(**{key.replace("-", "_"): value for key, value in said.items()})
+
+    def named(self, name: str) -> str:
+        """A dataset's name with these options put on it, after `?` as in a URL; others that it has are kept."""
+        place, said = Reading.of(name)
+        given = said.given() | self.given()
+        return f"{place}?{urlencode(given, quote_via=quote, safe='/:,')}" if given else place
+
+    def given(self) -> dict[str, str]:
+        """Those that are set, by the name of their option."""
+        pairs = ((field.name.replace("_", "-"), getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in pairs if value is not None}
+
+    def absolute(self, names: Sequence[str]) -> Reading:
+        """The same, the files among them, which `names` are, by their full paths."""
+        given = self.given()
+        paths = {name.replace("-", "_"): Path(given[name]).expanduser().absolute() for name in names if name in given}
+        return replace(self, **{name: str(path) for name, path in paths.items()})
+
+    def allow(self, what: str, *names: str) -> None:
+        """Refuse options that mean nothing to a format.
+
+        Raises:
+            UsageError: naming the first of them.
+        """
+        for name in self.given():
+            if name not in names:
+                takes = f", which takes --{', --'.join(names)}" if names else ""
+                raise UsageError(f"--{name} means nothing for {what}{takes}")

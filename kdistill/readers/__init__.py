@@ -1,22 +1,25 @@
 """Readers: data of some format to rows of inputs, labels and class names; one module a format.
 
-A reader is made from a place and its `Options`, says what it would read (`digest`, without reading more than it must)
-and reads it (`contents`). What it hands over is checked in one place, `kdistill.data`.
+A reader is made from a place and how it is to be read, says what it would read (`digest`, without reading more than it must)
+and reads it (`contents`). What it hands over is checked, cut and standardised in one place, `kdistill.data`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.errors import KdistillError, UsageError
+from kdistill.errors import KdistillError
+from kdistill.settings import Reading
 
 BLOCK_ROWS = 1000
+AS_IT_IS = Reading()
 
 
 class Rows(ABC):
@@ -39,6 +42,11 @@ class Rows(ABC):
     @abstractmethod
     def part(self, start: int, stop: int) -> NDArray[Any]:
         """Rows `start` to `stop`, both within; not for rows that are not seekable."""
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        """The rows at some places, which ascend and are not none; not for rows that are not seekable."""
+        first, last = int(places[0]), int(places[-1])
+        return self.part(first, last + 1)[places - first]
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """All rows in order, `rows` at a time, one block in memory."""
@@ -78,11 +86,15 @@ class Chosen(Rows):
         self.shape, self.dtype, self.seekable = (len(self._places), *rows.shape[1:]), rows.dtype, rows.seekable
 
     def part(self, start: int, stop: int) -> NDArray[Any]:
-        places = self._places[start:stop]
-        first, last = int(places[0]), int(places[-1])
-        return self._rows.part(first, last + 1)[places - first]
+        return self._rows.take(self._places[start:stop])
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        return self._rows.take(self._places[places])
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        if self.seekable:
+            yield from super().blocks(rows)
+            return
         left: list[NDArray[Any]] = []
         start = 0
         for block in self._rows.blocks(rows):
@@ -126,6 +138,48 @@ class Chained(Rows):
             yield left
 
 
+class Standardised(Rows):
+    """A table's rows with each column less its mean and divided by its standard deviation, as float32; 0 where it is 0."""
+
+    def __init__(self, rows: Rows, standards: Mapping[str, Sequence[float]]) -> None:
+        self._rows = rows
+        self._means, deviations = np.array(list(standards.values()), np.float64).T
+        self._factors = np.divide(1.0, deviations, out=np.zeros_like(deviations), where=deviations != 0)
+        self.shape, self.dtype, self.seekable = rows.shape, np.dtype(np.float32), rows.seekable
+
+    def _scaled(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        scaled: NDArray[np.float32] = ((block - self._means) * self._factors).astype(np.float32)
+        return scaled
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        return self._scaled(self._rows.part(start, stop))
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        return self._scaled(self._rows.take(places))
+
+    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        yield from map(self._scaled, self._rows.blocks(rows))
+
+
+def standards_of(rows: Rows, columns: Sequence[str], where: str) -> dict[str, list[float]]:
+    """Mean and standard deviation (of all the rows, not of a sample) of each column; exactly 0 where it is constant.
+
+    Raises:
+        KdistillError: if a column's values are too large for that.
+    """
+    values = rows.read().astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        means, deviations = values.mean(axis=0), values.std(axis=0)
+    for column, mean, deviation in zip(columns, means, deviations, strict=True):
+        if not np.isfinite([mean, deviation]).all():
+            raise KdistillError(f"{where}: column {column} holds values too large to be standardised")
+    deviations[values.min(axis=0) == values.max(axis=0)] = 0.0
+    return {
+        column: [float(mean), float(deviation)]
+        for column, mean, deviation in zip(columns, means, deviations, strict=True)
+    }
+
+
 @dataclass(frozen=True)
 class Part:
     """Inputs, and their labels as they were found: one a row, numbers or texts; None where there are none.
@@ -143,59 +197,71 @@ class Part:
 class Contents:
     """What a reader found. `test` is None where the data has no test part; `class_names` is empty where it has none.
 
-    With `categories`, labels are any values, of which each is a class; otherwise they are class numbers from 0.
+    With `categories`, as where they are texts, labels are any values, of which each is a class; otherwise they are
+    class numbers from 0. `columns` names the values in a row, where these are a table's: each column has a scale of
+    its own, and is to be standardised. `preprocessing` is what else has to be done to an input before the network
+    sees it, as JSON can say it.
     """
 
     train: Part
     test: Part | None = None
     class_names: Sequence[str] = ()
     categories: bool = False
+    columns: Sequence[str] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether labels name their classes, and are no class numbers."""
+        return self.categories or (self.train.labels is not None and self.train.labels.dtype.kind in "US")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How data is to be read, where its format leaves a choice; each format takes some of them."""
+class Task:
+    """What a dataset's rows are like, where a transfer set must be like them."""
 
-    inputs: str | None = None
-    labels: str | None = None
-    test_inputs: str | None = None
-    test_labels: str | None = None
-    image_size: str | None = None
-    test_fraction: str | None = None
-
-    def given(self) -> dict[str, str]:
-        """Those that are set, by the name of their option."""
-        pairs = ((one.name.replace("_", "-"), getattr(self, one.name)) for one in fields(self))
-        return {name: value for name, value in pairs if value is not None}
-
-    def allow(self, what: str, *names: str) -> None:
-        """Refuse options that mean nothing to a format.
-
-        Raises:
-            UsageError: naming the first of them.
-        """
-        for name in self.given():
-            if name not in names:
-                raise UsageError(
-                    f"--{name} means nothing for {what}" + (f", which takes --{', --'.join(names)}" * bool(names))
-                )
+    shape: tuple[int, ...]
+    preprocessing: Mapping[str, Any]
 
 
-AS_IT_IS = Options()
+@dataclass(frozen=True)
+class Reader(ABC):
+    """One format's reader of one place.
 
+    `format` is what it is called in messages, `takes` the options that it takes, and `files` those that name files.
 
-class Reader(Protocol):
-    """One format's reader of one place."""
+    Raises:
+        UsageError: if it is given an option that it does not take.
+    """
 
+    place: str
+    options: Reading = AS_IT_IS
+    format: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        self.options.allow(self.format, *self.takes)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
+
+    @abstractmethod
     def digest(self) -> str:
         """What stands for the data: a SHA-256 that changes when it does; cheap, and without TensorFlow."""
 
+    @abstractmethod
     def contents(self) -> Contents:
         """Open the data: labels are read, inputs when they are asked for.
 
         Raises:
             KdistillError: if it can't be read as what it should be, in one line.
         """
+
+    def suited(self, task: Task) -> Reader:  # noqa: ARG002 - most formats leave nothing open
+        """The same, reading as a task's dataset was read what its own options leave open."""
+        return self
 
 
 def finite(block: NDArray[Any], start: int, where: str) -> NDArray[Any]:
@@ -208,3 +274,8 @@ def finite(block: NDArray[Any], start: int, where: str) -> NDArray[Any]:
         bad = start + int(np.argmin(np.isfinite(block).reshape(len(block), -1).all(axis=1)))
         raise KdistillError(f"{where} holds NaN or infinity, first in row {bad}")
     return block
+
+
+def text(value: Any) -> str:
+    """A label or a name, which may be bytes, as text."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

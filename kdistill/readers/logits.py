@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 from kdistill.errors import KdistillError
-from kdistill.readers import Rows
+from kdistill.readers import Array, Rows
+from kdistill.readers.hdf5 import Hdf5, dataset_names
+from kdistill.readers.npy import mapped
+from kdistill.readers.npz import member
+from kdistill.settings import Reading
 
 NAMES = ("logits", "probabilities")
 
@@ -24,17 +30,16 @@ def read(path: Path) -> Rows:
 
 def _open(path: Path) -> Rows:
     if path.suffix == ".npy":
-        from kdistill.readers.npy import open_npy
-
-        return open_npy(path)
+        return Array(mapped(str(path)), str(path))
     if path.suffix == ".npz":
-        from kdistill.readers.npz import names, open_member
-
-        return open_member(path, _choose(names(path), path))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+                return member(archive, path, _choose(names, path))
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+            raise KdistillError(f"{path} is not a readable .npz: {error}") from None
     if path.suffix in (".h5", ".hdf5"):
-        from kdistill.readers.hdf5 import names, open_dataset
-
-        return open_dataset(path, _choose(names(path), path))
+        return Hdf5(str(path), Reading(inputs=_choose(dataset_names(path), path))).contents().train.inputs
     raise KdistillError(f"--logits {path}: it needs an .npy, an .npz or an .h5 file")
 
 

@@ -14,20 +14,15 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.errors import KdistillError
-from kdistill.readers import AS_IT_IS, Contents, Options, Part, Rows, finite
+from kdistill.readers import Contents, Part, Reader, Rows, finite, text
+from kdistill.readers.npy import header
 
-Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
-
-@dataclass(frozen=True)
-class Npz:
+class Npz(Reader):
     """A file of named arrays; a transfer set may hold `x_train` alone."""
 
-    path: Path
-    options: Options = AS_IT_IS
-
-    def __post_init__(self) -> None:
-        self.options.allow("an .npz, whose arrays are x_train, y_train, x_test and y_test", "test-fraction")
+    format = "an .npz, whose arrays are x_train, y_train, x_test and y_test"
+    takes = ("test-fraction",)
 
     def digest(self) -> str:
         return workspace.digest(self.path)
@@ -43,7 +38,7 @@ class Npz:
                     )
                 class_names: list[str] = []
                 if "class_names" in names:
-                    class_names = [str(name) for name in _open(archive, self.path, "class_names").read()]
+                    class_names = [text(name) for name in member(archive, self.path, "class_names").read()]
                 return Contents(
                     train=self._part(archive, names, "train"),
                     test=self._part(archive, names, "test") if "x_test" in names else None,
@@ -54,8 +49,8 @@ class Npz:
 
     def _part(self, archive: zipfile.ZipFile, names: set[str], split: str) -> Part:
         x, y = f"x_{split}", f"y_{split}"
-        labels = _open(archive, self.path, y).read() if y in names else None
-        return Part(_open(archive, self.path, x), labels, x, y)
+        labels = member(archive, self.path, y).read() if y in names else None
+        return Part(member(archive, self.path, x), labels, x, y)
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class NpzMember(Rows):
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
-                _header(stream)
+                header(stream)
                 for start in range(0, len(self), rows):
                     count = min(rows, len(self) - start)
                     block = np.empty((count, *self.shape[1:]), self.dtype)
@@ -112,7 +107,7 @@ class NpzMember(Rows):
             raise KdistillError(f"{self.path}: {self.name} is damaged: {error}") from None
 
 
-def _open(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
+def member(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
     """Read an array's header.
 
     Raises:
@@ -120,7 +115,7 @@ def _open(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
     """
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as stream:
-        shape, fortran, dtype = _header(stream)
+        shape, fortran, dtype = header(stream)
         start = stream.tell()
     if dtype.hasobject:
         raise KdistillError(f"{path}: {name} is of type {dtype}, which only pickle can read: save plain numbers")
@@ -130,13 +125,6 @@ def _open(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
             f"{path}: {name} claims {shape} of {dtype}, which is not what the file holds: it is damaged"
         )
     return NpzMember(path, name, shape, dtype, fortran and len(shape) > 1)
-
-
-def _header(stream: IO[bytes]) -> Header:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return tuple(shape), bool(fortran), dtype
 
 
 def _fill(stream: IO[bytes], block: NDArray[Any], count: int) -> None:

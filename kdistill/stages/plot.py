@@ -93,7 +93,7 @@ def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
     from kdistill import figures
 
     datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in networks.values())
-    title = f"{', '.join(name.rsplit('/', 1)[-1] for name in datasets)}; training dashed, held-out rows solid"
+    title = f"{', '.join(map(data.short_name, datasets))}; training dashed, held-out rows solid"
     return figures.learning_curves([_curve(network) for network in networks], title)
 
 
@@ -118,7 +118,7 @@ def _dark_knowledge(soft: SoftTargets) -> Figure:
 
     made_from = soft.manifest.inputs["dataset"]
     dataset = data.resolve(made_from.name).load()
-    title = f"{made_from.name.rsplit('/', 1)[-1]}: what {soft.teacher} says of training rows, true class in orange"
+    title = f"{data.short_name(made_from.name)}: what {soft.teacher} says of training rows, true class in orange"
     return figures.dark_knowledge(_examples(soft, dataset), dataset.class_names, soft.temperature, title)
 
 

@@ -1,0 +1,259 @@
+"""Folders of images, laid out as `keras.utils.image_dataset_from_directory` has them: a folder a class.
+
+Above them there may be `train` and `test` (or `validation`, or `val`). Without class folders, images are unlabelled.
+They are decoded as they are asked for, by Pillow, which Matplotlib brings and needs itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import workspace
+from kdistill.errors import KdistillError
+from kdistill.readers import Contents, Part, Reader, Rows, Task
+from kdistill.settings import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # of all that Pillow knows, some are programs
+LITTER = {"thumbs.db", "desktop.ini"}
+TEST_FOLDERS = ("test", "validation", "val")
+GREY, DEEP_GREY = {"1", "L", "LA", "La"}, {"I", "I;16", "I;16L", "I;16B", "I;16N"}
+ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and those of its values that swap height and width
+
+STORED_SIZE = 0x0100, 0x0101  # TIFF's tags: some versions of Pillow turn its `size`, others leave it as stored
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of one part, in the order that rows have, and the class of each, by name; None where there are none."""
+
+    place: Path
+    files: Sequence[Path]
+    classes: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Images(Reader):
+    """A folder of images. `row` is the shape of a row, where something else has settled it."""
+
+    row: tuple[int, ...] | None = None
+    format = "a folder of images"
+    takes = ("image-size", "test-fraction")
+
+    def suited(self, task: Task) -> Images:
+        is_image = len(task.shape) == 2 or (len(task.shape) == 3 and task.shape[2] in (1, 3))
+        return replace(self, row=task.shape) if is_image else self
+
+    def digest(self) -> str:
+        files = [file for part in self._parts() for file in part.files]
+        whole = hashlib.sha256()
+        with _refused_by_name(self.path):
+            for file, digest in zip(files, _pool().map(workspace.digest, files), strict=True):
+                name = os.fsencode(file.relative_to(self.path))
+                whole.update(b"%d:%s%s" % (len(name), name, digest.encode()))
+        return f"sha256:{whole.hexdigest()}"
+
+    def contents(self) -> Contents:
+        parts = self._parts()
+        row = self._row([file for part in parts for file in part.files])
+        train, *test = (
+            Part(
+                ImageRows(part.files, row),
+                None if part.classes is None else np.array(part.classes),
+                name=part.place.name,
+                labels_name=f"class folders in {part.place.name}",
+            )
+            for part in parts
+        )
+        preprocessing = {
+            "height": row[0],
+            "width": row[1],
+            "colours": "RGB" if row[2:] == (3,) else "grey",
+            "resized": "bilinear",
+        }
+        return Contents(train, test[0] if test else None, categories=True, preprocessing={"images": preprocessing})
+
+    def _parts(self) -> list[Folder]:
+        """Training images, and test images if they are apart."""
+        folders, files = _listed(self.path)
+        names = {folder.name for folder in folders}
+        if not files and "train" in names and names <= {"train", *TEST_FOLDERS}:
+            test = [name for name in TEST_FOLDERS if name in names][:1]
+            return [_folder(self.path / name) for name in ("train", *test)]
+        return [_folder(self.path)]
+
+    def _row(self, files: Sequence[Path]) -> tuple[int, ...]:
+        """The shape of a row, from the heads of all images as far as nothing else says it."""
+        heads = list(_pool().map(_head, files))
+        size = heads[0][0]
+        if self.options.image_size:
+            match = IMAGE_SIZE.fullmatch(self.options.image_size)
+            assert match
+            size = int(match[1]), int(match[2] or match[1])
+        elif self.row:
+            size = self.row[0], self.row[1]
+        elif other := next((place for place, head in enumerate(heads) if head[0] != size), 0):
+            sizes = [f"{file} is {'x'.join(map(str, head[0]))}" for file, head in zip(files, heads, strict=True)]
+            raise KdistillError(
+                f"{self.place} has images of different sizes ({sizes[0]}, {sizes[other]}): --image-size HxW brings "
+                "them to one"
+            )
+        channels = self.row[2:] if self.row else () if all(grey for _, grey in heads) else (3,)
+        return (*size, *channels)
+
+
+class ImageRows(Rows):
+    """Images as rows of one shape: (height, width), the same with a channel of grey, or (height, width, 3); uint8."""
+
+    def __init__(self, files: Sequence[Path], row: tuple[int, ...]) -> None:
+        self._files = files
+        self.shape, self.dtype = (len(files), *row), np.dtype(np.uint8)
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        return self._decoded(self._files[start:stop])
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        return self._decoded([self._files[place] for place in places])
+
+    def _decoded(self, files: Sequence[Path]) -> NDArray[Any]:
+        block = np.empty((len(files), *self.shape[1:]), self.dtype)
+        for place, values in enumerate(_pool().map(functools.partial(_pixels, row=self.shape[1:]), files)):
+            block[place] = values
+        return block
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads to read images in; Pillow works outside Python's lock."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def _listed(place: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the files of a directory, sorted; without hidden ones, and without what file managers leave."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name[0] != "." and entry.name.lower() not in LITTER:
+                (folders if entry.is_dir() else files).append(place / entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _folder(place: Path) -> Folder:
+    folders, files = _listed(place)
+    if folders and files:
+        raise KdistillError(
+            f"{place} holds folders and files ({folders[0].name}, {files[0].name}): it needs a folder of images for "
+            "each class, or images alone"
+        )
+    if not folders and not files:
+        raise KdistillError(f"{place} is a directory with nothing in it: it needs a folder of images for each class")
+    found = [(file, folder.name) for folder in folders for file in _images(folder)]
+    order = np.random.default_rng(len(found) or len(files)).permutation(len(found) or len(files))  # classes mixed
+    if files:
+        _images(place)
+        return Folder(place, [files[i] for i in order], None)
+    return Folder(place, [found[i][0] for i in order], [found[i][1] for i in order])
+
+
+def _images(folder: Path) -> list[Path]:
+    folders, files = _listed(folder)
+    if folders:
+        raise KdistillError(f"{folders[0]} is a directory where images are meant: a folder of images for each class")
+    if not files:
+        raise KdistillError(f"{folder} is the folder of a class, and empty: put its images there, or remove it")
+    if strange := [file for file in files if file.suffix.lower() not in ENDINGS]:
+        raise KdistillError(
+            f"{strange[0]} is no image (they end in {', '.join(sorted(ENDINGS))}): move it elsewhere"
+            + f", and {len(strange) - 1} more" * (len(strange) > 1)
+        )
+    return files
+
+
+@contextlib.contextmanager
+def _refused_by_name(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file, one line that names it."""
+    try:
+        yield
+    except (KdistillError, PermissionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever their parsers do
+        raise KdistillError(
+            f"{path} can't be read as an image ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
+            "replace or remove it"
+        ) from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    # As a stream: by name, Pillow (13.0.0) maps an uncompressed TIFF, and scrambles it if it is to be turned.
+    with _refused_by_name(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+        yield image
+
+
+def _head(path: Path) -> tuple[tuple[int, int], bool]:
+    """An image's height and width, as it is meant to be seen, and whether it is grey."""
+    with _opened(path) as image:
+        width, height = (image.tag_v2[tag] for tag in STORED_SIZE) if image.format == "TIFF" else image.size
+        if _orientation(image) in SIDEWAYS:
+            width, height = height, width
+        grey = image.mode in GREY | DEEP_GREY
+        if image.mode in ("P", "PA"):
+            palette = np.reshape(image.getpalette() or [], (-1, 3))
+            grey = bool((palette == palette[:, :1]).all())
+        return (height, width), grey
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:  # else asking for it decodes the image
+        return 1
+    return int(image.getexif().get(ORIENTATION, 1))
+
+
+def _pixels(path: Path, row: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An image's values, in the shape of a row."""
+    from PIL import Image, ImageOps
+
+    size = row[1::-1]  # Pillow's are (width, height)
+    with _opened(path) as opened:
+        if opened.format in ("JPEG", "MPO"):  # decoded no larger than needed
+            opened.draft(None, size[::-1] if _orientation(opened) in SIDEWAYS else size)
+        opened.load()  # which turns a TIFF, in some versions of Pillow
+        image = _eight_bits(opened if _orientation(opened) == 1 else ImageOps.exif_transpose(opened))
+        if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB" if row[2:] == (3,) else "L")
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image, np.uint8).reshape(row)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a value as one of 8."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("it holds floating-point numbers, of no known range")
+    if image.mode not in DEEP_GREY:
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError("it holds numbers of more than 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,0 +1,601 @@
+"""The formats of data: each is read as what it is, and what is wrong with a file is said in one line."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdistill import data
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import Reading
+
+
+def small(rows=60, classes=3, seed=0):
+    """Rows (rows, 6, 4) uint8 whose brightness is their class, and labels."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    return (draw.integers(0, 60, (rows, 6, 4)) + 60 * labels[:, None, None]).astype(np.uint8), labels
+
+
+def load(name, **reading):
+    return data.resolve(Reading(**reading).named(str(name))).load()
+
+
+def check_rows(rows, expected):
+    """However rows are asked for, they are these."""
+    assert rows.shape == expected.shape
+    assert rows.dtype == expected.dtype
+    for size in (1, 7, 1000):
+        np.testing.assert_array_equal(np.concatenate(list(rows.blocks(size))), expected)
+    np.testing.assert_array_equal(rows.read(), expected)
+    if rows.seekable:
+        np.testing.assert_array_equal(rows.part(3, 9), expected[3:9])
+        np.testing.assert_array_equal(rows.take(np.array([2, 3, 8])), expected[[2, 3, 8]])
+
+
+def save_npy(place, **arrays):
+    for name, values in arrays.items():
+        np.save(place / f"{name}.npy", values)
+    return place / "x_train.npy"
+
+
+def save_h5(place, **arrays):
+    (place / "data.h5").unlink(missing_ok=True)  # it may be held open
+    with h5py.File(place / "data.h5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    return place / "data.h5"
+
+
+def test_npy_files_are_mapped(tmp_path):
+    """A pair of files, with another pair or a share of the rows as test part; read from where they lie."""
+    x, y = small()
+    path = save_npy(tmp_path, x_train=x, labels=y, other=x[:10], more=y[:10])
+    said = {"labels": tmp_path / "labels.npy", "test_inputs": tmp_path / "other.npy"}
+    said |= {"test_labels": tmp_path / "more.npy"}
+    dataset = load(path, **{name: str(place) for name, place in said.items()})
+    check_rows(dataset.train.inputs, x)
+    check_rows(dataset.test.inputs, x[:10])
+    assert (dataset.test.labels == y[:10]).all()
+    assert isinstance(dataset.train.inputs.values.base, np.memmap)
+    cut = load(path, labels=str(tmp_path / "labels.npy"), test_fraction="0.25")
+    assert (len(cut.train), len(cut.test)) == (45, 15)
+    both = np.concatenate([cut.train.read(), cut.test.read()])
+    assert sorted(map(bytes, both)) == sorted(map(bytes, x))
+    check_rows(cut.train.inputs, cut.train.read())
+
+
+def test_files_in_options_are_found_from_anywhere(tmp_path, monkeypatch):
+    """A file that an option names is recorded by its full path, and where it lies is no part of what the data is."""
+    x, y = small()
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        save_npy(tmp_path / place, x_train=x, labels=y)
+    found = []
+    for place in ("one", "two"):
+        monkeypatch.chdir(tmp_path / place)
+        found.append(data.resolve(Reading(labels="labels.npy", test_fraction="0.5").named("x_train.npy")))
+    monkeypatch.chdir(tmp_path)
+    assert found[0].name == f"{tmp_path}/one/x_train.npy?labels={tmp_path}/one/labels.npy&test-fraction=0.5"
+    assert data.resolve(found[0].name).load().classes == 3
+    assert found[0].identity().digest == found[1].identity().digest
+    np.save(tmp_path / "two" / "labels.npy", y[::-1])
+    assert found[0].identity().digest != found[1].identity().digest
+    other = data.resolve(Reading(test_fraction="0.4").named(found[0].name))
+    assert other.identity().digest != found[0].identity().digest
+
+
+def test_directory_of_npy(tmp_path):
+    x, y = small()
+    save_npy(tmp_path, x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], class_names=np.array(["a", "b", "ü"]))
+    dataset = load(tmp_path)
+    check_rows(dataset.train.inputs, x)
+    assert (len(dataset.test), dataset.class_names) == (9, ("a", "b", "ü"))
+
+
+@pytest.mark.parametrize("layout", [{}, {"chunks": (7, 2, 4), "compression": "gzip"}])
+def test_hdf5_is_read_in_blocks(tmp_path, layout):
+    x, y = small()
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file.create_dataset("x_train", data=x, **layout)
+        file["y_train"], file["x_test"], file["y_test"] = y, x[:9], y[:9]
+        file["class_names"] = ["a", "b", "ü"]
+    dataset = load(tmp_path / "data.h5")
+    check_rows(dataset.train.inputs, x)
+    assert (len(dataset.test), dataset.class_names) == (9, ("a", "b", "ü"))
+
+
+def test_hdf5_names_by_option_and_labels_of_text(tmp_path):
+    """Any dataset can be inputs or labels; texts are categories, in order."""
+    x, y = small()
+    names = np.array(["cat", "ant", "bee"])
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        file["photos/pixels"] = x
+        file["photos/what"] = names[y].astype("S")
+        file["more"] = x[:9]
+        file.create_dataset("of more", data=names[y[:9]].tolist())
+    dataset = load(path, inputs="photos/pixels", labels="photos/what", test_inputs="more", test_labels="of more")
+    assert dataset.class_names == ("ant", "bee", "cat")
+    assert (np.array(dataset.class_names)[dataset.train.labels] == names[y]).all()
+    assert (np.array(dataset.class_names)[dataset.test.labels] == names[y[:9]]).all()
+    check_rows(dataset.train.inputs, x)
+
+
+def test_transfer_set_without_labels(tmp_path):
+    """Inputs alone can be a transfer set, and their classes are the dataset's."""
+    x, y = small()
+    dataset = load(save_h5(tmp_path, x_train=x, y_train=y, x_test=x, y_test=y))
+    for path in (save_npy(tmp_path, x_train=x[:20]), save_h5(tmp_path, x_train=x[:20])):
+        split = data.resolve(str(path)).transfer_set(dataset)
+        assert (len(split), split.labelled) == (20, 0)
+        check_rows(split.inputs, x[:20])
+
+
+def test_transfer_set_maps_names_to_the_datasets_classes(tmp_path):
+    x, y = small()
+    names = np.array(["cat", "ant", "bee"])
+    dataset = load(save_h5(tmp_path, x_train=x, y_train=names[y].tolist()), test_fraction="0.5")
+    split = data.resolve(str(save_h5(tmp_path, x_train=x, y_train=["cat", "bee"] * 30))).transfer_set(dataset)
+    assert split.labels.tolist() == [2, 1] * 30
+    path = save_h5(tmp_path, x_train=x, y_train=["cat", "dog"] * 30)
+    with pytest.raises(KdistillError, match="holds 'dog', which is none of the classes ant, bee, cat"):
+        data.resolve(str(path)).transfer_set(dataset)
+
+
+def test_classes_do_not_depend_on_the_cut(tmp_path):
+    """A class whose only row is in the test part still is one."""
+    x, y = small()
+    y[:] = y % 2
+    for row in range(60):
+        y[row] = 2
+        dataset = load(save_npy(tmp_path, x_train=x, y_train=y).parent, test_fraction="0.5")
+        assert dataset.classes == 3
+        y[row] = row % 2
+
+
+def save_images(place, images, labels, names, ending="png"):
+    """A folder a class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = place / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:03}.{ending}")
+    return place
+
+
+NAMES = ["cat", "ant", "bee"]
+
+
+def test_images_are_their_pixels(tmp_path):
+    """A folder a class, read as 8-bit grey; classes are sorted, and rows are in a fixed order that mixes them."""
+    x, y = small()
+    save_images(tmp_path / "photos", x, y, NAMES)
+    for litter in ("photos/.DS_Store", "photos/cat/Thumbs.db", "photos/ant/.hidden"):
+        (tmp_path / litter).write_text("litter")
+    dataset = load(tmp_path / "photos", test_fraction="0.25")
+    assert dataset.class_names == ("ant", "bee", "cat")
+    assert dataset.preprocessing == {"images": {"height": 6, "width": 4, "colours": "grey", "resized": "bilinear"}}
+    names = np.array(dataset.class_names)
+    found = {
+        bytes(image): names[label]
+        for part in (dataset.train, dataset.test)
+        for image, label in zip(part.read(), part.labels, strict=True)
+    }
+    assert found == {bytes(image): NAMES[label] for image, label in zip(x, y, strict=True)}
+    check_rows(dataset.train.inputs, dataset.train.read())
+    assert len(set(dataset.train.labels[:10])) == 3
+
+
+def test_image_folder_with_a_test_part(tmp_path):
+    """`train` and `test`; what is held apart to choose by is the test part only where there is no other."""
+    x, y = small()
+    for part in ("train", "validation", "test"):
+        save_images(tmp_path / part, x[: 30 if part == "test" else 60], y[: 30 if part == "test" else 60], NAMES)
+        dataset = load(tmp_path) if part != "train" else None
+    assert (len(dataset.train), len(dataset.test)) == (60, 30)
+
+
+def test_images_identity_is_names_and_bytes(tmp_path):
+    """Litter changes nothing; another name or another byte does."""
+    x, y = small(6)
+    place = save_images(tmp_path / "photos", x, y, NAMES)
+    digests = [data.resolve(str(place)).identity().digest]
+    (place / "cat" / ".DS_Store").write_text("litter")
+    assert data.resolve(str(place)).identity().digest == digests[0]
+    (place / "cat" / "000.png").rename(place / "cat" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    (place / "cat" / "900.png").rename(place / "ant" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    Image.fromarray(x[1]).save(place / "ant" / "900.png")
+    digests.append(data.resolve(str(place)).identity().digest)
+    assert len(set(digests)) == 4
+
+
+def colours(height=6, width=4):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+KINDS = {  # an image that Pillow writes, and the grey values that it means
+    "1": lambda grey: (Image.fromarray(grey > 127), (grey > 127) * 255),
+    "L": lambda grey: (Image.fromarray(grey), grey),
+    "LA, transparent": lambda grey: (
+        Image.merge("LA", [Image.fromarray(grey), Image.new("L", grey.shape[::-1], 0)]),
+        np.full_like(grey, 255),
+    ),
+    "P, grey": lambda grey: (_palette(grey), grey),
+    "I;16": lambda grey: (Image.fromarray(grey.astype(np.uint16) * 256 + 200), grey),
+}
+
+
+def _palette(grey):
+    image = Image.fromarray(grey, "P")
+    image.putpalette(np.repeat(np.arange(256), 3).astype(np.uint8).tobytes())
+    return image
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_grey(tmp_path, kind):
+    """Whatever a grey image is stored as, it is read as 8-bit grey."""
+    image, expected = KINDS[kind](colours()[..., 0])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "1.png")
+    rows = data.resolve(str(tmp_path)).reader.contents().train.inputs
+    assert rows.shape == (2, 6, 4)
+    np.testing.assert_array_equal(rows.read()[0], expected)
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path):
+    """Grey beside colour gets three equal channels; alpha is laid on white, palettes are looked up."""
+    x, y = small(6)
+    rgb = colours()
+    place = save_images(tmp_path, x, y, NAMES)
+    Image.fromarray(rgb).save(place / "ant" / "rgb.png")
+    half = Image.fromarray(np.dstack([rgb, np.full((6, 4), 128, np.uint8)]))
+    half.save(place / "ant" / "rgba.webp", lossless=True)
+    Image.fromarray(np.dstack([rgb, np.zeros((6, 4), np.uint8)])).save(place / "ant" / "clear.tiff")
+    Image.fromarray(rgb).quantize(256).save(place / "ant" / "palette.gif")
+    Image.fromarray(255 - np.dstack([rgb, np.full((6, 4), 255, np.uint8)]), "CMYK").save(place / "ant" / "cmyk.tif")
+    rows = data.resolve(str(place)).reader.contents().train.inputs
+    found = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}
+    np.testing.assert_array_equal(found["000.png"], np.repeat(x[0][..., None], 3, axis=-1))
+    np.testing.assert_array_equal(found["rgb.png"], rgb)
+    np.testing.assert_allclose(found["rgba.webp"], 255 - (255 - rgb.astype(int)) * 128 / 255, atol=1.01)
+    assert (found["clear.tiff"] == 255).all()
+    np.testing.assert_array_equal(found["palette.gif"], rgb)
+    np.testing.assert_allclose(found["cmyk.tif"], rgb, atol=1)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_orientation_is_applied(tmp_path, ending, orientation):
+    """A photo that a camera stored lying is read standing, also where it is made smaller in decoding."""
+    picture = np.zeros((64, 48), np.uint8)
+    picture[:20, :16] = 255
+    turns = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]  # how it was turned, anticlockwise, before it was stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.rot90(picture, turns)).save(tmp_path / name / f"1.{ending}", exif=exif, quality=95)
+    channels = (3,) if ending == "webp" else ()  # it has no grey
+    images = data.resolve(str(tmp_path)).reader.contents().train.inputs.read()
+    assert images.shape == (2, 64, 48, *channels)
+    np.testing.assert_allclose(images.reshape(2, 64, 48, -1)[0, :, :, 0], picture, atol=40)
+    images = data.resolve(f"{tmp_path}?image-size=16x12").reader.contents().train.inputs.read()
+    corners = images.reshape(2, 16, 12, -1)[0, [0, 0, -1], [0, -1, 0], 0]
+    np.testing.assert_allclose(corners, [255, 0, 0], atol=40)
+
+
+def test_images_are_resized_bilinearly(tmp_path):
+    """Images of several sizes are brought to one, in height and width as the option says."""
+    x, y = small(6)
+    place = save_images(tmp_path, x, y, NAMES)
+    Image.fromarray(np.tile(np.arange(0, 160, 2, dtype=np.uint8), (30, 1))).save(place / "ant" / "wide.png")
+    dataset = load(place, image_size="5x8", test_fraction="0.2")
+    assert dataset.input_shape == (5, 8)
+    rows = data.resolve(f"{place}?image-size=5x8").reader.contents().train.inputs
+    wide = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}["wide.png"]
+    np.testing.assert_allclose(wide[2], np.arange(9, 160, 20), atol=2.5)
+
+
+def test_unlabelled_images_as_transfer_set(tmp_path):
+    """Images without class folders are brought to the dataset's size and colours; labelled ones to its classes."""
+    x, y = small()
+    dataset = load(save_images(tmp_path / "photos", x, y, NAMES), test_fraction="0.5")
+    (tmp_path / "more").mkdir()
+    for number, side in enumerate((20, 30)):
+        Image.fromarray(colours(side, side)).save(tmp_path / "more" / f"{number}.png")
+    split = data.resolve(str(tmp_path / "more")).transfer_set(dataset)
+    assert (split.inputs.shape, split.labelled) == ((2, 6, 4), 0)
+    split = data.resolve(str(save_images(tmp_path / "bees", x[:3], [2] * 3, NAMES))).transfer_set(dataset)
+    assert [dataset.class_names[label] for label in split.labels] == ["bee"] * 3
+    with pytest.raises(KdistillError, match="holds 'dog', which is none of the classes ant, bee, cat"):
+        data.resolve(str(save_images(tmp_path / "dogs", x[:3], [0] * 3, ["dog"]))).transfer_set(dataset)
+    other = load(
+        save_npy(tmp_path, x_train=np.zeros((9, 5, 5, 1), np.uint8), y_train=np.arange(9) % 2).parent,
+        test_fraction="0.5",
+    )
+    assert data.resolve(str(tmp_path / "more")).transfer_set(other).inputs.read().shape == (2, 5, 5, 1)
+
+
+def _photos(place):
+    return save_images(place / "photos", *small(), NAMES)
+
+
+def _spoiled(place, contents, name="000.png"):
+    folder = _photos(place)
+    (folder / "cat" / name).write_bytes(contents if contents is not None else b"")
+    return folder
+
+
+def _cut_image(place, ending):
+    folder = save_images(place / "photos", [colours(100, 100)] * 9, np.arange(9) % 3, NAMES, ending)
+    file = folder / "ant" / f"004.{ending}"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return folder
+
+
+def _of_float(place):
+    folder = _photos(place)
+    Image.fromarray(np.zeros((6, 4), np.float32)).save(folder / "ant" / "a.tiff")
+    return folder
+
+
+def _with(place, make):
+    folder = _photos(place)
+    make(folder)
+    return folder
+
+
+CUT = {"test_fraction": "0.5"}
+BAD_IMAGES = {
+    "corrupt image": (lambda p: _spoiled(p, b"no image"), CUT, "cat/000.png can't be read as an image"),
+    "empty image": (lambda p: _spoiled(p, b""), CUT, "cat/000.png can't be read as an image"),
+    "truncated PNG": (lambda p: _cut_image(p, "png"), CUT, "ant/004.png can't be read as an image"),
+    "truncated JPEG": (lambda p: _cut_image(p, "jpg"), CUT, "ant/004.jpg can't be read as an image"),
+    "truncated GIF": (lambda p: _cut_image(p, "gif"), CUT, "ant/004.gif can't be read as an image"),
+    "truncated WebP": (lambda p: _cut_image(p, "webp"), CUT, "ant/004.webp can't be read as an image"),
+    "a program by the name of an image": (
+        lambda p: _spoiled(p, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        CUT,
+        "cat/000.png can't be read",
+    ),
+    "no image": (lambda p: _spoiled(p, b"", "notes.txt"), CUT, "cat/notes.txt is no image (they end in .bmp, .gif"),
+    "broken link": (
+        lambda p: _with(p, lambda f: (f / "cat" / "000.png").unlink() or (f / "cat" / "000.png").symlink_to("gone")),
+        CUT,
+        "cat/000.png can't be read",
+    ),
+    "floating point": (_of_float, CUT, "a.tiff can't be read as an image (it holds floating-point numbers"),
+    "empty class": (lambda p: _with(p, lambda f: (f / "dog").mkdir()), CUT, "dog is the folder of a class, and empty"),
+    "empty folder": (lambda p: p, CUT, "is a directory with nothing in it"),
+    "folder in a class": (lambda p: _with(p, lambda f: (f / "cat/old").mkdir()), CUT, "cat/old is a directory where"),
+    "images beside classes": (
+        lambda p: _with(p, lambda f: (f / "cat/000.png").rename(f / "000.png")),
+        CUT,
+        "holds folders and files (ant, 000.png)",
+    ),
+    "several sizes": (
+        lambda p: _with(p, lambda f: Image.fromarray(colours(9, 9)).save(f / "cat" / "0.png")),
+        CUT,
+        "0.png is 9x9): --image-size HxW",
+    ),
+    "images without test part": (_photos, {}, "photos has no test part: --test-fraction 0.2"),
+    "images without classes": (
+        lambda p: _with(p / "a", lambda _: None) / "cat",
+        CUT,
+        "has no class folders in cat: a dataset has labels",
+    ),
+    "one class folder": (lambda p: save_images(p / "x", small()[0], [0] * 60, NAMES), CUT, "holds a single class"),
+    "test class unknown": (
+        lambda p: (
+            save_images(p / "train", *small(), NAMES) and save_images(p / "test", *small(4, 4), [*NAMES, "dog"]).parent
+        ),
+        {},
+        "class folders in test holds 'dog'",
+    ),
+    "option for tables": (
+        _photos,
+        {"labels": "x"},
+        "--labels means nothing for a folder of images, which takes --image",
+    ),
+}
+
+
+def _claims_much(path, shape=(10**12, 28, 28)):
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        stream.write(bytes(1000))
+    return path
+
+
+def _h5(path, make):
+    with h5py.File(path / "bad.h5", "w") as file:
+        make(file)
+    return path / "bad.h5"
+
+
+def _without_storage(file):
+    file.create_dataset("x_train", (10**12, 28, 28), "u1", chunks=(1, 28, 28))
+    file["x_train"][5] = 1
+    file["y_train"] = np.zeros(10)
+
+
+def _external(file):
+    file.create_dataset("x_train", (10, 4), "u1", external=[("/etc/hostname", 0, 40)])
+
+
+def _virtual(file):
+    layout = h5py.VirtualLayout((10, 4), "u1")
+    layout[:] = h5py.VirtualSource("/etc/hostname", "x", (10, 4))
+    file.create_virtual_dataset("x_train", layout)
+
+
+def _cut_short(path):
+    x, y = small(3000)
+    path = save_h5(path, x_train=x, y_train=y)
+    path.write_bytes(path.read_bytes()[:-40_000])
+    return path
+
+
+def _flipped(path):
+    x, y = small(600)
+    with h5py.File(path / "bad.h5", "w") as file:
+        file.create_dataset("x_train", data=x, chunks=(10, 6, 4), fletcher32=True)
+        file["y_train"] = y
+        where = file["x_train"].id.get_chunk_info(30).byte_offset
+    contents = bytearray((path / "bad.h5").read_bytes())
+    contents[where + 5] ^= 4
+    (path / "bad.h5").write_bytes(contents)
+    return path / "bad.h5"
+
+
+def _nan(file):
+    x = np.zeros((60, 4))
+    x[7, 2] = np.nan
+    file["x_train"], file["y_train"] = x, np.arange(60) % 2
+
+
+BAD = {
+    "npy without labels": (lambda p: save_npy(p, x_train=small()[0]), {}, "no labels: --labels FILE.npy"),
+    "npy labels that are not there": (
+        lambda p: save_npy(p, x_train=small()[0]),
+        {"labels": "/nosuch.npy"},
+        "/nosuch.npy: there is no such file",
+    ),
+    "npy test inputs without labels": (
+        lambda p: save_npy(p, x_train=small()[0]),
+        {"labels": "x_train.npy", "test_inputs": "x_train.npy"},
+        "no test labels: --test-labels FILE.npy",
+    ),
+    "npy 10^12 rows": (lambda p: _claims_much(p / "x.npy"), {"labels": "x"}, "not what the file holds"),
+    "npy negative shape": (
+        lambda p: _claims_much(p / "x.npy", (-10, -100)),
+        {"labels": "x"},
+        "its header is damaged (shape (-10, -100))",
+    ),
+    "npy objects": (
+        lambda p: save_npy(p, x_train=np.array([{}, {}], object)),
+        {"labels": "x"},
+        "of type object, which only pickle",
+    ),
+    "npy of text": (lambda p: _written(p / "x.npy", b"hello\n" * 50), {"labels": "x"}, "is not a readable .npy"),
+    "npy folder without labels": (lambda p: save_npy(p, x_train=small()[0]).parent, {}, "has no y_train.npy"),
+    "npy folder without test": (
+        lambda p: save_npy(p, x_train=small()[0], y_train=small()[1]).parent,
+        {},
+        "has no test part: --test-fraction 0.2",
+    ),
+    "npy NaN": (
+        lambda p: (
+            save_npy(p, x_train=np.where(small()[0] == small()[0][8, 0, 0], np.nan, 1.0), y_train=small()[1]).parent
+        ),
+        {"test_fraction": "0.5"},
+        "holds NaN or infinity, first in row",
+    ),
+    "cut of nothing": (
+        lambda p: save_npy(p, x_train=small()[0], y_train=small()[1]).parent,
+        {"test_fraction": "0.001"},
+        "sets 0 of the 60 rows",
+    ),
+    "cut of what has a test part": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=small()[1], x_test=small()[0], y_test=small()[1]),
+        {"test_fraction": "0.5"},
+        "has a test part of its own: leave out --test-fraction",
+    ),
+    "h5 of text": (lambda p: _written(p / "x.h5", b"hello\n" * 50), {}, "is damaged, or no HDF5"),
+    "h5 empty": (lambda p: _written(p / "x.h5", b""), {}, "is damaged, or no HDF5"),
+    "h5 cut short": (_cut_short, {"test_fraction": "0.5"}, "is damaged, or no HDF5"),
+    "h5 flipped bit": (_flipped, {"test_fraction": "0.5"}, "bad.h5: x_train is damaged"),
+    "h5 NaN": (lambda p: _h5(p, _nan), {"test_fraction": "0.5"}, "x_train holds NaN or infinity, first in row 7"),
+    "h5 other names": (
+        lambda p: save_h5(p, a=[1], b=[2]),
+        {},
+        "has no x_train: it holds a, b; --inputs NAME and --labels NAME",
+    ),
+    "h5 wrong name": (lambda p: save_h5(p, a=[1]), {"inputs": "a/b/c"}, "has no a/b/c"),
+    "h5 group": (lambda p: _h5(p, lambda file: file.create_group("x_train")), {}, "x_train is no dataset with values"),
+    "h5 external link": (
+        lambda p: _h5(p, lambda file: file.__setitem__("x_train", h5py.ExternalLink("/etc/hostname", "x"))),
+        {},
+        "x_train is a link",
+    ),
+    "h5 external storage": (lambda p: _h5(p, _external), {}, "lies in other files"),
+    "h5 virtual": (lambda p: _h5(p, _virtual), {}, "lies in other files"),
+    "h5 10^12 rows": (lambda p: _h5(p, _without_storage), {}, "claims (1000000000000, 28, 28) of uint8 and holds less"),
+    "h5 ragged": (
+        lambda p: _h5(p, lambda file: file.create_dataset("x_train", (4,), h5py.vlen_dtype("i4"))),
+        {},
+        "of no fixed size",
+    ),
+    "h5 text inputs": (lambda p: save_h5(p, x_train=[["a"], ["b"]], y_train=[0, 1]), {}, "inputs are uint8, floats"),
+    "h5 one class of text": (lambda p: save_h5(p, x_train=[[1], [2]], y_train=["a", "a"]), {}, "a single class"),
+    "soft targets": (
+        lambda p: _h5(p, lambda file: file.attrs.__setitem__("kdistill_format", 1)),
+        {},
+        "is a soft-target file of kdistill's",
+    ),
+    "option that means nothing": (
+        lambda p: save_h5(p, a=[1]),
+        {"image_size": "32"},
+        "--image-size means nothing for an HDF5 file, which takes --inputs, --labels",
+    ),
+}
+
+
+def _written(path, contents):
+    path.write_bytes(contents)
+    return path
+
+
+BAD |= BAD_IMAGES
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_one_line(tmp_path, monkeypatch, case):
+    """Whatever is wrong with data of any format, one line names what and where."""
+    make, reading, expected = BAD[case]
+    place = make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KdistillError) as caught:
+        dataset = load(place, **reading)
+        dataset.train.read()
+        dataset.test.read()
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reading", "said"),
+    [
+        ({"test_fraction": "1"}, "--test-fraction is 1: it needs a number between 0 and 1"),
+        ({"test_fraction": "nan"}, "--test-fraction is nan"),
+        ({"test_fraction": "a fifth"}, "--test-fraction is a fifth"),
+        ({"image_size": "0"}, "--image-size is 0: it needs height and width"),
+        ({"image_size": "32x"}, "--image-size is 32x"),
+        ({"labels": ""}, "--labels is empty"),
+    ],
+)
+def test_wrong_option_values(reading, said):
+    with pytest.raises(UsageError) as caught:
+        Reading(**reading)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "reading"),
+    [
+        ("/a/photos", {}),
+        ("/a b/ü&c=d", {"labels": "/ö/a b&c?=%.npy", "test_fraction": "0.5"}),
+        ("/is this?.npz", {"test_fraction": "0.5"}),
+        ("/is this?.npz", {}),
+    ],
+)
+def test_a_name_says_how_it_is_read(name, reading):
+    """What is put on a name is read from it again, whatever letters it has."""
+    put = Reading(**reading).named(name)
+    assert Reading.of(put) == (name, Reading(**reading))
+    assert Reading.of(Reading(inputs="x").named(put)) == (name, Reading(inputs="x", **reading))
