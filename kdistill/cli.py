@@ -60,9 +60,7 @@ def session(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's own messages.")] = False,
 ) -> Session:
-    place = Workspace(workspace)
-    place.check()
-    return Session(place, Reporter(quiet=quiet), force, debug)
+    return Session(Workspace(workspace), Reporter(quiet=quiet), force, debug)
 
 
 def training(

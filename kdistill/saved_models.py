@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.backend import keras, tf
+from kdistill.backend import deterministic, keras, tf
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError
 
@@ -57,6 +57,7 @@ class SavedNetwork:
         Raises:
             KdistillError: if it is no SavedModel, or has no single input and output.
         """
+        deterministic()
         try:
             loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:

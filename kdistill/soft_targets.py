@@ -21,7 +21,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import metrics
+from kdistill import data, metrics
 from kdistill.errors import KdistillError
+from kdistill.settings import check_batch_size, check_temperature
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
 Floats = NDArray[np.float32]
@@ -206,34 +206,31 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
     return file.create_dataset(name, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
 
 
-@dataclass(frozen=True)
 class SoftTargets:
     """A soft-target file that is there; what it says of itself is checked when it is opened.
 
     It is held open: whatever takes its place meanwhile, one reader reads one file.
+
+    Args:
+        path: the file, in a workspace or anywhere else.
+        remedy: the command that makes it again, for messages.
+
+    Attributes:
+        temperature: T of `soft_targets()`.
+        rows: how many examples it speaks of.
+        classes: how many logits each has.
+        manifest: what it came from.
+
+    Raises:
+        KdistillError: if there is none, or it is damaged, or of a newer format, or none of kdistill's.
     """
 
-    path: Path
-    manifest: Manifest
-    temperature: float
-    rows: int
-    classes: int
-    file: h5py.File = field(repr=False)
-    remedy: str
-
-    @classmethod
-    def open(cls, artifact: Artifact) -> SoftTargets | None:
-        """The soft targets of a workspace, None if there are none.
-
-        Raises:
-            KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
-        """
-        path = artifact.path
-        remedy = f"{artifact.command} --force"
+    def __init__(self, path: str | os.PathLike[str], *, remedy: str = "kdistill soften --force") -> None:
+        path = Path(path)
         if path.is_dir():
             raise KdistillError(f"{path} is a directory where a soft-target file is meant: remove it")
         if not path.exists():
-            return None
+            raise KdistillError(f"there is no soft-target file {path}: kdistill soften")
         with _readable(path, remedy):
             file = h5py.File(path, "r", locking=False)
             version = file.attrs.get("kdistill_format")
@@ -255,7 +252,27 @@ class SoftTargets:
                     raise KdistillError(f"{path}: {name} is not the {shape} array that its manifest says: {remedy}")
                 if file[name].id.get_storage_size() < file[name].nbytes:
                     raise KdistillError(f"{path}: {name} claims {shape} and holds less: {remedy}")
-            return cls(path, manifest, float(file.attrs["temperature"]), rows, classes, file, remedy)
+        self.path = path
+        self.manifest = manifest
+        self.temperature = float(file.attrs["temperature"])
+        self.rows = rows
+        self.classes = classes
+        self.file = file
+        self.remedy = remedy
+
+    def __repr__(self) -> str:
+        return (
+            f"SoftTargets({str(self.path)!r}): {self.rows:,} rows of {self.classes} classes, T = {self.temperature:g}"
+        )
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> SoftTargets | None:
+        """The soft targets of a workspace, None if there are none.
+
+        Raises:
+            KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
+        """
+        return cls(artifact.path, remedy=f"{artifact.command} --force") if artifact.path.exists() else None
 
     @property
     def digest(self) -> str:
@@ -310,9 +327,75 @@ class SoftTargets:
                         f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {self.remedy}"
                     )
 
+    @property
+    def keys(self) -> Keys:
+        """All row keys in the file's order, (rows, 16)."""
+        return self._arrays[0]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """All hard labels in the file's order, (rows,)."""
+        return self._arrays[1]
+
     def logits(self) -> Floats:
         """All logits in the file's order, (rows, classes)."""
         return self._arrays[2]
+
+    def soft_targets(self, temperature: float | None = None) -> Floats:
+        """softmax(logits / T) in the file's order, (rows, classes); T is the file's unless another is given."""
+        scale = self.temperature if temperature is None else check_temperature(temperature)
+        return np.exp(metrics.log_softmax(self.logits(), scale)).astype(np.float32)
+
+    def dataset(
+        self,
+        inputs: NDArray[Any],
+        labels: NDArray[np.integer[Any]] | None = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> Any:
+        """What `Model.fit` takes for a model compiled with a `DistillationLoss`.
+
+        Args:
+            inputs: (rows, ...), some or all of the inputs that the teacher was asked about, as they were then, in
+                any order: they are found by their contents.
+            labels: (rows,) whole numbers; the file's if they aren't given.
+            batch_size: rows a step.
+            shuffle: give the rows in another order each epoch.
+            seed: of the order.
+
+        Returns:
+            A `tf.data.Dataset` of batches of inputs, float32 (uint8 scaled to [0, 1]), and of `losses.targets`.
+
+        Raises:
+            KdistillError: as `join`.
+            UsageError: if the batch size is below 1.
+        """
+        check_batch_size(batch_size)
+        keys = data.row_keys(np.asarray(inputs))
+        rows = self._find(
+            keys, "inputs", "give them with the type, shape and values they have there, as not yet scaled"
+        )
+        labels = self.labels[rows] if labels is None else np.asarray(labels, np.int64)
+        self._gate(rows, labels)
+        logits = self.logits()[rows]
+
+        from kdistill.backend import tf
+        from kdistill.losses import targets
+        from kdistill.saved_models import scaled
+
+        with tf.device("CPU"):
+            columns = [tf.convert_to_tensor(column) for column in (inputs, labels, logits)]
+        order = tf.data.Dataset.range(len(keys))
+        if shuffle:
+            order = order.shuffle(len(keys), seed=seed)
+
+        def batch(places: Any) -> tuple[Any, Any]:
+            rows, labels, logits = (tf.gather(column, places) for column in columns)
+            return scaled(rows), targets(labels, logits)
+
+        return order.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def join(self, keys: Keys, labels: NDArray[np.int64], dataset: str) -> Floats:
         """The teacher's logits of each row, found by key, never by position.
@@ -329,25 +412,35 @@ class SoftTargets:
             KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
                 recorded with.
         """
-        ours, _, logits = self._arrays
-        names = _sortable(ours)
-        order = np.argsort(names, kind="stable")
+        rows = self._find(keys, f"training rows of {dataset}", f"kdistill soften --dataset {dataset}")
+        self._gate(rows, labels)
+        return self.logits()[rows]
+
+    @cached_property
+    def _order(self) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """The keys as names, and the order that sorts them."""
+        names = _sortable(self.keys)
+        return names, np.argsort(names, kind="stable")
+
+    def _find(self, keys: Keys, whose: str, remedy: str) -> NDArray[np.intp]:
+        """Where in the file each key stands; the first place, of those that stand there twice."""
+        names, order = self._order
         place = np.searchsorted(names[order], wanted := _sortable(keys))
         rows = order[np.minimum(place, self.rows - 1)]
         missing = int((names[rows] != wanted).sum())
         if missing:
             raise KdistillError(
-                f"{missing:,} of the {len(keys):,} training rows of {dataset} are not in {self.path}, which was made "
-                f"from {self.manifest.inputs['dataset'].name}: kdistill soften --dataset {dataset}"
+                f"{missing:,} of the {len(keys):,} {whose} are not in {self.path}, which was made from "
+                f"{self.manifest.inputs['dataset'].name}: {remedy}"
             )
-        self._gate(names, order, rows, labels)
-        return logits[rows]
+        return rows
 
-    def _gate(self, names: NDArray[Any], order: NDArray[Any], rows: NDArray[Any], labels: NDArray[np.int64]) -> None:
+    def _gate(self, rows: NDArray[np.intp], labels: NDArray[np.int64]) -> None:
         """The teacher must be as often right on the joined labels as it was on the file's.
 
         Rows that stand in the file twice with different labels are left out: either label may be meant.
         """
+        names, order = self._order
         _, known, logits = self._arrays
         same_key = names[order][1:] == names[order][:-1]
         conflict = same_key & (known[order][1:] != known[order][:-1])

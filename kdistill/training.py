@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import history, losses
-from kdistill.backend import keras, tf
+from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.models import role_seed
@@ -175,6 +175,7 @@ def train(
     Raises:
         KdistillError: if the loss is not finite.
     """
+    deterministic()
     strategy = tf.distribute.get_strategy()
     steps = math.ceil(len(examples) / settings.batch_size)
     with strategy.scope():

@@ -39,7 +39,7 @@ class Measurement:
         return 1 - self.error_rate
 
 
-def run(workspace: Workspace, *, reporter: Reporter) -> list[Measurement]:
+def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> list[Measurement]:
     """Measure every network, each on the training and test split of the dataset it was trained on.
 
     Reads: `teachers/*/saved_model`, `students/*/saved_model`, their datasets.

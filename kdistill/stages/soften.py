@@ -17,7 +17,9 @@ from kdistill.workspace import Artifact, Input, Manifest, Workspace
 BLOCKS = "blocks.log"
 
 
-def run(workspace: Workspace, settings: Soften, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace, settings: Soften = Soften(), *, force: bool = False, reporter: Reporter = Reporter()
+) -> Manifest:
     """Run the teacher once over the transfer set, and keep what it says.
 
     Reads: `teachers/NAME/saved_model`, the dataset.

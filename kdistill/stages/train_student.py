@@ -13,7 +13,13 @@ from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
 
 
-def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace,
+    settings: TrainStudent = TrainStudent(),
+    *,
+    force: bool = False,
+    reporter: Reporter = Reporter(),
+) -> Manifest:
     """Train a student from what a teacher said, or, at alpha 1, from hard labels alone.
 
     Reads: `soft-targets/NAME.h5` (not at alpha 1), the dataset.

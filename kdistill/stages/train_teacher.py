@@ -11,7 +11,13 @@ from kdistill.stages import up_to_date
 from kdistill.workspace import Manifest, Workspace
 
 
-def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace,
+    settings: TrainTeacher = TrainTeacher(),
+    *,
+    force: bool = False,
+    reporter: Reporter = Reporter(),
+) -> Manifest:
     """Train a teacher on hard labels.
 
     Reads: the dataset.
