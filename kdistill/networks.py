@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdistill.console import Reporter
 from kdistill.data import BLOCK_ROWS, Dataset, validation_rows
 from kdistill.errors import KdistillError
 from kdistill.settings import Training
+from kdistill.tensorboard import Board
 
 CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
@@ -32,6 +34,7 @@ def make(
     teacher_logits: NDArray[np.float32] | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
+    events: Path | None = None,
 ) -> workspace.Manifest:
     """Train a network, and put what comes of it where the artifact is.
 
@@ -47,6 +50,7 @@ def make(
         teacher_logits: (training rows, classes), for an objective with soft targets.
         results: more for the manifest.
         show_layers: whether to print the network's layers.
+        events: where TensorBoard's event files go, if any are wanted.
 
     Returns:
         The manifest as written.
@@ -93,6 +97,7 @@ def make(
             role=role,
             checkpoint=checkpoint,
             reporter=reporter,
+            **({"watch": Board(events).show} if events else {}),
         )
         saved_models.save(network, staging.path)
         names = history.columns(held_out_name, student=role == "student")

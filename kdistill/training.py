@@ -153,6 +153,7 @@ def train(
     role: str,
     checkpoint: Checkpoint,
     reporter: Reporter,
+    watch: Callable[[Sequence[history.Row]], None] = lambda _: None,
 ) -> tuple[keras.Model, Progress]:
     """Train a network to the last epoch, or until early stopping; goes on from the checkpoint if one fits.
 
@@ -168,6 +169,7 @@ def train(
         role: `teacher` or `student`; part of the seed.
         checkpoint: where each epoch's state is kept.
         reporter: hears of each epoch.
+        watch: sees the history as it is taken up, and after each epoch.
 
     Returns:
         The trained network, and the history.
@@ -184,6 +186,7 @@ def train(
         optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     progress = checkpoint.read(variables, reporter)
+    watch(progress.rows)
     run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
     judge = _judge(model, held_out)
     names = history.columns(held_out_name, student=role == "student")
@@ -221,6 +224,7 @@ def train(
                 progress.best, progress.best_epoch = [_array(variable) for variable in model.variables], epoch
             progress.rows.append({name: row[name] for name in names})
             checkpoint.write(progress, variables)
+            watch(progress.rows)
             bar.note(*_epoch_lines(row, settings.epochs, held_out_name))
     if progress.best:
         for variable, value in zip(model.variables, progress.best, strict=True):

@@ -465,6 +465,10 @@ class Workspace:
     def plots(self) -> Artifact:
         return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
 
+    def events(self, network: Artifact) -> Path:
+        """Where TensorBoard's event files of a network go; they are no part of it."""
+        return self.root / "tensorboard" / network.path.relative_to(self.root)
+
     def _command(self, command: str, name: str, default: str) -> str:
         place = "" if self.root == Path("workspace") else f" --workspace {shlex.quote(str(self.root))}"
         return f"kdistill {command}{place}" + ("" if name == default else f" --name {name}")

@@ -49,7 +49,8 @@ def run(
         },
         inputs=inputs,
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    events = workspace.events(artifact) if settings.tensorboard else None
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
     keys = teacher_logits = None
@@ -73,6 +74,7 @@ def run(
         settings=settings.training,
         objective=Objective(settings.alpha, temperature or 1.0),
         reporter=reporter,
+        events=events,
         keys=keys,
         teacher_logits=teacher_logits,
         results={"teacher": soft.manifest.inputs["teacher"].name if soft else None},

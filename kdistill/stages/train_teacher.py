@@ -33,7 +33,8 @@ def run(
         settings={"model": settings.model, **asdict(settings.training)},
         inputs={"dataset": source.identity()},
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    events = workspace.events(artifact) if settings.tensorboard else None
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
 
@@ -48,6 +49,7 @@ def run(
         settings=settings.training,
         objective=Objective(),
         reporter=reporter,
+        events=events,
         show_layers=True,
     )
     which = "" if settings.name == TrainTeacher.name else f" --teacher {settings.name}"
