@@ -1,3 +1,75 @@
-"""Offline knowledge distillation on TensorFlow and Keras 3."""
+"""Offline knowledge distillation on TensorFlow and Keras 3.
+
+The stages of the command line as functions, with their settings, and the objective for Keras's own `compile` and
+`fit`. Each name is imported when it is first used: TensorFlow comes with those that compute.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdistill.console import Reporter
+    from kdistill.data import load as load_dataset
+    from kdistill.errors import KdistillError
+    from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
+    from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
+    from kdistill.soft_targets import SoftTargets
+    from kdistill.stages.evaluate import run as evaluate
+    from kdistill.stages.plot import run as plot
+    from kdistill.stages.soften import run as soften
+    from kdistill.stages.status import run as status
+    from kdistill.stages.train_student import run as train_student
+    from kdistill.stages.train_teacher import run as train_teacher
+    from kdistill.stages.verify import run as verify
+    from kdistill.workspace import Workspace
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DistillationLoss",
+    "KdistillError",
+    "Plot",
+    "Reporter",
+    "SoftTargets",
+    "Soften",
+    "TrainStudent",
+    "TrainTeacher",
+    "Training",
+    "Workspace",
+    "distillation_loss",
+    "evaluate",
+    "hard_loss",
+    "load_dataset",
+    "plot",
+    "soft_loss",
+    "soften",
+    "status",
+    "train_student",
+    "train_teacher",
+    "verify",
+]
+
+if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a misspelt name from them
+    _HOMES = {
+        "console": ("Reporter",),
+        "errors": ("KdistillError",),
+        "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
+        "settings": ("Plot", "Soften", "TrainStudent", "TrainTeacher", "Training"),
+        "soft_targets": ("SoftTargets",),
+        "workspace": ("Workspace",),
+    }
+    _PLACES = {name: (f"kdistill.{room}", name) for room, names in _HOMES.items() for name in names}
+    _PLACES["load_dataset"] = ("kdistill.data", "load")
+    for _stage in ("evaluate", "plot", "soften", "status", "train_student", "train_teacher", "verify"):
+        _PLACES[_stage] = (f"kdistill.stages.{_stage}", "run")
+
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'kdistill' has no attribute {name!r}")
+        room, own_name = _PLACES[name]
+        return getattr(importlib.import_module(room), own_name)
+
+    def __dir__() -> list[str]:
+        return [*__all__, "__version__"]

@@ -65,9 +65,7 @@ def session(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's own messages.")] = False,
 ) -> Session:
-    place = Workspace(workspace)
-    place.check()
-    return Session(place, Reporter(quiet=quiet), force, debug)
+    return Session(Workspace(workspace), Reporter(quiet=quiet), force, debug)
 
 
 def training(
@@ -163,6 +161,9 @@ Alpha = Annotated[
     typer.Option(help="Weight of the hard labels: alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets)."),
 ]
 SoftTargetsName = Annotated[str, typer.Option("--soft-targets", metavar="NAME", help="Which soft targets.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write event files too, for tensorboard --logdir WORKSPACE.")
+]
 Formats = Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; may be given again.")]
 
 
@@ -257,11 +258,14 @@ def train_teacher(
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
     name: Annotated[str, typer.Option(help="What to call the teacher.")] = TrainTeacher.name,
+    tensorboard: TensorBoard = TrainTeacher.tensorboard,
 ) -> None:
     """Train a teacher on a dataset's hard labels."""
     from kdistill.stages import train_teacher as stage
 
-    settings = TrainTeacher(dataset=reading.named(dataset), model=model, name=name, training=training)
+    settings = TrainTeacher(
+        dataset=reading.named(dataset), model=model, name=name, training=training, tensorboard=tensorboard
+    )
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
 
 
@@ -351,6 +355,7 @@ def train_student(
     model: StudentModel = TrainStudent.model,
     dataset: OtherDataset = TrainStudent.dataset,
     name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
+    tensorboard: TensorBoard = TrainStudent.tensorboard,
 ) -> None:
     """Train a student from soft targets, without the teacher.
 
@@ -366,6 +371,7 @@ def train_student(
         dataset=_named(dataset, reading),
         name=name,
         training=training,
+        tensorboard=tensorboard,
     )
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
 
@@ -438,6 +444,7 @@ def run(
     temperature: Temperature = Soften.temperature,
     alpha: Alpha = TrainStudent.alpha,
     formats: Formats = list(Plot.formats),  # noqa: B006 - as above
+    tensorboard: TensorBoard = TrainTeacher.tensorboard,
 ) -> None:
     """Do all four stages, skipping what is up to date.
 
@@ -449,9 +456,12 @@ def run(
     if student_model is not None:
         check_model("student-model", student_model)
     stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
-        (train_teacher.run, TrainTeacher(dataset=reading.named(dataset), model=model, training=training)),
+        (
+            train_teacher.run,
+            TrainTeacher(dataset=reading.named(dataset), model=model, training=training, tensorboard=tensorboard),
+        ),
         (soften.run, Soften(temperature=temperature)),
-        (train_student.run, TrainStudent(alpha=alpha, model=student_model, training=training)),
+        (train_student.run, TrainStudent(alpha=alpha, model=student_model, training=training, tensorboard=tensorboard)),
         (plot.run, Plot(formats=tuple(formats))),
     ]
     for stage, settings in stages:

@@ -315,6 +315,15 @@ class _KerasDataset(Reader):
         return Npz(str(_keras_file(self.place))).contents()
 
 
+def load(name: str) -> Dataset:
+    """A dataset by name or path, as `--dataset` takes it.
+
+    Raises:
+        KdistillError: if there is none, or the file is no dataset.
+    """
+    return resolve(name).load()
+
+
 def _keras_file(name: str) -> Path:
     """The file of a `keras.datasets` name in Keras's own cache, fetched and written there on first use."""
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kdistill.feed import Examples
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
+from kdistill.tensorboard import Board
 
 CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
@@ -44,6 +46,7 @@ def make(
     lesson: Lesson | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
+    events: Path | None = None,
 ) -> workspace.Manifest:
     """Train a network, and put what comes of it where the artifact is.
 
@@ -58,6 +61,7 @@ def make(
         lesson: the rows to train on and what a teacher said of them; the dataset's training rows alone by default.
         results: more for the manifest.
         show_layers: whether to print the network's layers.
+        events: where TensorBoard's event files go, if any are wanted.
 
     Returns:
         The manifest as written.
@@ -104,6 +108,7 @@ def make(
             role=role,
             checkpoint=checkpoint,
             reporter=reporter,
+            **({"watch": Board(events).show} if events else {}),
         )
         saved_models.save(network, staging.path)
         names = history.columns(held_out_name, student=role == "student")

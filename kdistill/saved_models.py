@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.backend import keras, tf
+from kdistill.backend import deterministic, keras, tf
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError
 
@@ -69,6 +69,7 @@ class SavedNetwork:
         Raises:
             KdistillError: if it is no such thing, or has no single input, or what was asked for isn't in it.
         """
+        deterministic()
         if path.suffix == ".keras":
             return cls._load_keras(path, output, raw)
         try:

@@ -142,12 +142,13 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTeacher:
-    """The settings of `train-teacher`."""
+    """The settings of `train-teacher`. With `tensorboard` its event files are written beside the artifacts."""
 
     dataset: str = "digits"
     model: str = "cnn"
     name: str = "teacher"
     training: Training = Training()
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -210,6 +211,7 @@ class TrainStudent:
     dataset: str | None = None
     name: str = "student"
     training: Training = Training()
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)

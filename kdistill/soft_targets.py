@@ -21,8 +21,9 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from numpy.typing import NDArray
 
 from kdistill import metrics
 from kdistill.block_log import Block, BlockLog
-from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, sortable
+from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, row_keys, sortable
 from kdistill.errors import KdistillError
+from kdistill.settings import check_batch_size, check_temperature
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
 Floats = NDArray[np.floating[Any]]
@@ -65,6 +67,16 @@ class Form:
             return {"logits": ((self.classes,), logits)}
         names = "<u2" if self.classes <= 1 << 16 else "<u4"
         return {"logits": ((self.top_k + 1,), logits), "top_classes": ((self.top_k,), names)}
+
+    @property
+    def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of everything that a file has of a row."""
+        return {
+            **self.columns,
+            "soft_targets": self.columns["logits"],
+            "labels": ((), "<i8"),
+            "row_keys": ((16,), "u1"),
+        }
 
     @property
     def rest(self) -> float:
@@ -170,13 +182,7 @@ def write(
     correct = 0
     content = _Content()
     with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
-        columns = {
-            **form.columns,
-            "soft_targets": form.columns["logits"],
-            "labels": ((), "<i8"),
-            "row_keys": ((16,), "u1"),
-        }
-        made = {name: _create(file, name, (rows, *shape), dtype) for name, (shape, dtype) in columns.items()}
+        made = {name: _create(file, name, (rows, *shape), dtype) for name, (shape, dtype) in form.datasets.items()}
         start = 0
         for block in log.blocks():
             end = start + len(block["row_keys"])
@@ -288,33 +294,32 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
     return file.create_dataset(name, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
 
 
-@dataclass(frozen=True)
 class SoftTargets:
     """A soft-target file that is there; what it says of itself is checked when it is opened.
 
     It is held open: whatever takes its place meanwhile, one reader reads one file.
+
+    Args:
+        path: the file, in a workspace or anywhere else.
+        remedy: the command that makes it again, for messages.
+
+    Attributes:
+        temperature: T of `soft_targets()`.
+        rows: how many examples it speaks of.
+        classes: how many classes there are.
+        form: how logits are stored.
+        manifest: what it came from.
+
+    Raises:
+        KdistillError: if there is none, or it is damaged, or of a newer format, or none of kdistill's.
     """
 
-    path: Path
-    manifest: Manifest
-    form: Form
-    rows: int
-    file: h5py.File = field(repr=False)
-    remedy: str
-
-    @classmethod
-    def open(cls, artifact: Artifact) -> SoftTargets | None:
-        """The soft targets of a workspace, None if there are none.
-
-        Raises:
-            KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
-        """
-        path = artifact.path
-        remedy = f"{artifact.command} --force"
+    def __init__(self, path: str | os.PathLike[str], *, remedy: str = "kdistill soften --force") -> None:
+        path = Path(path)
         if path.is_dir():
             raise KdistillError(f"{path} is a directory where a soft-target file is meant: remove it")
         if not path.exists():
-            return None
+            raise KdistillError(f"there is no soft-target file {path}: kdistill soften")
         with _readable(path, remedy):
             file = h5py.File(path, "r", locking=False)
             version = file.attrs.get("kdistill_format")
@@ -325,34 +330,43 @@ class SoftTargets:
                     f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
             manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
-            settings, rows = manifest.settings, int(manifest.results["rows"])
-            form = Form(
-                int(manifest.results["classes"]), float(file.attrs["temperature"]), settings["dtype"], settings["top_k"]
-            )
-            columns = {**form.columns, "soft_targets": form.columns["logits"], "labels": ((), "<i8")}
-            for name, (shape, dtype) in {**columns, "row_keys": ((16,), "u1")}.items():
+            settings, results = manifest.settings, manifest.results
+            form = Form(results["classes"], float(file.attrs["temperature"]), settings["dtype"], settings["top_k"])
+            for name, (shape, dtype) in form.datasets.items():
                 dataset = file.get(name, getlink=True)
                 if not isinstance(dataset, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                     raise KdistillError(f"{path}: {name} is not a dataset of this file: {remedy}")
-                wanted = (rows, *shape)
-                stored = file[name]
+                wanted, stored = (results["rows"], *shape), file[name]
                 if stored.external or stored.is_virtual or stored.shape != wanted or stored.dtype != np.dtype(dtype):
                     raise KdistillError(f"{path}: {name} is not the {wanted} array that its manifest says: {remedy}")
                 if stored.id.get_storage_size() < stored.nbytes:
                     raise KdistillError(f"{path}: {name} claims {wanted} and holds less: {remedy}")
-            return cls(path, manifest, form, rows, file, remedy)
+        self.path = path
+        self.manifest = manifest
+        self.form = form
+        self.temperature = form.temperature
+        self.rows = int(results["rows"])
+        self.classes = form.classes
+        self.file = file
+        self.remedy = remedy
+
+    def __repr__(self) -> str:
+        return (
+            f"SoftTargets({str(self.path)!r}): {self.rows:,} rows of {self.classes} classes, T = {self.temperature:g}"
+        )
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> SoftTargets | None:
+        """The soft targets of a workspace, None if there are none.
+
+        Raises:
+            KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
+        """
+        return cls(artifact.path, remedy=f"{artifact.command} --force") if artifact.path.exists() else None
 
     @property
     def digest(self) -> str:
         return self.manifest.outputs["content"]
-
-    @property
-    def temperature(self) -> float:
-        return self.form.temperature
-
-    @property
-    def classes(self) -> int:
-        return self.form.classes
 
     @property
     def model(self) -> str | None:
@@ -444,6 +458,76 @@ class SoftTargets:
                     values[order[low:high]] = block[wanted - wanted[0]]
         return Logits(self.form, found["logits"], found.get("top_classes"))
 
+    @property
+    def keys(self) -> Keys:
+        """All row keys in the file's order, (rows, 16)."""
+        return self._index[0]
+
+    @property
+    def labels(self) -> Labels:
+        """All hard labels in the file's order, (rows,), -1 for none."""
+        return self._index[1]
+
+    def logits(self) -> NDArray[np.float32]:
+        """All logits in the file's order, (rows, classes), in memory; `take` has those of some rows."""
+        return self.take(np.arange(self.rows)).dense()
+
+    def soft_targets(self, temperature: float | None = None) -> NDArray[np.float32]:
+        """softmax(logits / T) in the file's order, (rows, classes); T is the file's unless another is given."""
+        scale = self.temperature if temperature is None else check_temperature(temperature)
+        return np.exp(metrics.log_softmax(self.logits(), scale)).astype(np.float32)
+
+    def dataset(
+        self,
+        inputs: NDArray[Any],
+        labels: NDArray[np.integer[Any]] | None = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> Any:
+        """What `Model.fit` takes for a model compiled with a `DistillationLoss`.
+
+        Args:
+            inputs: (rows, ...), some or all of the inputs that the teacher was asked about, as they were then, in
+                any order: they are found by their contents.
+            labels: (rows,) whole numbers; the file's if they aren't given.
+            batch_size: rows a step.
+            shuffle: give the rows in another order each epoch.
+            seed: of the order.
+
+        Returns:
+            A `tf.data.Dataset` of batches of inputs, float32 (uint8 scaled to [0, 1]), and of `losses.targets`.
+
+        Raises:
+            KdistillError: as `join`.
+            UsageError: if the batch size is below 1.
+        """
+        check_batch_size(batch_size)
+        keys = row_keys(np.asarray(inputs))
+        rows = self._find(
+            keys, "inputs", "give them with the type, shape and values they have there, as not yet scaled"
+        )
+        labels = self.labels[rows] if labels is None else np.asarray(labels, np.int64)
+        self._gate(rows, labels)
+        logits = self.take(rows).dense()
+
+        from kdistill.backend import tf
+        from kdistill.losses import targets
+        from kdistill.saved_models import scaled
+
+        with tf.device("CPU"):
+            columns = [tf.convert_to_tensor(column) for column in (inputs, labels, logits)]
+        order = tf.data.Dataset.range(len(keys))
+        if shuffle:
+            order = order.shuffle(len(keys), seed=seed)
+
+        def batch(places: Any) -> tuple[Any, Any]:
+            rows, labels, logits = (tf.gather(column, places) for column in columns)
+            return scaled(rows), targets(labels, logits)
+
+        return order.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
     def join(self, keys: Keys, labels: Labels, dataset: str) -> NDArray[np.int64]:
         """The place in the file of each row, found by key, never by position.
 
@@ -459,30 +543,42 @@ class SoftTargets:
             KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
                 recorded with.
         """
-        ours, known, said = self._index
-        names = sortable(ours)
-        order = np.argsort(names, kind="stable")
+        rows = self._find(keys, f"training rows of {dataset}", f"kdistill soften --dataset {dataset}")
+        self._gate(rows, labels)
+        return rows
+
+    @cached_property
+    def _order(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The keys as names, and the order that sorts them."""
+        names = sortable(self.keys)
+        return names, np.argsort(names, kind="stable")
+
+    def _find(self, keys: Keys, whose: str, remedy: str) -> NDArray[np.int64]:
+        """Where in the file each key stands; the first place, of those that stand there twice."""
+        names, order = self._order
         place = np.searchsorted(names, wanted := sortable(keys), sorter=order)
         rows = order[np.minimum(place, self.rows - 1)]
         missing = int((names[rows] != wanted).sum())
         if missing:
             raise KdistillError(
-                f"{missing:,} of the {len(keys):,} training rows of {dataset} are not in {self.path}, which was made "
-                f"from {self.manifest.inputs['dataset'].name}: kdistill soften --dataset {dataset}"
+                f"{missing:,} of the {len(keys):,} {whose} are not in {self.path}, which was made from "
+                f"{self.manifest.inputs['dataset'].name}: {remedy}"
             )
-        ranked = names[order]
-        conflict = (ranked[1:] == ranked[:-1]) & (known[order][1:] != known[order][:-1])
-        doubtful = np.isin(names[rows], ranked[1:][conflict]) if conflict.any() else np.zeros(len(rows), bool)
-        self._gate(said[rows], known[rows], labels, (labels != NO_LABEL) & (known[rows] != NO_LABEL) & ~doubtful)
         return rows
 
-    def _gate(self, said: Labels, known: Labels, labels: Labels, counted: NDArray[np.bool_]) -> None:
+    def _gate(self, rows: NDArray[np.int64], labels: Labels) -> None:
         """The teacher must be as often right on the joined labels as it was on the file's.
 
         Only rows that are labelled in both are counted, and none that stand in the file twice with different labels:
         either may be meant.
         """
-        then, now = (int(((said == these) & counted).sum()) for these in (known, labels))
+        names, order = self._order
+        _, all_known, all_said = self._index
+        ranked, known = names[order], all_known[rows]
+        conflict = (ranked[1:] == ranked[:-1]) & (all_known[order][1:] != all_known[order][:-1])
+        doubtful = np.isin(names[rows], ranked[1:][conflict]) if conflict.any() else np.zeros(len(rows), bool)
+        counted = (labels != NO_LABEL) & (known != NO_LABEL) & ~doubtful
+        then, now = (int(((all_said[rows] == these) & counted).sum()) for these in (known, labels))
         if then != now:
             count = int(counted.sum())
             raise KdistillError(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import history, losses
-from kdistill.backend import keras, tf
+from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.feed import Examples, Feed
@@ -140,6 +140,7 @@ def train(
     role: str,
     checkpoint: Checkpoint,
     reporter: Reporter,
+    watch: Callable[[Sequence[history.Row]], None] = lambda _: None,
 ) -> tuple[keras.Model, Progress]:
     """Train a network to the last epoch, or until early stopping; goes on from the checkpoint if one fits.
 
@@ -155,6 +156,7 @@ def train(
         role: `teacher` or `student`; part of the seed.
         checkpoint: where each epoch's state is kept.
         reporter: hears of each epoch.
+        watch: sees the history as it is taken up, and after each epoch.
 
     Returns:
         The trained network, and the history.
@@ -162,6 +164,7 @@ def train(
     Raises:
         KdistillError: if the loss is not finite.
     """
+    deterministic()
     strategy = tf.distribute.get_strategy()
     steps = math.ceil(len(examples) / settings.batch_size)
     with strategy.scope():
@@ -170,6 +173,7 @@ def train(
         optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     progress = checkpoint.read(variables, reporter)
+    watch(progress.rows)
     feed = Feed(examples, settings.batch_size, settings.memory << 20)
     reporter.say(f"training rows: {feed}")
     run_steps = _step_runner(strategy, model, optimizer, examples.teacher, objective, settings)
@@ -211,6 +215,7 @@ def train(
                 progress.best, progress.best_epoch = [_array(variable) for variable in model.variables], epoch
             progress.rows.append({name: row[name] for name in names})
             checkpoint.write(progress, variables)
+            watch(progress.rows)
             bar.note(*_epoch_lines(row, settings.epochs, held_out_name))
     if progress.best:
         for variable, value in zip(model.variables, progress.best, strict=True):

@@ -455,11 +455,20 @@ def _swap(one: Path, other: Path) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Workspace:
-    """The directory that the stages share."""
+    """The directory that the stages share; it need not be there yet.
+
+    Raises:
+        KdistillError: if the path is a file.
+    """
 
     root: Path
+
+    def __init__(self, root: str | os.PathLike[str] = "workspace") -> None:
+        object.__setattr__(self, "root", Path(root))
+        if self.root.exists() and not self.root.is_dir():
+            raise KdistillError(f"--workspace {self.root} is a file: it needs a directory, or the name of a new one")
 
     def teacher(self, name: str) -> Artifact:
         return Artifact("teacher", name, self.root / "teachers" / name, self._command("train-teacher", name, "teacher"))
@@ -475,18 +484,13 @@ class Workspace:
     def plots(self) -> Artifact:
         return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
 
+    def events(self, network: Artifact) -> Path:
+        """Where TensorBoard's event files of a network go; they are no part of it."""
+        return self.root / "tensorboard" / network.path.relative_to(self.root)
+
     def _command(self, command: str, name: str, default: str) -> str:
         place = "" if self.root == Path("workspace") else f" --workspace {shlex.quote(str(self.root))}"
         return f"kdistill {command}{place}" + ("" if name == default else f" --name {name}")
-
-    def check(self) -> None:
-        """Refuse a workspace that cannot be one.
-
-        Raises:
-            KdistillError: if the path is a file.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise KdistillError(f"--workspace {self.root} is a file: it needs a directory, or the name of a new one")
 
     def teachers(self) -> list[Artifact]:
         return [self.teacher(name) for name in self._names("teachers")]

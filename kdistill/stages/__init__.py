@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kdistill.console import Reporter
 from kdistill.workspace import Artifact
 
 
-def up_to_date(artifact: Artifact, reason: str | None, *, force: bool, reporter: Reporter) -> bool:
+def up_to_date(
+    artifact: Artifact, reason: str | None, *, force: bool, reporter: Reporter, events: Path | None = None
+) -> bool:
     """Whether a stage has nothing to do; says so, or why not.
 
     Args:
@@ -14,10 +18,15 @@ def up_to_date(artifact: Artifact, reason: str | None, *, force: bool, reporter:
         reason: why it must be made again, None if it need not.
         force: make it all the same.
         reporter: hears of it.
+        events: where TensorBoard's event files of what is up to date go, if any are wanted.
     """
     if reason is None and not force:
         artifact.sweep()
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
+        if events:
+            from kdistill.tensorboard import show_history
+
+            show_history(artifact, events)
         return True
     if artifact.path.exists() and artifact.kind != "plots":
         reporter.say(f"makes {artifact} again: {reason or '--force'}")

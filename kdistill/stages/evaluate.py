@@ -67,7 +67,7 @@ class Judged:
     teacher: Judged | None = None
 
 
-def run(workspace: Workspace, *, reporter: Reporter) -> list[Measurement]:
+def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> list[Measurement]:
     """Measure every network, each on the training and test split of the dataset it was trained on.
 
     Teachers from outside, and several taken together, are measured where a student has learned from them. Rows are

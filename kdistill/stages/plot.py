@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 EXAMPLES = 8
 
 
-def run(workspace: Workspace, settings: Plot, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace, settings: Plot = Plot(), *, force: bool = False, reporter: Reporter = Reporter()
+) -> Manifest:
     """Draw what the workspace holds.
 
     Reads: `history.csv` of each network asked for, `soft-targets/NAME.h5` and its dataset, where they are there.

@@ -6,7 +6,7 @@ import math
 import time
 from pathlib import Path
 
-from kdistill import data, freshness, soft_targets, teachers, workspace
+from kdistill import data, freshness, soft_targets, teachers
 from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Source, Split
@@ -15,13 +15,15 @@ from kdistill.settings import Soften
 from kdistill.soft_targets import Form, SoftTargets, transfer_set
 from kdistill.stages import up_to_date
 from kdistill.teachers import Answers, Candidate
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
 
 BLOCKS = "blocks.log"
 CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
 
-def run(place: Workspace, settings: Soften, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace, settings: Soften = Soften(), *, force: bool = False, reporter: Reporter = Reporter()
+) -> Manifest:
     """Run the teachers once over the transfer set, and keep what they say.
 
     Reads: `teachers/NAME/saved_model` or networks from outside, or a file of logits; the dataset, the transfer sets.
@@ -30,15 +32,15 @@ def run(place: Workspace, settings: Soften, *, force: bool, reporter: Reporter) 
     Raises:
         KdistillError: if there is no such teacher, or the data doesn't fit it.
     """
-    asked = [] if settings.logits else [teachers.find(place, name) for name in settings.teachers]
+    asked = [] if settings.logits else [teachers.find(workspace, name) for name in settings.teachers]
     for teacher in asked:
         if teacher.artifact and teacher.manifest:
-            for reason in freshness.stale(place, teacher.manifest):
+            for reason in freshness.stale(workspace, teacher.manifest):
                 reporter.warn(
                     f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
                 )
     source = data.resolve(settings.dataset or _dataset_of(asked))
-    artifact = place.soft_targets(settings.name)
+    artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
     if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
         return identity
@@ -77,7 +79,7 @@ def run(place: Workspace, settings: Soften, *, force: bool, reporter: Reporter) 
     which = "" if settings.name == Soften.name else f" --soft-targets {settings.name}"
     model = "" if known["model"] else " --model mlp-800"
     alpha = "0.1" if manifest.results["labelled"] else "0"
-    reporter.say(f"next: {place.student('student').command}{which}{model} --alpha {alpha}")
+    reporter.say(f"next: {workspace.student('student').command}{which}{model} --alpha {alpha}")
     return manifest
 
 
@@ -95,13 +97,13 @@ def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, 
     )
 
 
-def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, size: int, reporter: Reporter) -> None:
+def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, batch: int, reporter: Reporter) -> None:
     """Fill the log, from where it ends."""
     if log.rows or log.restarted:
         reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")
     with reporter.steps("soften", len(rows)) as bar:
         bar.advance(log.rows)
-        for block, logits in said.of(rows, size, skip=math.ceil(log.rows / size)):
+        for block, logits in said.of(rows, batch, skip=math.ceil(log.rows / batch)):
             log.append({"row_keys": data.row_keys(block), **form.store(logits).block()})
             bar.advance(len(block))
 
@@ -127,7 +129,7 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
         path = Path(settings.logits).expanduser().absolute()
         if not path.is_file():
             raise KdistillError(f"--logits {settings.logits}: there is no such file")
-        inputs["logits"] = Input(str(path), workspace.digest(path))
+        inputs["logits"] = Input(str(path), digest(path))
     return Manifest(
         kind="soft targets",
         settings={
@@ -154,7 +156,7 @@ def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: D
         right = f", of which the teacher has {correct:,} right ({correct / rows:.2%})"
     reporter.say(
         f"wrote {artifact.path}: {rows:,} rows of {dataset.classes} classes{right}; "
-        f"{workspace.size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
+        f"{size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
     )
     if labelled and correct / labelled < min(CHANCE / dataset.classes, 0.5):
         outside = "is it for these rows, in this order?" if settings.logits else "does it expect other inputs?"

@@ -14,7 +14,13 @@ from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
 
 
-def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace,
+    settings: TrainStudent = TrainStudent(),
+    *,
+    force: bool = False,
+    reporter: Reporter = Reporter(),
+) -> Manifest:
     """Train a student from what a teacher said, or, at alpha 1, from hard labels alone.
 
     Reads: `soft-targets/NAME.h5` (not at alpha 1), the dataset.
@@ -47,7 +53,8 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
         },
         inputs=inputs,
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    events = workspace.events(artifact) if settings.tensorboard else None
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
 
@@ -84,6 +91,7 @@ def run(workspace: Workspace, settings: TrainStudent, *, force: bool, reporter: 
         settings=settings.training,
         objective=Objective(settings.alpha, temperature or 1.0),
         reporter=reporter,
+        events=events,
         lesson=lesson,
         results={"teacher": soft.teacher if soft else None},
     )

@@ -11,7 +11,13 @@ from kdistill.stages import up_to_date
 from kdistill.workspace import Manifest, Workspace
 
 
-def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: Reporter) -> Manifest:
+def run(
+    workspace: Workspace,
+    settings: TrainTeacher = TrainTeacher(),
+    *,
+    force: bool = False,
+    reporter: Reporter = Reporter(),
+) -> Manifest:
     """Train a teacher on hard labels.
 
     Reads: the dataset.
@@ -27,7 +33,8 @@ def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: 
         settings={"model": settings.model, **asdict(settings.training)},
         inputs={"dataset": source.identity()},
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    events = workspace.events(artifact) if settings.tensorboard else None
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
 
@@ -42,6 +49,7 @@ def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: 
         settings=settings.training,
         objective=Objective(),
         reporter=reporter,
+        events=events,
         show_layers=True,
     )
     which = "" if settings.name == TrainTeacher.name else f" --teacher {settings.name}"

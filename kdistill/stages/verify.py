@@ -27,7 +27,7 @@ class Finding:
     command: str
 
 
-def run(workspace: Workspace, *, reporter: Reporter) -> tuple[list[Finding], int]:
+def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[Finding], int]:
     """Check every artifact.
 
     Reads: everything in the workspace, and the datasets it came from.
