@@ -108,7 +108,7 @@ class SavedNetwork:
             raise KdistillError(f"{path} can't be loaded as a .keras file: {one_line(error)}") from None
         if len(model.inputs) != 1:
             raise KdistillError(f"{path} has {len(model.inputs)} inputs: a network here takes one")
-        names = list(model.output_names)
+        names = [str(name) for name in getattr(model, "output_names", ["output"])]
         place = names.index(_choose_output(names, output, path))
         whole = tf.function(lambda fed: model(fed, training=False))
 

@@ -1,0 +1,361 @@
+"""Teachers from outside, several of them, and files of what another program said; transfer sets of any rows."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from conftest import QUICK
+
+from kdistill import data, metrics
+from kdistill.backend import keras, tf
+from kdistill.soft_targets import Form, SoftTargets
+
+DIGITS = ["--dataset", "digits"]
+
+
+def stored(workspace, name="soft-targets"):
+    """The logits of a soft-target file, and the file."""
+    soft = SoftTargets(workspace / f"soft-targets/{name}.h5")
+    return soft.logits(), soft
+
+
+class Plain(tf.Module):
+    """A network of plain TensorFlow: a linear map of the pixels, with several signatures and outputs."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        draw = np.random.default_rng(0)
+        self.weights = tf.Variable(draw.normal(0, 0.1, (784, classes)).astype(np.float32))
+
+    def logits(self, inputs):
+        return tf.reshape(inputs, (-1, 784)) @ self.weights
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.float32)])
+    def serve(self, inputs):
+        return {"scores": self.logits(inputs)}
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.float32)])
+    def both(self, inputs):
+        logits = self.logits(inputs)
+        return {"features": tf.nn.relu(logits), "probabilities": tf.nn.softmax(logits)}
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8)])
+    def bytes(self, inputs):
+        return self.logits(tf.cast(inputs, tf.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec((100, 28, 28), tf.float32)])
+    def hundred(self, inputs):
+        return self.logits(inputs)
+
+
+def save(place, function, **signatures):
+    tf.saved_model.save(function.__self__ if hasattr(function, "__self__") else function, place, signatures=signatures)
+    return place
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """SavedModels of one network in several dresses, and the network."""
+    place, network = tmp_path_factory.mktemp("plain"), Plain()
+    one = {"serving_default": network.serve}
+    tf.saved_model.save(network, place / "one", signatures=one)
+    many = {"a": network.serve, "b": network.both, "bytes": network.bytes, "hundred": network.hundred}
+    tf.saved_model.save(network, place / "many", signatures=many)
+    tf.saved_model.save(network, place / "none")
+    tf.saved_model.save(small := Plain(3), place / "three", signatures=small.serve)
+    return place, network
+
+
+def test_saved_model_of_plain_tensorflow(run, tmp_path, plain, digits):
+    """What soften keeps is what the network says; a student of it trains, and both are measured."""
+    place, network = plain
+    outcome = run("soften", "--teacher", place / "one", *DIGITS, "--temperature", "4")
+    assert outcome.code == 0, outcome.err
+    logits, soft = stored(tmp_path / "workspace")
+    np.testing.assert_allclose(logits, network.logits(np.float32(digits.train.read()) / 255), atol=1e-4)
+    assert soft.teacher == str(place / "one")
+    assert "--model mlp-800 --alpha 0.1" in outcome.out
+    missing = run("train-student")
+    assert (missing.code, "--model is missing" in missing.err) == (2, True)
+    assert run("train-student", *QUICK).code == 0
+    table = json.loads(run("evaluate", "--json").out)
+    assert [(one["name"], one["role"]) for one in table][::2] == [("one", "teacher"), ("student", "student")]
+    assert 0 < table[3]["agreement"] < 1
+    assert table[0]["parameters"] is None
+    assert "one" in run("evaluate").out
+    assert run("verify").code == 0
+    assert "up to date" in run("soften", "--teacher", place / "one", *DIGITS, "--temperature", "4").out
+    assert json.loads(run("status", "--json").out)["artifacts"][0]["state"] == "fresh"
+
+
+def test_teacher_that_changes_makes_stale(run, tmp_path, digits):
+    network = Plain()
+    tf.saved_model.save(network, tmp_path / "net", signatures=network.serve)
+    assert run("soften", "--teacher", "./net", *DIGITS).code == 0
+    network.weights.assign(network.weights * 2)
+    tf.saved_model.save(network, tmp_path / "net", signatures=network.serve)
+    (standing,) = json.loads(run("status", "--json").out)["artifacts"]
+    assert standing["state"] == "stale"
+    assert f"the teacher {tmp_path / 'net'} has changed" in standing["reasons"][0]
+    assert standing["command"] == f"kdistill soften --dataset digits --teacher {tmp_path / 'net'} --temperature 20"
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        (["--signature", "a"], 1 / 255),
+        (["--signature", "b", "--output", "probabilities"], 1 / 255),
+        (["--signature", "bytes"], 1),
+        (["--signature", "hundred", "--batch-size", "250"], 1 / 255),
+        (["--signature", "a", "--teacher-input", "raw"], 1),
+    ],
+)
+def test_signatures_outputs_and_scales(run, tmp_path, plain, digits, options, scale):
+    place, network = plain
+    outcome = run("soften", "--teacher", place / "many", *DIGITS, *options)
+    assert outcome.code == 0, outcome.err
+    logits, _ = stored(tmp_path / "workspace")
+    expected = network.logits(np.float32(digits.train.read()) * np.float32(scale)).numpy()
+    if "probabilities" in options:
+        assert f"{place / 'many'} gives probabilities" in outcome.out
+        expected = metrics.log_softmax(expected)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_keras_file_with_a_softmax(run, tmp_path, digits):
+    """A `.keras` teacher that ends in a softmax: its logarithms are logits; told that they are logits, they stay."""
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    net.save(tmp_path / "net.keras")
+    outcome = run("soften", "--teacher", "net.keras", *DIGITS)
+    assert "gives probabilities: their logarithms are taken for logits" in outcome.out
+    logits, _ = stored(tmp_path / "workspace")
+    said = net.predict(np.float32(digits.train.read()) / 255, verbose=0)
+    np.testing.assert_allclose(np.exp(logits), said, atol=1e-5)
+    run("soften", "--teacher", "net.keras", *DIGITS, "--teacher-output", "logits", "--name", "as-logits")
+    np.testing.assert_allclose(stored(tmp_path / "workspace", "as-logits")[0], said, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--teacher", "nosuch", *DIGITS], 1, "kdistill train-teacher"),
+        (["--teacher", "./nosuch", *DIGITS], 1, "no such teacher in workspace, and no such SavedModel"),
+        (["--teacher", "PLACE", *DIGITS], 1, "is no SavedModel (a directory with saved_model.pb)"),
+        (["--teacher", "PLACE/one"], 2, "--dataset is missing"),
+        (["--teacher", "PLACE/none", *DIGITS], 1, "has no signatures to call"),
+        (["--teacher", "PLACE/many", *DIGITS], 1, "has the signatures a, b, bytes, hundred: choose one"),
+        (["--teacher", "PLACE/many", *DIGITS, "--signature", "c"], 1, "choose one with --signature"),
+        (["--teacher", "PLACE/many", *DIGITS, "--signature", "b"], 1, "the outputs features, probabilities: choose"),
+        (["--teacher", "PLACE/three", *DIGITS], 1, "gives 3 logits, and digits has 10 classes"),
+        (["--teacher", "PLACE/one", "--dataset", "wide.npz"], 1, "shape (28, 28) float32, and those of "),
+        (["--teacher", "PLACE/one", "--teacher", "PLACE/one", *DIGITS], 2, "is given twice"),
+        (["--teacher", "a\nb", *DIGITS], 2, "'a\\nb'"),
+        (["--teacher", "broken.keras", *DIGITS], 1, "can't be loaded as a .keras file"),
+        (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10 is not below the 10 classes of digits"),
+        (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
+        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "they must be alike"),
+        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "nosuch"], 1, "--transfer-set nosuch: there is no such"),
+        (["--logits", "nosuch.npy", *DIGITS], 1, "there is no such file"),
+        (["--logits", "few.npy", *DIGITS], 1, "5 rows of logits, and the transfer set 1,437 rows"),
+        (["--logits", "narrow.npy", *DIGITS], 1, "gives 3 logits a row, and digits has 10 classes"),
+        (["--logits", "ints.npy", *DIGITS], 1, "logits are floats, (rows, classes)"),
+        (["--logits", "nan.npy", *DIGITS], 1, "holds NaN or infinity, first in row 7"),
+        (["--logits", "two.npz", *DIGITS], 1, "holds a, b: logits are in an array of the name logits"),
+        (["--logits", "broken.keras", *DIGITS], 1, "it needs an .npy, an .npz or an .h5 file"),
+    ],
+)
+def test_bad_teachers_are_one_line(run, tmp_path, plain, digits, options, code, said):
+    wide = np.zeros((20, 32, 32), np.uint8)
+    np.savez(tmp_path / "wide.npz", x_train=wide, y_train=np.arange(20) % 10, x_test=wide, y_test=np.arange(20) % 10)
+    (tmp_path / "broken.keras").write_text("hello")
+    rows = len(digits.train)
+    np.save(tmp_path / "few.npy", np.zeros((5, 10), np.float32))
+    np.save(tmp_path / "narrow.npy", np.zeros((rows, 3), np.float32))
+    np.save(tmp_path / "ints.npy", np.zeros((rows, 10), int))
+    broken = np.zeros((rows, 10), np.float32)
+    broken[7, 3] = np.nan
+    np.save(tmp_path / "nan.npy", broken)
+    np.savez(tmp_path / "two.npz", a=broken, b=broken)
+    outcome = run("soften", *(option.replace("PLACE", str(plain[0])) for option in options))
+    assert (outcome.code, outcome.out) == (code, "") or "softens" in outcome.out
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert said in outcome.err
+    assert not (tmp_path / "workspace/soft-targets").exists()
+
+
+def test_several_teachers(run, tmp_path, digits):
+    """The arithmetic mean is of probabilities at T, the geometric of logits; a student at another T is warned."""
+    for seed in (1, 2, 3):
+        name = f"t{seed}"
+        assert run("train-teacher", "--name", name, "--seed", seed, *QUICK).code == 0
+    workspace = tmp_path / "workspace"
+    asked = [part for seed in (1, 2, 3) for part in ("--teacher", f"t{seed}")]
+    outcome = run("soften", *asked, "--temperature", "3")
+    assert "with t1 + t2 + t3 (arithmetic mean)" in outcome.out
+    assert run("soften", *asked, "--temperature", "3", "--mean", "geometric", "--name", "geometric").code == 0
+    each = []
+    for seed in (1, 2, 3):
+        assert run("soften", "--teacher", f"t{seed}", "--name", f"s{seed}").code == 0
+        each.append(stored(workspace, f"s{seed}")[0])
+    mean, soft = stored(workspace)
+    expected = np.mean([np.exp(metrics.log_softmax(logits, 3.0)) for logits in each], axis=0)
+    np.testing.assert_allclose(np.exp(metrics.log_softmax(mean, 3.0)), expected, atol=1e-6)
+    np.testing.assert_allclose(stored(workspace, "geometric")[0], np.mean(each, axis=0), atol=1e-5)
+    assert soft.teacher == "t1, t2, t3"
+    assert run("verify").code == 0
+    other = run("train-student", *QUICK, "--temperature", "5")
+    assert "warning: student 'student' is trained at T = 5" in other.err
+    assert "warning" not in run("train-student", *QUICK, "--soft-targets", "geometric", "--temperature", "5").err
+    assert "t1 + t2 + t3" in run("evaluate").out
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "h5"])
+@pytest.mark.parametrize("kind", ["float16", "float32", "probabilities"])
+def test_logits_of_another_program(run, tmp_path, digits, ending, kind):
+    """No teacher at all: what a file says of the rows, in their order."""
+    draw = np.random.default_rng(0)
+    logits = (draw.normal(0, 1, (1437, 10)) + 4 * np.eye(10)[digits.train.labels]).astype(np.float32)
+    said = np.exp(metrics.log_softmax(logits)).astype(np.float32) if kind == "probabilities" else logits.astype(kind)
+    path, name = tmp_path / f"said.{ending}", "probabilities" if kind == "probabilities" else "logits"
+    if ending == "npy":
+        np.save(path, said)
+    elif ending == "npz":
+        np.savez(path, **{name: said, "other": said})
+    else:
+        with h5py.File(path, "w") as file:
+            file[name] = said
+    outcome = run("soften", "--logits", path, *DIGITS, "--batch-size", "500")
+    assert outcome.code == 0, outcome.err
+    found, soft = stored(tmp_path / "workspace")
+    tolerance = 0.01 if kind == "float16" else 1e-4
+    np.testing.assert_allclose(metrics.log_softmax(found), metrics.log_softmax(logits), atol=tolerance)
+    assert soft.manifest.results["correct"] == (said.argmax(axis=1) == digits.train.labels).sum()
+    assert "hardly better than chance" not in outcome.err
+    np.save(tmp_path / "shifted.npy", np.roll(logits, 1, axis=0))
+    assert "hardly better than chance" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
+
+
+def test_logits_of_pytorch(run, tmp_path, digits):
+    """The README's lines for PyTorch write a file that soften takes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    inputs = torch.from_numpy(digits.train.read()).float() / 255
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
+    with torch.no_grad():
+        logits = torch.cat([network(batch) for batch in inputs.split(1000)])
+    np.save("logits.npy", logits.numpy())
+    assert run("soften", "--logits", "logits.npy", *DIGITS).code == 0
+    np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], logits.numpy())
+
+
+def pool(path, inputs, labels=None):
+    arrays = {"x_train": inputs} if labels is None else {"x_train": inputs, "y_train": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
+    """Inputs come from the transfer set, validation and test from the dataset; without labels alpha must be 0."""
+    inputs = digits.train.read()
+    shifted = np.roll(inputs, 1, axis=2)  # rows that the dataset has not
+    pool("pool.npz", np.concatenate([shifted, digits.test.read()[:30], inputs]))
+    outcome = run("soften", "--transfer-set", "pool.npz")
+    assert outcome.code == 0, outcome.err
+    assert "0 of them labelled" in outcome.out
+    assert "--alpha 0" in outcome.out.splitlines()[-1]
+    refused = run("train-student", *QUICK)
+    assert (refused.code, "has no labels" in refused.err, "--alpha 0" in refused.err) == (1, True, True)
+    outcome = run("train-student", "--model", "mlp-30", "--epochs", "3", "--alpha", "0", "--validation-fraction", "0.2")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((workspace / "students/student/manifest.json").read_text())["results"]
+    out = data.validation_rows(digits.train.keys(), 0.2, 0)
+    assert f"leaves out {30 + out.sum()} rows that are validation or test rows of digits" in outcome.out
+    assert (results["training_rows"], results["labelled_rows"]) == (2 * 1437 - out.sum(), 0)
+    history = (workspace / "students/student/history.csv").read_text().splitlines()
+    first = dict(zip(history[0].split(","), history[1].split(","), strict=True))
+    assert first["train_accuracy"] == first["hard_loss"] == ""
+    assert float(first["train_loss"]) == pytest.approx(float(first["soft_loss"]), rel=1e-6)
+    assert run("plot").code == run("verify").code == run("evaluate").code == 0
+    assert (
+        "up to date"
+        in run(
+            "train-student", "--model", "mlp-30", "--epochs", "3", "--alpha", "0", "--validation-fraction", "0.2"
+        ).out
+    )
+
+
+def test_labelled_rows_and_a_larger_pool(run, workspace, digits):
+    """The hard part counts on labelled rows only."""
+    inputs, labels = digits.train.read(), digits.train.labels
+    pool("some.npz", inputs[:400], labels[:400])
+    pool("pool.npz", np.roll(inputs, 1, axis=2))
+    sets = ["--transfer-set", "some.npz", "--transfer-set", "pool.npz"]
+    outcome = run("soften", *sets, "--temperature", "4")
+    assert "softens 1,837 rows of " in outcome.out
+    assert "400 of them labelled" in outcome.out
+    outcome = run("train-student", "--alpha", "0.5", "--model", "mlp-30", "--epochs", "1")
+    assert outcome.code == 0, outcome.err
+    header, row = (workspace / "students/student/history.csv").read_text().splitlines()
+    first = {name: float(value) for name, value in zip(header.split(","), row.split(","), strict=True)}
+    share = 400 / 1837
+    assert first["train_loss"] == pytest.approx(0.5 * share * first["hard_loss"] + 0.5 * first["soft_loss"], rel=1e-4)
+    pool("pool.npz", np.roll(inputs, 2, axis=2))
+    assert "stale" in run("status").out
+    assert "are not in" in run("train-student", *QUICK).err
+
+
+def test_transfer_set_of_test_rows_alone(run, workspace, digits):
+    pool("test.npz", digits.test.read())
+    assert run("soften", "--transfer-set", "test.npz").code == 0
+    outcome = run("train-student", *QUICK, "--alpha", "0")
+    assert (outcome.code, "no row is left to train on" in outcome.err) == (1, True)
+
+
+@pytest.mark.parametrize("options", [["--dtype", "float16"], ["--top-k", "3"], ["--dtype", "float16", "--top-k", "5"]])
+def test_smaller_files(run, workspace, options):
+    """Half precision or the k largest: smaller, verified, and a student learns from them at any T, warned if need be."""
+    whole, _ = stored(workspace)
+    before = (workspace / "soft-targets/soft-targets.h5").stat().st_size
+    assert run("soften", *options).code == 0
+    logits, soft = stored(workspace)
+    assert (workspace / "soft-targets/soft-targets.h5").stat().st_size < before
+    np.testing.assert_allclose(soft.file["soft_targets"][()].astype(float).sum(axis=1), 1.0, atol=2e-3)
+    np.testing.assert_allclose(np.exp(metrics.log_softmax(logits, 20)).sum(axis=1), 1.0, atol=1e-6)
+    if soft.form.top_k is None:
+        np.testing.assert_allclose(logits, whole, rtol=1e-3)
+    else:
+        top = np.argsort(-whole, axis=1)[:, : soft.form.top_k]
+        expected = np.exp(metrics.log_softmax(whole, 20))
+        found = np.exp(metrics.log_softmax(logits, 20))
+        for classes in (top, np.argsort(whole, axis=1)[:, : 10 - soft.form.top_k]):
+            given, wanted = (np.take_along_axis(some, classes, axis=1).sum(axis=1) for some in (found, expected))
+            np.testing.assert_allclose(given, wanted, rtol=2e-3)
+    assert run("verify").code == 0
+    outcome = run("train-student", *QUICK, "--temperature", "4")
+    assert outcome.code == 0, outcome.err
+    assert ("warning" in outcome.err) == (soft.form.top_k is not None)
+
+
+def test_top_k_keeps_the_mass_of_the_rest():
+    """By hand: of four classes the two largest, and the logit that has the others' mass at T."""
+    logits = np.log(np.array([[0.1, 0.5, 0.3, 0.1]], np.float32)) * 2
+    form = Form(4, 2.0, "float32", 2)
+    kept = form.store(logits)
+    np.testing.assert_array_equal(kept.top_classes, [[1, 2]])
+    np.testing.assert_allclose(np.exp(metrics.log_softmax(kept.values, 2.0)), [[0.5, 0.3, 0.2]], atol=1e-6)
+    np.testing.assert_allclose(np.exp(metrics.log_softmax(kept.dense(), 2.0)), [[0.1, 0.5, 0.3, 0.1]], atol=1e-6)
+    from kdistill.losses import of_all_classes
+
+    in_step = of_all_classes(kept.values, kept.top_classes.astype(np.int32), classes=4, rest=form.rest)
+    np.testing.assert_allclose(in_step, kept.dense(), atol=1e-6)
+
+
+def test_logits_beyond_half_precision(run, tmp_path, digits):
+    np.save(tmp_path / "large.npy", 1e5 * np.eye(10, dtype=np.float32)[digits.train.labels])
+    outcome = run("soften", "--logits", "large.npy", *DIGITS, "--dtype", "float16")
+    assert (outcome.code, "more than float16 can hold: --dtype float32" in outcome.err) == (1, True)
