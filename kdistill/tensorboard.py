@@ -55,12 +55,11 @@ class Board:
         if not new:
             return
         self._writer = self._writer or tf.summary.create_file_writer(str(self._directory))
-        with self._writer.as_default():
+        with self._writer.as_default():  # which flushes it at the end
             for row in new:
                 for column, value in {"hard_loss": row["train_loss"], **row}.items():
                     if column in TAGS and not math.isnan(value):
                         _write_scalar(TAGS[column], value, int(row["epoch"]))
-        self._writer.flush()
 
 
 def _write_scalar(tag: str, value: float, step: int) -> None:

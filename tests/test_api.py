@@ -217,6 +217,7 @@ def test_dataset_joins_by_content(soft, digits):
     epochs = [rows_of(shuffled)[0] for _ in range(2)]
     assert not (epochs[0] == epochs[1]).all()
     assert (epochs[0] == rows_of(soft.dataset(inputs, seed=1))[0]).all()
+    assert not (epochs[0] == rows_of(soft.dataset(inputs, seed=2))[0]).all()
     assert np.sort(epochs[0], axis=0).tobytes() == np.sort(found, axis=0).tobytes()
 
 
