@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kdistill import data
 from kdistill.errors import KdistillError
 from kdistill.soft_targets import SoftTargets
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
 
 OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
 
@@ -35,6 +37,8 @@ def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
     for role, made_from in manifest.inputs.items():
         if role == "dataset":
             found += _stale_dataset(made_from)
+        elif role in ("model", "weights"):
+            found += _stale_file(f"the {role} file", made_from)
         else:
             output = "history.csv" if manifest.kind == "plots" and role != "soft_targets" else None
             found += _stale_artifact(workspace, _artifact(workspace, role, made_from.name), made_from, output)
@@ -47,6 +51,15 @@ def _stale_dataset(made_from: Input) -> list[str]:
     except (KdistillError, OSError):
         return [f"the dataset {made_from.name} is gone"]
     changed = f"the dataset {made_from.name} has changed ({_change(made_from.digest, now)})"
+    return [] if now == made_from.digest else [changed]
+
+
+def _stale_file(what: str, made_from: Input) -> list[str]:
+    try:
+        now = digest(Path(made_from.name))
+    except OSError:
+        return [f"{what} {made_from.name} is gone"]
+    changed = f"{what} {made_from.name} has changed ({_change(made_from.digest, now)})"
     return [] if now == made_from.digest else [changed]
 
 

@@ -13,6 +13,7 @@ from kdistill import history, metrics, models, saved_models, training, workspace
 from kdistill.console import Reporter
 from kdistill.data import BLOCK_ROWS, Dataset, validation_rows
 from kdistill.errors import KdistillError
+from kdistill.model_sources import ModelSource
 from kdistill.settings import Training
 
 CHECKPOINT = "checkpoint.npz"
@@ -24,7 +25,7 @@ def make(
     identity: workspace.Manifest,
     *,
     dataset: Dataset,
-    model: str,
+    model: ModelSource,
     settings: Training,
     objective: training.Objective,
     reporter: Reporter,
@@ -39,7 +40,7 @@ def make(
         artifact: a teacher or a student.
         identity: what it is made from.
         dataset: its training rows are trained on, less a validation part; its test rows are for reporting.
-        model: as in `models.build`.
+        model: the network to train.
         settings: how to train.
         objective: what to minimise.
         reporter: hears of it.
@@ -60,7 +61,7 @@ def make(
     if settings.batch_size > len(examples):
         raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
     reporter.say(
-        f"{role} {artifact.name}: {model} on {dataset.name}, {len(examples):,} rows of "
+        f"{role} {artifact.name}: {model.name} on {dataset.name}, {len(examples):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
         f"{held_out_name} on {len(held_out):,}"
     )
@@ -68,12 +69,14 @@ def make(
 
     def build() -> Any:
         network = models.build(
-            model,
+            model.name,
             dataset.input_shape,
             dataset.classes,
             role=role,
             seed=settings.seed,
             precision=settings.precision,
+            input_dtype=dataset.input_dtype,
+            weights=model.weights,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
@@ -94,7 +97,8 @@ def make(
             checkpoint=checkpoint,
             reporter=reporter,
         )
-        saved_models.save(network, staging.path)
+        if problem := saved_models.save(network, staging.path):
+            reporter.warn(problem)
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
         saved = staging.path / SAVED_MODEL
@@ -102,7 +106,7 @@ def make(
         errors, rows = metrics.errors(test_logits, dataset.test.labels), len(dataset.test)
         found = {
             **(results or {}),
-            "model": model,
+            "model": model.name,
             "objective": str(objective),
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch or progress.epoch,

@@ -29,7 +29,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
-NAMED_BY_OPTION = ("dataset", "teacher", "soft_targets")  # inputs; options of the same names give them
+NAMED_BY_OPTION = ("dataset", "weights", "teacher", "soft_targets")  # inputs; options of the same names give them
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
     "teacher": {**TRAINING, "dataset": TrainTeacher.dataset, "model": TrainTeacher.model},

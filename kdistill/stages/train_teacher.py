@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from kdistill import data
+from kdistill import data, model_sources
 from kdistill.console import Reporter
 from kdistill.settings import TrainTeacher
 from kdistill.stages import up_to_date
@@ -21,11 +21,12 @@ def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: 
         KdistillError: if the dataset or the network is none, or training fails.
     """
     source = data.resolve(settings.dataset)
+    model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
         kind="teacher",
-        settings={"model": settings.model, **asdict(settings.training)},
-        inputs={"dataset": source.identity()},
+        settings={**model.settings(), **asdict(settings.training)},
+        inputs={"dataset": source.identity(), **model.inputs()},
     )
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
         return artifact.require()
@@ -38,7 +39,7 @@ def run(workspace: Workspace, settings: TrainTeacher, *, force: bool, reporter: 
         artifact,
         identity,
         dataset=dataset,
-        model=settings.model,
+        model=model,
         settings=settings.training,
         objective=Objective(),
         reporter=reporter,
