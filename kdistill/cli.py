@@ -89,7 +89,7 @@ def training(
     seed: Annotated[int, typer.Option(help="Of weights, order and held-out rows.")] = Training.seed,
     precision: Annotated[Precision, typer.Option(help="A Keras dtype policy.")] = Training.precision,
     xla: Annotated[
-        Xla, typer.Option(help="Compile the step; auto: not on a CPU for convolutions or bfloat16.")
+        Xla, typer.Option(help="Compile the step; auto: on a CPU for dense layers alone, and not for bfloat16.")
     ] = Training.xla,
     memory: Annotated[
         int, typer.Option(metavar="MIB", help="Training data up to this size is held in memory; more is streamed.")
@@ -153,8 +153,22 @@ Dataset = Annotated[
     ),
 ]
 OtherDataset = Annotated[str | None, typer.Option(help="Another dataset than the one recorded upstream.")]
-Model = Annotated[str, typer.Option(help="cnn, mlp-H (two hidden layers of H units) or small.")]
-StudentModel = Annotated[str | None, typer.Option(help="cnn, mlp-H or small. Default: the teacher's.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="cnn, mlp-H (two hidden layers of H units) or small; or your own: MODULE:FUNCTION, called with "
+        "(input_shape, classes), FILE.keras to train on from, or keras.applications:NAME."
+    ),
+]
+StudentModel = Annotated[
+    str | None, typer.Option(help="As a teacher's. Default: the teacher's architecture, with new weights.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Begin with these: .weights.h5 or .keras of the same network; or new: not a .keras's own."
+    ),
+]
 Temperature = Annotated[float, typer.Option(help="T of softmax(logits / T).")]
 Alpha = Annotated[
     float,
@@ -257,6 +271,7 @@ def train_teacher(
     reading: Reading,
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
+    weights: Weights = TrainTeacher.weights,
     name: Annotated[str, typer.Option(help="What to call the teacher.")] = TrainTeacher.name,
     tensorboard: TensorBoard = TrainTeacher.tensorboard,
 ) -> None:
@@ -264,7 +279,12 @@ def train_teacher(
     from kdistill.stages import train_teacher as stage
 
     settings = TrainTeacher(
-        dataset=reading.named(dataset), model=model, name=name, training=training, tensorboard=tensorboard
+        dataset=reading.named(dataset),
+        model=model,
+        weights=weights,
+        name=name,
+        training=training,
+        tensorboard=tensorboard,
     )
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
 
@@ -353,6 +373,7 @@ def train_student(
     ] = TrainStudent.temperature,
     soft_targets: SoftTargetsName = TrainStudent.soft_targets,
     model: StudentModel = TrainStudent.model,
+    weights: Weights = TrainStudent.weights,
     dataset: OtherDataset = TrainStudent.dataset,
     name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
     tensorboard: TensorBoard = TrainStudent.tensorboard,
@@ -368,6 +389,7 @@ def train_student(
         temperature=temperature,
         soft_targets=soft_targets,
         model=model,
+        weights=weights,
         dataset=_named(dataset, reading),
         name=name,
         training=training,
@@ -450,11 +472,12 @@ def run(
 
     Training options are for both networks.
     """
+    from kdistill import model_sources
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 
     if student_model is not None:
-        check_model("student-model", student_model)
+        model_sources.resolve(check_model("student-model", student_model))
     stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
         (
             train_teacher.run,

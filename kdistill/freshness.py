@@ -35,10 +35,11 @@ def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
     """Why an artifact is no longer what its inputs would give, in words, with the command that mends each."""
     found = []
     for role, made_from in manifest.inputs.items():
-        if role.split()[0] in ("dataset", "transfer_set"):
-            found += _stale_data(made_from, role.split()[0].replace("_", " "))
+        kind = role.split()[0]
+        if kind in ("dataset", "transfer_set"):
+            found += _stale_data(made_from, kind.replace("_", " "))
         elif Path(made_from.name).is_absolute():
-            found += _stale_file(made_from, role.split()[0])
+            found += _stale_file(made_from, kind if kind == "teacher" else f"{kind} file")
         else:
             output = "history.csv" if manifest.kind == "plots" and role != "soft_targets" else None
             found += _stale_artifact(workspace, _artifact(workspace, role, made_from.name), made_from, output)

@@ -1,4 +1,4 @@
-"""Networks to train: the built-in ones, by name."""
+"""Networks to train, by name: the built-in ones here, the user's own from the room of theirs."""
 
 from __future__ import annotations
 
@@ -6,38 +6,64 @@ from typing import Any
 
 import numpy as np
 
+from kdistill import model_sources, own_networks
 from kdistill.backend import keras
 from kdistill.errors import KdistillError
-from kdistill.settings import check_model
+from kdistill.settings import MLP, check_model
+
+TABLE_ROWS = 40
 
 layers = keras.layers
 
 
 def build(
-    model: str, input_shape: tuple[int, ...], classes: int, *, role: str, seed: int, precision: str
+    model: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    role: str,
+    seed: int,
+    precision: str,
+    input_dtype: str = "float32",
+    weights: str | None = None,
 ) -> keras.Model:
     """A new network that gives logits, with weights drawn from the role and the seed.
 
     Args:
-        model: `cnn` (the teacher of Tensorflow-Knowledge-Distillation), `small` (its student) or `mlp-H`.
+        model: `cnn` (the teacher of Tensorflow-Knowledge-Distillation), `small` (its student), `mlp-H`, or one of the
+            user's own, as in `model_sources.ModelSource`.
         input_shape: of one row.
         classes: how many logits.
         role: `teacher` or `student`; names the last layer, and keeps the two from starting alike at one seed.
         seed: a whole number below 2^32.
-        precision: a Keras dtype policy; logits are float32 under any.
+        precision: a Keras dtype policy; built-in networks give logits in float32 under any.
+        input_dtype: of the dataset. The network takes int32 for whole numbers but uint8, and float32 for the rest.
+        weights: a file of weights to begin with, or `new` for a `.keras` whose own are not wanted.
+
+    Returns:
+        A functional or sequential model with one input and one output.
 
     Raises:
         KdistillError: if there is no such network, or none for such inputs.
     """
+    source = model_sources.resolve(check_model("model", model), weights)
     keras.utils.set_random_seed(role_seed(seed, role))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        body = _body(model, input_shape)
-        logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
-        return keras.Sequential([keras.Input(input_shape), *body, logits], name=role)
+        token_ids = input_dtype != "uint8" and keras.backend.is_int_dtype(input_dtype)
+        rows = keras.Input(input_shape, dtype="int32" if token_ids else "float32")
+        if model in ("cnn", "small") or MLP.fullmatch(model):
+            body = _body(model, input_shape)
+            logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
+            network = keras.Sequential([rows, *body, logits], name=role)
+        else:
+            network = own_networks.build(source, rows, classes, precision)
     finally:
         keras.config.set_dtype_policy(before)
+    if source.weights_file:
+        own_networks.load_weights(network, source.weights_file)
+    return network
 
 
 def role_seed(seed: int, role: str) -> int:
@@ -50,7 +76,6 @@ def _body(model: str, input_shape: tuple[int, ...]) -> list[Any]:
         return _cnn(input_shape)
     if model == "small":
         return [layers.Flatten(), layers.Dense(10, activation="relu")]
-    check_model("model", model)
     units = int(model.removeprefix("mlp-"))
     return [layers.Flatten(), *(layers.Dense(units, activation="relu") for _ in range(2))]
 
@@ -69,13 +94,20 @@ def _cnn(input_shape: tuple[int, ...]) -> list[Any]:
 
 
 def table(model: keras.Model) -> list[tuple[str, str, str]]:
-    """Name and type, output shape, and number of parameters of each layer, and the total."""
-    rows = [
-        (
-            f"{layer.name} ({type(layer).__name__})",
-            " x ".join(map(str, layer.output.shape[1:])),
-            f"{layer.count_params():,}",
-        )
-        for layer in model.layers
-    ]
-    return [*rows, ("total", "", f"{model.count_params():,}")]
+    """Name and type, output shape, and number of parameters of each layer, and the total.
+
+    Of a deep network some layers in the middle are one row.
+    """
+    rows = [(f"{layer.name} ({type(layer).__name__})", _output(layer), layer.count_params()) for layer in model.layers]
+    if len(rows) > TABLE_ROWS:
+        head, middle, tail = rows[: TABLE_ROWS // 2], rows[TABLE_ROWS // 2 : -TABLE_ROWS // 2], rows[-TABLE_ROWS // 2 :]
+        rows = [*head, (f"... {len(middle)} more", "", sum(row[2] for row in middle)), *tail]
+    return [(name, shape, f"{count:,}") for name, shape, count in [*rows, ("total", "", model.count_params())]]
+
+
+def _output(layer: keras.Layer) -> str:
+    """The shape of what a layer gives; nothing where it is called more than once, or gives more than one tensor."""
+    try:
+        return " x ".join(map(str, layer.output.shape[1:]))
+    except (AttributeError, ValueError):
+        return ""

@@ -16,6 +16,7 @@ from kdistill.console import Reporter
 from kdistill.data import Dataset, Split, sortable, validation_rows
 from kdistill.errors import KdistillError
 from kdistill.feed import Examples
+from kdistill.model_sources import ModelSource
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
@@ -39,7 +40,7 @@ def make(
     identity: workspace.Manifest,
     *,
     dataset: Dataset,
-    model: str,
+    model: ModelSource,
     settings: Training,
     objective: training.Objective,
     reporter: Reporter,
@@ -54,7 +55,7 @@ def make(
         artifact: a teacher or a student.
         identity: what it is made from.
         dataset: its training rows are trained on, less a validation part; its test rows are for reporting.
-        model: as in `models.build`.
+        model: the network to train.
         settings: how to train.
         objective: what to minimise.
         reporter: hears of it.
@@ -75,7 +76,7 @@ def make(
     if settings.batch_size > len(examples):
         raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
     reporter.say(
-        f"{role} {artifact.name}: {model} on {dataset.name}, {len(examples):,} rows of "
+        f"{role} {artifact.name}: {model.name} on {dataset.name}, {len(examples):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
         f"{held_out_name} on {len(held_out):,}"
     )
@@ -83,12 +84,14 @@ def make(
 
     def build() -> Any:
         network = models.build(
-            model,
+            model.name,
             dataset.input_shape,
             dataset.classes,
             role=role,
             seed=settings.seed,
             precision=settings.precision,
+            input_dtype=dataset.input_dtype,
+            weights=model.weights,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
@@ -110,14 +113,15 @@ def make(
             reporter=reporter,
             **({"watch": Board(events).show} if events else {}),
         )
-        saved_models.save(network, staging.path)
+        if problem := saved_models.save(network, staging.path):
+            reporter.warn(problem)
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
         saved = staging.path / SAVED_MODEL
         errors, rows = test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
         found = {
             **(results or {}),
-            "model": model,
+            "model": model.name,
             "objective": str(objective),
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch or progress.epoch,

@@ -13,23 +13,46 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError
+from kdistill.own_networks import operations_in
 
 
-def save(model: keras.Model, directory: Path) -> None:
+def save(model: keras.Model, directory: Path) -> str | None:
     """Write `saved_model/` and `model.keras` into a directory that is there.
 
-    The SavedModel has one signature, `serving_default`: `inputs` (rows, ...) float32 to `logits` (rows, classes), for
-    any number of rows. It is written through TensorFlow, since `keras.Model.export` stores every weight twice
-    (Keras 3.15.1).
+    The SavedModel has one signature, `serving_default`: `inputs` (rows, ...), of the model's input dtype, to `logits`
+    (rows, classes) float32, for any number of rows. It is written through TensorFlow, since `keras.Model.export`
+    stores every weight twice (Keras 3.15.1).
+
+    Returns:
+        Why there is no `model.keras`, in words, or None: layers of the user's own may not let themselves be saved.
+
+    Raises:
+        KdistillError: if the SavedModel can't be written.
     """
-    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="inputs")
+    takes = model.inputs[0]
+    signature = tf.TensorSpec(takes.shape, takes.dtype, name="inputs")
     served = tf.Module()
     served.weights = [variable.value for variable in model.variables]
-    served.serve = tf.function(lambda inputs: {"logits": model(inputs, training=False)}, input_signature=[signature])
+    tables = (getattr(each, "lookup_table", None) for each in operations_in(model))
+    served.tables = [table for table in tables if table is not None]
+    served.serve = tf.function(
+        lambda inputs: {"logits": tf.cast(model(inputs, training=False), tf.float32)}, input_signature=[signature]
+    )
     with silent_stdout():
-        tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
+        try:
+            tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
+        except (AssertionError, ValueError) as error:
+            raise KdistillError(f"TensorFlow can't save this network: {str(error).splitlines()[0]}") from error
         (directory / "saved_model" / "fingerprint.pb").unlink()  # optional, and random: the rest is the same each time
-        model.save(directory / "model.keras")
+        try:
+            model.save(directory / "model.keras")
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a layer's get_config raises
+            (directory / "model.keras").unlink(missing_ok=True)
+            why = " ".join(str(error).split())[:200].strip()
+            return f"model.keras is left out, as Keras can't save this network ({why}); saved_model is whole"
+    return None
 
 
 def scaled(inputs: Any) -> Any:

@@ -23,9 +23,14 @@ TeacherInput = Literal["scaled", "raw"]
 Dtype = Literal["float32", "float16"]
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
-MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
+MODELS = (
+    "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800; or your own: MODULE:FUNCTION, "
+    "FILE.keras or keras.applications:NAME"
+)
 MLP = re.compile(r"mlp-([1-9]\d{0,4})")
 IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
+OWN = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+NEW_WEIGHTS = "new"
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
 
@@ -78,14 +83,27 @@ def check_alpha(alpha: float) -> float:
 
 
 def check_model(option: str, model: str) -> str:
-    """The name of a built-in network.
+    """The name of a network: a built-in one, a function of the user's, a file, or one of `keras.applications`.
 
     Raises:
-        UsageError: listing them.
+        UsageError: listing the forms.
     """
-    if model not in ("cnn", "small") and not MLP.fullmatch(model):
+    if model not in ("cnn", "small") and not MLP.fullmatch(model) and not OWN.fullmatch(model):
         raise UsageError(f"--{option} {model} is unknown: the networks are {MODELS}")
     return model
+
+
+def check_weights(weights: str | None) -> str | None:
+    """The weights that a network begins with: a file, or `new`; None is what goes with the network.
+
+    Raises:
+        UsageError: if it is no such name.
+    """
+    if weights not in (None, NEW_WEIGHTS) and not str(weights).endswith((".weights.h5", ".keras")):
+        raise UsageError(
+            f"--weights is {weights}: it needs a .weights.h5 or .keras file of the network, or {NEW_WEIGHTS}"
+        )
+    return weights
 
 
 def check_batch_size(batch_size: int) -> int:
@@ -146,6 +164,7 @@ class TrainTeacher:
 
     dataset: str = "digits"
     model: str = "cnn"
+    weights: str | None = None
     name: str = "teacher"
     training: Training = Training()
     tensorboard: bool = False
@@ -153,6 +172,7 @@ class TrainTeacher:
     def __post_init__(self) -> None:
         check_name("name", self.name)
         check_model("model", self.model)
+        check_weights(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +228,7 @@ class TrainStudent:
     temperature: float | None = None
     soft_targets: str = "soft-targets"
     model: str | None = None
+    weights: str | None = None
     dataset: str | None = None
     name: str = "student"
     training: Training = Training()
@@ -221,6 +242,7 @@ class TrainStudent:
         check_name("name", self.name)
         if self.model is not None:
             check_model("model", self.model)
+        check_weights(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

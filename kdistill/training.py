@@ -8,9 +8,11 @@ is on disk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import re
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import history, losses
+from kdistill import history, losses, own_networks
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
@@ -34,6 +36,10 @@ from kdistill.workspace import Manifest, flush
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
 EVALUATION_ROWS = 1000
+GAIN_BY_XLA = (  # on a CPU; measured
+    *("Functional", "Sequential", "InputLayer", "Flatten", "Reshape", "Dense", "Activation", "ReLU", "Relu"),
+    *("LeakyReLU", "PReLU", "BatchNormalization", "LayerNormalization", "Rescaling", "Add", "Concatenate"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,11 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 head = json.loads(arrays["head"].tobytes())
-                values = [arrays[f"variable_{i}"] for i in range(len(variables))]
+                values = [_like(variable, arrays[f"variable_{i}"]) for i, variable in enumerate(variables)]
                 count = sum(name.startswith("best_") for name in arrays.files)
-                best = [arrays[f"best_{i}"] for i in range(count)] or None
+                best = [_like(variables[i], arrays[f"best_{i}"]) for i in range(count)] or None
             written = Manifest.from_json(head["identity"], str(self.path), "", finished=False)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, KdistillError):
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, KdistillError):
             return None
         if not continues(written, self.identity) or len(head["rows"]) > self.identity.settings["epochs"]:
             return None
@@ -117,6 +123,11 @@ class Checkpoint:
 
 def _array(variable: keras.Variable) -> NDArray[Any]:
     return np.asarray(variable.numpy())
+
+
+def _like(variable: keras.Variable, array: NDArray[Any]) -> NDArray[Any]:
+    """An array as it was written: NumPy's files don't know bfloat16, whose bytes come back without a type."""
+    return array.view(_array(variable).dtype) if array.dtype.kind == "V" else array
 
 
 def continues(written: Manifest, wanted: Manifest) -> bool:
@@ -190,7 +201,9 @@ def train(
             call_rows = STEPS_A_CALL * settings.batch_size
             for buffer, order in feed.shuffled(np.random.default_rng([role_seed(settings.seed, role), epoch])):
                 for first in range(0, len(order), call_rows):
-                    sums += run_steps(*buffer, tf.constant(order[first : first + call_rows], tf.int32)).numpy()
+                    rows = tf.constant(order[first : first + call_rows], tf.int32)
+                    with _failing_in_one_line():
+                        sums += run_steps(*buffer, rows).numpy()
                     if not np.isfinite(sums).all():
                         raise KdistillError(
                             f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
@@ -199,7 +212,8 @@ def train(
                     bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
             loss, soft = sums[0] / len(examples), sums[2] / len(examples)
             hard, right = (sums[1] / labelled, sums[3] / labelled) if examples.labelled else (math.nan, math.nan)
-            held_loss, held_accuracy = judge()
+            with _failing_in_one_line():
+                held_loss, held_accuracy = judge()
             row = {
                 "epoch": epoch,
                 "train_loss": loss,
@@ -221,6 +235,21 @@ def train(
         for variable, value in zip(model.variables, progress.best, strict=True):
             variable.assign(value)
     return model, progress
+
+
+@contextlib.contextmanager
+def _failing_in_one_line() -> Iterator[None]:
+    """A network that can't compute with the rows, or be compiled: of TensorFlow's many lines the one that says why."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        text = str(error)
+        unknown_to_xla = re.search(r"XLA_\w+_JIT: (\w+) \(", text)
+        lines = [line.strip() for line in re.sub(r"{{\w+ .*?}}", "", text.partition("[[")[0]).splitlines()]
+        why = f"it knows no {unknown_to_xla[1]}" if unknown_to_xla else [line for line in lines if line][-1]
+        if "tf2xla" in text:
+            raise KdistillError(f"XLA can't compile this network, {why}: --xla off") from error
+        raise KdistillError(f"the network fails on these rows: {why}") from error
 
 
 def _stops(settings: Training, progress: Progress) -> bool:
@@ -254,22 +283,23 @@ def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.LossScaleOptimizer(optimizer) if settings.precision == "mixed_float16" else optimizer
 
 
-def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    yield layer
-    for inner in getattr(layer, "layers", ()):
-        yield from _layers(inner)
-
-
 def uses_xla(model: keras.Model, xla: str) -> bool:
-    """What `--xla auto` means: on, but not on a CPU for convolutions or bfloat16.
+    """What `--xla auto` means: on a CPU, for networks of nothing but layers that gain by it, and none in bfloat16.
 
-    There XLA takes some three times as long for convolutions, and twice for dense layers in bfloat16.
+    There XLA takes some three times as long for convolutions, and for wide layers with dropout, and twice for dense
+    layers in bfloat16; of an embedding it reads beyond the table without a word. On a GPU it is on, but for layers
+    that it can't always compile: those that prepare or augment inputs, and, deterministically, max pooling.
     """
     if xla != "auto":
         return xla == "on"
+    operations = list(own_networks.operations_in(model))
     if tf.config.list_logical_devices("GPU"):
-        return True
-    return not any("Conv" in type(layer).__name__ or layer.compute_dtype == "bfloat16" for layer in _layers(model))
+        return not any(
+            ".preprocessing." in type(each).__module__ or "MaxPool" in type(each).__name__ for each in operations
+        )
+    return all(
+        type(each).__name__ in GAIN_BY_XLA and getattr(each, "compute_dtype", "") != "bfloat16" for each in operations
+    )
 
 
 def _step_runner(
@@ -299,7 +329,7 @@ def _step_runner(
                 loss = losses.weighted(hard, soft, alpha=alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
-            batch_loss = tf.add_n([tf.reduce_mean(loss), *model.losses])
+            batch_loss = tf.add_n([tf.reduce_mean(loss), *(tf.cast(each, tf.float32) for each in model.losses)])
             to_minimise = optimizer.scale_loss(batch_loss)
         weights = model.trainable_variables
         optimizer.apply(tape.gradient(to_minimise, weights), weights)

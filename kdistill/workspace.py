@@ -29,13 +29,14 @@ from kdistill.errors import KdistillError
 from kdistill.settings import NAME, Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
-NAMED_BY_OPTION = (
+NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "dataset",
     "transfer_set",
+    "weights",
     "teacher",
     "logits",
     "soft_targets",
-)  # inputs; options of the same names give them
+)
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
     "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},

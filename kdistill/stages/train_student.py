@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from kdistill import data, freshness
+from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import TrainStudent, TrainTeacher
+from kdistill.settings import NEW_WEIGHTS, TrainStudent, TrainTeacher
 from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
@@ -30,23 +30,25 @@ def run(
         KdistillError: if there are no soft targets, or they are not of these rows, or training fails.
     """
     soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter)
-    dataset_name, model = settings.dataset, settings.model
-    if dataset_name is None or model is None:
+    dataset_name, model_name, weights = settings.dataset, settings.model, settings.weights
+    if dataset_name is None or model_name is None:
         upstream = _from_teacher(workspace, soft, settings.soft_targets)
-        dataset_name, model = dataset_name or upstream[0], model or upstream[1]
-    if model is None:
+        dataset_name = dataset_name or upstream[0]
+        if model_name is None:  # the teacher's architecture, and not the weights it began with
+            model_name, weights = upstream[1], weights or NEW_WEIGHTS
+    if model_name is None:
         raise UsageError("--model is missing: a teacher from outside doesn't say what network its student has")
-    source = data.resolve(dataset_name)
+    source, model = data.resolve(dataset_name), model_sources.resolve(model_name, weights)
     artifact = workspace.student(settings.name)
     temperature = (settings.temperature or soft.temperature) if soft else None
-    inputs = {"dataset": source.identity()}
+    inputs = {"dataset": source.identity(), **model.inputs()}
     if soft:
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
         inputs |= {role: source.identity() for role, source in transfer_sources(soft.manifest).items()}
     identity = Manifest(
         kind="student",
         settings={
-            "model": model,
+            **model.settings(),
             "alpha": settings.alpha,
             "temperature": temperature,
             **asdict(settings.training),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from kdistill import data
+from kdistill import data, model_sources
 from kdistill.console import Reporter
 from kdistill.settings import TrainTeacher
 from kdistill.stages import up_to_date
@@ -27,11 +27,12 @@ def run(
         KdistillError: if the dataset or the network is none, or training fails.
     """
     source = data.resolve(settings.dataset)
+    model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
         kind="teacher",
-        settings={"model": settings.model, **asdict(settings.training)},
-        inputs={"dataset": source.identity()},
+        settings={**model.settings(), **asdict(settings.training)},
+        inputs={"dataset": source.identity(), **model.inputs()},
     )
     events = workspace.events(artifact) if settings.tensorboard else None
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
@@ -45,7 +46,7 @@ def run(
         artifact,
         identity,
         dataset=dataset,
-        model=settings.model,
+        model=model,
         settings=settings.training,
         objective=Objective(),
         reporter=reporter,
