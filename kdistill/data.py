@@ -39,7 +39,14 @@ from kdistill.settings import Reading
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
-ENDINGS = {".npz": "npz:Npz", ".npy": "npy:Npy", ".h5": "hdf5:Hdf5", ".hdf5": "hdf5:Hdf5"}
+ENDINGS = {
+    ".npz": "npz:Npz",
+    ".npy": "npy:Npy",
+    ".h5": "hdf5:Hdf5",
+    ".hdf5": "hdf5:Hdf5",
+    ".csv": "tables:Table",
+    ".parquet": "tables:Table",
+}
 BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 NO_LABEL = -1
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -405,6 +408,187 @@ BAD_IMAGES = {
 }
 
 
+def table(rows=40, seed=0):
+    """Two columns of numbers, the same one constant, and three classes by name."""
+    draw = np.random.default_rng(seed)
+    label = np.arange(rows) % 3
+    return {
+        "age": draw.normal(50, 9, rows) + 20 * label,
+        "same": np.full(rows, 0.1),
+        "count": draw.integers(0, 9, rows),
+        "label": np.array(NAMES)[label],
+    }
+
+
+def save_table(path, columns):
+    pandas = pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    pytest.importorskip("pyarrow", reason="kdistill[tables] is not installed")
+    frame = pandas.DataFrame(columns)
+    frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_are_standardised_from_training_rows(tmp_path, ending):
+    """Each column less its mean, by its standard deviation, both of the training rows alone; what is constant is 0."""
+    columns = table()
+    dataset = load(save_table(tmp_path / f"data.{ending}", columns), test_fraction="0.25")
+    assert (len(dataset.train), len(dataset.test), dataset.class_names) == (30, 10, ("ant", "bee", "cat"))
+    assert dataset.input_dtype == "float32"
+    train, test = dataset.train.read(), dataset.test.read()
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(axis=0), [1, 0, 1], rtol=1e-5)
+    assert abs(test.mean(axis=0)[0]) > 1e-3
+    assert not train[:, 1].any()
+    check_rows(dataset.train.inputs, train)
+    said = dataset.preprocessing
+    assert json.loads(json.dumps(said)) == said
+    (mean, deviation), (_, zero), _ = said["standardised"].values()
+    assert zero == 0
+    again = np.sort(np.concatenate([train, test])[:, 0].astype(float) * deviation + mean)
+    np.testing.assert_allclose(again, np.sort(columns["age"]), rtol=1e-5)
+
+
+def test_transfer_table_is_standardised_as_the_dataset(tmp_path):
+    """By the dataset's means and deviations, whatever the order of its columns; its labels are the dataset's classes."""
+    columns = table()
+    dataset = load(save_table(tmp_path / "data.csv", columns), test_fraction="0.25")
+    more = {
+        "id": np.arange(2) + 10.0,
+        "label": ["cat", "bee"],
+        "count": [3, 4],
+        "same": [0.1, 7.0],
+        "age": [50.0, 90.0],
+    }
+    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).transfer_set(dataset)
+    standards = dataset.preprocessing["standardised"]
+    expected = [
+        [(50 - standards["age"][0]) / standards["age"][1], 0, (3 - standards["count"][0]) / standards["count"][1]]
+    ]
+    np.testing.assert_allclose(split.read()[:1], expected, rtol=1e-6)
+    assert [dataset.class_names[label] for label in split.labels] == ["cat", "bee"]
+    del more["label"]
+    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset).labelled == 0
+    del more["age"]
+    with pytest.raises(KdistillError, match=r"more\.csv has no column age: it has id, count, same"):
+        data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset)
+
+
+def test_transfer_table_of_another_label_column(tmp_path):
+    """The column that `--labels` named for the dataset is the transfer set's, and never an input."""
+    columns = table() | {"extra": np.arange(40)}
+    columns["kind"] = columns.pop("label")
+    path = save_table(tmp_path / "data.csv", columns)
+    dataset = load(path, labels="kind", inputs="count,age", test_inputs=str(path))
+    split = data.resolve(str(path)).transfer_set(dataset)
+    assert (split.labels == dataset.train.labels).all()
+    np.testing.assert_array_equal(split.read(), dataset.train.read())
+    assert list(dataset.preprocessing["standardised"]) == ["count", "age"]
+
+
+def test_numeric_labels_are_sorted_as_numbers(tmp_path):
+    """Classes are whatever values there are; the texts NA and None are classes too, where they are labels."""
+    columns = table(12)
+    for values, names in (
+        ([10, 9, 2], ("2", "9", "10")),
+        ([10.0, 9.0, 2.0], ("2", "9", "10")),
+        ([1.5, 0.5, 10.0], ("0.5", "1.5", "10.0")),
+        ([True, False, True], ("False", "True")),
+        (["NA", "None", "x"], ("NA", "None", "x")),
+    ):
+        columns["label"] = values * 4
+        assert load(save_table(tmp_path / "data.csv", columns), test_fraction="0.5").class_names == names
+
+
+def _table(place, **changed):
+    return save_table(place / "data.csv", {**table(), **changed})
+
+
+def _csv(place, text):
+    pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    return _written(place / "data.csv", text.encode("latin1"))
+
+
+def _holed(place, ending, hole=np.nan):
+    columns = table()
+    columns["age"][[5, 9]] = hole
+    return save_table(place / f"data.{ending}", columns)
+
+
+BAD_TABLES = {
+    "missing values in CSV": (lambda p: _holed(p, "csv"), CUT, "column age has 2 missing values, the first in row 5"),
+    "missing values in Parquet": (
+        lambda p: _holed(p, "parquet"),
+        CUT,
+        "column age has 2 missing values, the first in row 5",
+    ),
+    "infinities": (lambda p: _holed(p, "csv", np.inf), CUT, "column age holds 2 infinite values, the first in row 5"),
+    "missing labels": (
+        lambda p: _table(p, label=[None, "b"] * 20),
+        CUT,
+        "column label has 20 missing values, the first in row 0",
+    ),
+    "text as input": (
+        lambda p: _table(p, age=["old", "12"] * 20),
+        CUT,
+        "column age holds 20 texts, the first 'old' in row 0, and inputs are numbers",
+    ),
+    "dates as input": (
+        lambda p: save_table(p / "d.parquet", {**table(), "age": np.full(40, "2020-01-01", "M8[s]")}),
+        CUT,
+        "column age holds values of type datetime64",
+    ),
+    "no label column": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "b": [1.0, 2.0]}),
+        CUT,
+        "has no column label, and no --labels COLUMN was given",
+    ),
+    "label column not named": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "b": ["x", "y"]}),
+        CUT,
+        "or say that it is the label, --labels b",
+    ),
+    "unknown column": (_table, {"inputs": "age,nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
+    "unknown label column": (_table, {"labels": "nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
+    "label as input": (_table, {"inputs": "age,label", **CUT}, "names a column twice, or that of the labels (label)"),
+    "regression": (
+        lambda p: _table(p, label=np.linspace(0, 1, 40)),
+        CUT,
+        "almost as many different numbers as rows",
+    ),
+    "values too large": (lambda p: _holed(p, "csv", 1e308), CUT, "column age holds values too large"),
+    "table without test part": (_table, {}, "has no test part: --test-fraction 0.2"),
+    "table without rows": (lambda p: _csv(p, "a,label\n"), CUT, "has no rows"),
+    "empty table": (lambda p: _csv(p, ""), CUT, "data.csv can't be read as a table: No columns"),
+    "longer rows": (lambda p: _csv(p, "a,label\n1,2,3\n1,2,4\n"), CUT, "data.csv can't be read as a table"),
+    "one longer row": (lambda p: _csv(p, "a,label\n1,2\n1,2,4\n"), CUT, "Expected 2 fields in line 3, saw 3"),
+    "no UTF-8": (lambda p: _csv(p, "a,label\n1,\xff\n"), CUT, "data.csv can't be read as a table: 'utf-8' codec"),
+    "no Parquet": (
+        lambda p: _csv(p, "a,label\n1,2\n").rename(p / "x.parquet"),
+        CUT,
+        "x.parquet can't be read as a table",
+    ),
+    "test table without the columns": (
+        lambda p: _table(p) and save_table(p / "test.csv", {"age": [1.0], "label": ["cat"]}) and p / "data.csv",
+        {"test_inputs": "test.csv"},
+        "test.csv has no column same: it has age, label",
+    ),
+    "test table of another class": (
+        lambda p: _table(p) and save_table(p / "test.csv", {**table(2), "label": ["cat", "dog"]}) and p / "data.csv",
+        {"test_inputs": "test.csv"},
+        "column label holds 'dog'",
+    ),
+}
+
+
+def test_tables_without_pandas(tmp_path, monkeypatch):
+    """What is not installed is named with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    path = _written(tmp_path / "data.csv", b"a,label\n1,2\n")
+    with pytest.raises(KdistillError, match=r"needs pandas and pyarrow: pip install 'kdistill\[tables\]'"):
+        load(path, test_fraction="0.5")
+
+
 def _claims_much(path, shape=(10**12, 28, 28)):
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -551,7 +735,7 @@ def _written(path, contents):
     return path
 
 
-BAD |= BAD_IMAGES
+BAD |= BAD_IMAGES | BAD_TABLES
 
 
 @pytest.mark.parametrize("case", BAD)
