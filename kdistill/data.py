@@ -39,7 +39,14 @@ from kdistill.settings import Reading
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
-ENDINGS = {".npz": "npz:Npz", ".npy": "npy:Npy", ".h5": "hdf5:Hdf5", ".hdf5": "hdf5:Hdf5"}
+ENDINGS = {
+    ".npz": "npz:Npz",
+    ".npy": "npy:Npy",
+    ".h5": "hdf5:Hdf5",
+    ".hdf5": "hdf5:Hdf5",
+    ".csv": "tables:Table",
+    ".parquet": "tables:Table",
+}
 BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 NO_LABEL = -1
 
@@ -138,7 +145,7 @@ class Source:
             names = _categories(contents.train)
         by = names if contents.by_name else None
         train = _split(contents.train, "train", self.place, by)
-        classes = len(names) if contents.by_name else int(train.labels.max()) + 1
+        classes = max(len(names), int(train.labels.max()) + 1)
         if classes < 2:
             raise KdistillError(
                 f"{self.place}: {contents.train.labels_name} holds a single class: it needs two or more"
@@ -154,7 +161,7 @@ class Source:
                 )
         else:
             train, test = self._cut(train)
-        if names and len(names) != classes:
+        if names and len(names) < classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
         preprocessing = dict(contents.preprocessing)
         if contents.columns:
@@ -258,9 +265,17 @@ def _format(place: str, option: str) -> tuple[str, type[Reader]]:
         return place, _Digits
     if place in KERAS_DATASETS:
         return place, _KerasDataset
+    if place.startswith("tfds:"):
+        return place, _reader("tfds:Tfds")
     path = Path(place).expanduser().absolute()
+    module, colon, function = place.rpartition(":")
+    if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
+        return place, _reader("functions:Function")
     if not place or not path.exists():
-        raise KdistillError(f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}")
+        raise KdistillError(
+            f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
+            "package.module:function"
+        )
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
     if path.suffix.lower() not in ENDINGS:

@@ -28,9 +28,9 @@ MODELS = (
     "FILE.keras or keras.applications:NAME"
 )
 MLP = re.compile(r"mlp-([1-9]\d{0,4})")
-IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 OWN = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 NEW_WEIGHTS = "new"
+_IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
 
@@ -261,6 +261,18 @@ class Plot:
         check_name("soft-targets", self.soft_targets)
 
 
+def image_size(size: str) -> tuple[int, int]:
+    """Height and width.
+
+    Raises:
+        UsageError: if it is neither `HxW` nor one number for both.
+    """
+    match = _IMAGE_SIZE.fullmatch(size)
+    if match is None:
+        raise UsageError(f"--image-size is {size}: it needs height and width in pixels, as 24x32, or one for both")
+    return int(match[1]), int(match[2] or match[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How a dataset is to be read, where its format leaves a choice; each format takes some of these.
@@ -287,10 +299,8 @@ class Reading:
                 share = math.nan
             if not 0 < share < 1:
                 raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
-        if self.image_size is not None and not IMAGE_SIZE.fullmatch(self.image_size):
-            raise UsageError(
-                f"--image-size is {self.image_size}: it needs height and width in pixels, as 24x32, or one for both"
-            )
+        if self.image_size is not None:
+            image_size(self.image_size)
 
     @classmethod
     def of(cls, name: str) -> tuple[str, Reading]:

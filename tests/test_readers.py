@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -405,6 +413,447 @@ BAD_IMAGES = {
 }
 
 
+def table(rows=40, seed=0):
+    """Two columns of numbers, the same one constant, and three classes by name."""
+    draw = np.random.default_rng(seed)
+    label = np.arange(rows) % 3
+    return {
+        "age": draw.normal(50, 9, rows) + 20 * label,
+        "same": np.full(rows, 0.1),
+        "count": draw.integers(0, 9, rows),
+        "label": np.array(NAMES)[label],
+    }
+
+
+def save_table(path, columns):
+    pandas = pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    pytest.importorskip("pyarrow", reason="kdistill[tables] is not installed")
+    frame = pandas.DataFrame(columns)
+    frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_are_standardised_from_training_rows(tmp_path, ending):
+    """Each column less its mean, by its standard deviation, both of the training rows alone; what is constant is 0."""
+    columns = table()
+    dataset = load(save_table(tmp_path / f"data.{ending}", columns), test_fraction="0.25")
+    assert (len(dataset.train), len(dataset.test), dataset.class_names) == (30, 10, ("ant", "bee", "cat"))
+    assert dataset.input_dtype == "float32"
+    train, test = dataset.train.read(), dataset.test.read()
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(axis=0), [1, 0, 1], rtol=1e-5)
+    assert abs(test.mean(axis=0)[0]) > 1e-3
+    assert not train[:, 1].any()
+    check_rows(dataset.train.inputs, train)
+    said = dataset.preprocessing
+    assert json.loads(json.dumps(said)) == said
+    (mean, deviation), (_, zero), _ = said["standardised"].values()
+    assert zero == 0
+    again = np.sort(np.concatenate([train, test])[:, 0].astype(float) * deviation + mean)
+    np.testing.assert_allclose(again, np.sort(columns["age"]), rtol=1e-5)
+
+
+def test_transfer_table_is_standardised_as_the_dataset(tmp_path):
+    """By the dataset's means and deviations, whatever the order of its columns; its labels are the dataset's classes."""
+    columns = table()
+    dataset = load(save_table(tmp_path / "data.csv", columns), test_fraction="0.25")
+    more = {
+        "id": np.arange(2) + 10.0,
+        "label": ["cat", "bee"],
+        "count": [3, 4],
+        "same": [0.1, 7.0],
+        "age": [50.0, 90.0],
+    }
+    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).transfer_set(dataset)
+    standards = dataset.preprocessing["standardised"]
+    expected = [
+        [(50 - standards["age"][0]) / standards["age"][1], 0, (3 - standards["count"][0]) / standards["count"][1]]
+    ]
+    np.testing.assert_allclose(split.read()[:1], expected, rtol=1e-6)
+    assert [dataset.class_names[label] for label in split.labels] == ["cat", "bee"]
+    del more["label"]
+    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset).labelled == 0
+    del more["age"]
+    with pytest.raises(KdistillError, match=r"more\.csv has no column age: it has id, count, same"):
+        data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset)
+
+
+def test_transfer_table_of_another_label_column(tmp_path):
+    """The column that `--labels` named for the dataset is the transfer set's, and never an input."""
+    columns = table() | {"extra": np.arange(40)}
+    columns["kind"] = columns.pop("label")
+    path = save_table(tmp_path / "data.csv", columns)
+    dataset = load(path, labels="kind", inputs="count,age", test_inputs=str(path))
+    split = data.resolve(str(path)).transfer_set(dataset)
+    assert (split.labels == dataset.train.labels).all()
+    np.testing.assert_array_equal(split.read(), dataset.train.read())
+    assert list(dataset.preprocessing["standardised"]) == ["count", "age"]
+
+
+def test_numeric_labels_are_sorted_as_numbers(tmp_path):
+    """Classes are whatever values there are; the texts NA and None are classes too, where they are labels."""
+    columns = table(12)
+    for values, names in (
+        ([10, 9, 2], ("2", "9", "10")),
+        ([10.0, 9.0, 2.0], ("2", "9", "10")),
+        ([1.5, 0.5, 10.0], ("0.5", "1.5", "10.0")),
+        ([True, False, True], ("False", "True")),
+        (["NA", "None", "x"], ("NA", "None", "x")),
+    ):
+        columns["label"] = values * 4
+        assert load(save_table(tmp_path / "data.csv", columns), test_fraction="0.5").class_names == names
+
+
+def _table(place, **changed):
+    return save_table(place / "data.csv", {**table(), **changed})
+
+
+def _csv(place, text):
+    pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    return _written(place / "data.csv", text.encode("latin1"))
+
+
+def _holed(place, ending, hole=np.nan):
+    columns = table()
+    columns["age"][[5, 9]] = hole
+    return save_table(place / f"data.{ending}", columns)
+
+
+BAD_TABLES = {
+    "missing values in CSV": (lambda p: _holed(p, "csv"), CUT, "column age has 2 missing values, the first in row 5"),
+    "missing values in Parquet": (
+        lambda p: _holed(p, "parquet"),
+        CUT,
+        "column age has 2 missing values, the first in row 5",
+    ),
+    "infinities": (lambda p: _holed(p, "csv", np.inf), CUT, "column age holds 2 infinite values, the first in row 5"),
+    "missing labels": (
+        lambda p: _table(p, label=[None, "b"] * 20),
+        CUT,
+        "column label has 20 missing values, the first in row 0",
+    ),
+    "text as input": (
+        lambda p: _table(p, age=["old", "12"] * 20),
+        CUT,
+        "column age holds 20 texts, the first 'old' in row 0, and inputs are numbers",
+    ),
+    "dates as input": (
+        lambda p: save_table(p / "d.parquet", {**table(), "age": np.full(40, "2020-01-01", "M8[s]")}),
+        CUT,
+        "column age holds values of type datetime64",
+    ),
+    "no label column": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "b": [1.0, 2.0]}),
+        CUT,
+        "has no column label, and no --labels COLUMN was given",
+    ),
+    "label column not named": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "b": ["x", "y"]}),
+        CUT,
+        "or say that it is the label, --labels b",
+    ),
+    "unknown column": (_table, {"inputs": "age,nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
+    "unknown label column": (_table, {"labels": "nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
+    "label as input": (_table, {"inputs": "age,label", **CUT}, "names a column twice, or that of the labels (label)"),
+    "regression": (
+        lambda p: _table(p, label=np.linspace(0, 1, 40)),
+        CUT,
+        "almost as many different numbers as rows",
+    ),
+    "values too large": (lambda p: _holed(p, "csv", 1e308), CUT, "column age holds values too large"),
+    "table without test part": (_table, {}, "has no test part: --test-fraction 0.2"),
+    "table without rows": (lambda p: _csv(p, "a,label\n"), CUT, "has no rows"),
+    "empty table": (lambda p: _csv(p, ""), CUT, "data.csv can't be read as a table: No columns"),
+    "longer rows": (lambda p: _csv(p, "a,label\n1,2,3\n1,2,4\n"), CUT, "data.csv can't be read as a table"),
+    "one longer row": (lambda p: _csv(p, "a,label\n1,2\n1,2,4\n"), CUT, "Expected 2 fields in line 3, saw 3"),
+    "no UTF-8": (lambda p: _csv(p, "a,label\n1,\xff\n"), CUT, "data.csv can't be read as a table: 'utf-8' codec"),
+    "no Parquet": (
+        lambda p: _csv(p, "a,label\n1,2\n").rename(p / "x.parquet"),
+        CUT,
+        "x.parquet can't be read as a table",
+    ),
+    "test table without the columns": (
+        lambda p: _table(p) and save_table(p / "test.csv", {"age": [1.0], "label": ["cat"]}) and p / "data.csv",
+        {"test_inputs": "test.csv"},
+        "test.csv has no column same: it has age, label",
+    ),
+    "test table of another class": (
+        lambda p: _table(p) and save_table(p / "test.csv", {**table(2), "label": ["cat", "dog"]}) and p / "data.csv",
+        {"test_inputs": "test.csv"},
+        "column label holds 'dog'",
+    ),
+}
+
+
+def test_tables_without_pandas(tmp_path, monkeypatch):
+    """What is not installed is named with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    path = _written(tmp_path / "data.csv", b"a,label\n1,2\n")
+    with pytest.raises(KdistillError, match=r"needs pandas and pyarrow: pip install 'kdistill\[tables\]'"):
+        load(path, test_fraction="0.5")
+
+
+COUNT = itertools.count()
+HEAD = """
+import numpy as np, tensorflow as tf
+y = np.arange(60) % 3
+x = (np.random.default_rng(0).integers(0, 60, (60, 6, 4)) + 60 * y[:, None, None]).astype(np.uint8)
+def dataset(rows=60):
+    return tf.data.Dataset.from_tensor_slices((x[:rows], y[:rows]))
+print("a module may print")
+"""
+
+
+def module(place, body, arguments=""):
+    """A module in the current directory, of a name of its own, with a function `load`."""
+    name = f"data_{next(COUNT)}"
+    (place / f"{name}.py").write_text(HEAD + f"def load({arguments}):\n    " + body.replace("\n", "\n    ") + "\n")
+    return f"{name}:load"
+
+
+RETURNED = {
+    "arrays": "return x, y",
+    "lists": "return x.tolist(), y.tolist()",
+    "train and test": "return (x, y), (x[:9], y[:9])",
+    "a dictionary": "return {'x_train': x, 'y_train': y, 'x_test': x[:9], 'y_test': y[:9], 'class_names': list('abc')}",
+    "labels of text": "return x, [['a', 'b', 'c'][label] for label in y]",
+    "tensors": "return tf.constant(x), tf.constant(y)",
+    "tf.data": "return dataset()",
+    "two of tf.data": "return dataset(), dataset(9)",
+    "tf.data of unknown length": "return dataset().filter(lambda a, b: True)",
+    "tf.data of labels of text": "return dataset().map(lambda a, b: (a, tf.gather(['a', 'b', 'c'], b)))",
+    "tf.data shuffled once": "return dataset().shuffle(60, seed=1, reshuffle_each_iteration=False)",
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_functions_of_the_users_own(tmp_path, monkeypatch, capsys, kind):
+    """Whatever form a function returns its data in, rows and labels are the same; it may print."""
+    monkeypatch.chdir(tmp_path)
+    has_test = kind in ("train and test", "a dictionary", "two of tf.data")
+    dataset = load(module(tmp_path, RETURNED[kind]), **{} if has_test else {"test_fraction": "0.15"})
+    x, y = small()
+    parts = (dataset.train,) if has_test else (dataset.train, dataset.test)
+    read = np.concatenate([part.read() for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    assert sorted((bytes(a.astype(np.uint8)), b) for a, b in zip(read, labels, strict=True)) == sorted(
+        (bytes(a), b) for a, b in zip(x, y, strict=True)
+    )
+    assert (len(dataset.test), dataset.classes) == (9, 3)
+    assert dataset.class_names == (("a", "b", "c") if "text" in kind or "dictionary" in kind else ("0", "1", "2"))
+    check_rows(dataset.train.inputs, dataset.train.read())
+    assert capsys.readouterr().out == ""
+
+
+def test_function_of_inputs_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = load(module(tmp_path, "return (x, y), (x, y)"))
+    for body in ("return dataset().map(lambda a, b: a)", "return {'x_train': x}", "return x, None"):
+        split = data.resolve(module(tmp_path, body)).transfer_set(dataset)
+        assert (len(split), split.labelled) == (60, 0)
+        check_rows(split.inputs, small()[0])
+
+
+def test_functions_identity_is_their_source(tmp_path, monkeypatch):
+    """It is found without running the module, or the package above it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pack_age").mkdir()
+    (tmp_path / "pack_age" / "__init__.py").write_text("raise SystemExit")
+    (tmp_path / "pack_age" / "mine.py").write_text("raise SystemExit")
+    before = data.resolve("pack_age.mine:load").identity()
+    (tmp_path / "pack_age" / "mine.py").write_text("raise SystemExit  # changed")
+    assert data.resolve("pack_age.mine:load").identity().digest != before.digest
+    assert before.name == "pack_age.mine:load"
+
+
+GENERATED = "\nreturn tf.data.Dataset.from_generator(rows, output_types=(tf.float32, tf.int64))"
+UNEQUAL = "def rows():\n    for i in range({0}): yield np.zeros(1 + i // {1}), i % 2" + GENERATED
+CHANGING = (
+    "passes = []\ndef rows():\n    passes.append(1)\n    for i in range(9 {0} len(passes)): yield np.zeros(3), i % 2"
+    + GENERATED
+)
+BAD_FUNCTIONS = {
+    "an exception": ("a = 1\nreturn a / 0", "failed: ZeroDivisionError: division by zero (", ".py:10)"),
+    "an exception of many lines": ("raise ValueError('one\\ntwo')", "failed: ValueError: one (", ".py:9)"),
+    "an exit": ("raise SystemExit('enough')", "failed: SystemExit: enough (", ".py:9)"),
+    "bad syntax": ("return (", "failed: SyntaxError: '(' was never closed (", ".py:9)"),
+    "nothing": ("return None", "returned None: it can return (x, y), "),
+    "three": ("return x, y, x", "returned (a value of type ndarray, a value of type ndarray, a value"),
+    "other names": ("return {'x': x, 'y': y}", "returned a dictionary of x, y, without x_train"),
+    "ragged lists": ("return [[1], [1, 2]], [0, 1]", "x_train is no array: setting an array element"),
+    "objects": ("return [{}, {}], [0, 1]", "x_train is of type object"),
+    "unequal length": ("return x, y[:-1]", "59 labels for 60 rows"),
+    "arrays beside tf.data": ("return dataset(), x", "returned (a value of type _TensorSliceDataset, a value"),
+    "tf.data without end": ("return dataset().repeat()", "never ends: leave out .repeat()"),
+    "tf.data in batches": ("return dataset().batch(20)", "gives labels of shape (None,), and a label is one number"),
+    "tf.data of one-hot labels": ("return dataset().map(lambda a, b: (a, tf.one_hot(b, 3)))", "by tf.argmax"),
+    "tf.data of dictionaries": ("return dataset().map(lambda a, b: {'a': a, 'b': b})", "gives a dictionary of a, b"),
+    "tf.data of triples": ("return dataset().map(lambda a, b: (a, b, b))", "gives (Tensor, Tensor, Tensor)"),
+    "tf.data of ragged tensors": (
+        "return tf.data.Dataset.from_tensor_slices((tf.ragged.constant([[1], [1, 2]]), [0, 1]))",
+        "gives (RaggedTensor, Tensor)",
+    ),
+    "tf.data of unequal rows": (
+        UNEQUAL.format(9, 5),
+        "can't be read: Cannot batch tensors with different shapes",
+    ),
+    "tf.data of unequal blocks": (
+        UNEQUAL.format(1500, 1000),
+        "gives rows of shape (1,) and of (2,)",
+    ),
+    "tf.data that fails": (
+        "def rows():\n    yield np.zeros(3), 0\n    1 / 0" + GENERATED,
+        "ZeroDivisionError: division by zero (",
+        ".py:11)",
+    ),
+    "tf.data without rows": ("return dataset(0)", "train has no rows"),
+    "tf.data of NaN": ("return dataset().map(lambda a, b: (tf.cast(a, tf.float32) / 0, b))", "first in row 0"),
+    "tf.data shuffled each time": ("return dataset().shuffle(60, seed=1)", "reshuffle_each_iteration=False"),
+    "tf.data drawn anew": (
+        "draw = np.random.default_rng()\ndef rows():\n    for i in range(9): yield draw.normal(size=3), i % 2"
+        + GENERATED,
+        "gives another row 0 than that of the first time",
+    ),
+    "tf.data shorter the second time": (
+        CHANGING.format("-"),
+        "rows instead of the 8 of the first time",
+    ),
+    "tf.data longer the second time": (
+        CHANGING.format("+"),
+        "more than the 10 rows of the first time",
+    ),
+}
+
+
+def test_function_with_an_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = module(tmp_path, "return x, y", "path")
+    with pytest.raises(KdistillError, match=r"failed: TypeError: .* missing 1 required .* \(/.*/data_\d+\.py\)$"):
+        load(name, test_fraction="0.5")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nosuch:load", "there is no module nosuch in "),
+        ("json.nosuch:load", "there is no module json.nosuch in "),
+        ("json:nosuch", "has no function nosuch"),
+        ("sys:exit", "there is no module sys in "),
+    ],
+)
+def test_functions_that_are_not_there(name, said):
+    with pytest.raises(KdistillError, match=said):
+        load(name, test_fraction="0.5")
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A function that prepares a dataset as TensorFlow Datasets would have."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="kdistill[tfds] is not installed")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+
+    def prepare(config=None, version="1.0.0", rows=None, image=(6, 4, 1), **splits):
+        images, labels = rows or small()
+
+        class Mine(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            VERSION = tfds.core.Version(version)
+            BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+
+            def _info(self):
+                pixels = tfds.features.Image(shape=image)
+                features = {"image": pixels, "label": tfds.features.ClassLabel(names=NAMES)}
+                keys = ("image", "label")
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=keys
+                )
+
+            def _split_generators(self, _):
+                return {name: self._generate_examples(count) for name, count in splits.items()}
+
+            def _generate_examples(self, count):
+                for row in range(count):
+                    yield row, {"image": images[row].reshape(*images[row].shape[:2], -1), "label": int(labels[row])}
+
+        Mine(data_dir=str(tmp_path), config=config).download_and_prepare()
+
+    return prepare
+
+
+def test_tensorflow_datasets(prepared):
+    """The splits train and test, or validation, with the names of classes that it knows."""
+    x, y = small()
+    prepared(train=60, test=9)
+    dataset = load("tfds:mine")
+    assert (len(dataset.train), len(dataset.test), dataset.class_names) == (60, 9, ("cat", "ant", "bee"))
+    read = {bytes(image): label for image, label in zip(dataset.train.read(), dataset.train.labels, strict=True)}
+    assert read == {bytes(image): label for image, label in zip(x, y, strict=True)}
+    check_rows(dataset.train.inputs, dataset.train.read())
+    prepared(version="1.1.0", train=50, validation=6)
+    assert [len(part) for part in (load("tfds:mine").train, load("tfds:mine").test)] == [50, 6]
+    assert len(load("tfds:mine:1.0.0").train) == 60
+    prepared(version="2.0.0", train=40)
+    assert len(load("tfds:mine", test_fraction="0.5").train) == 20
+    with pytest.raises(KdistillError, match="tfds:mine has no test part: --test-fraction"):
+        load("tfds:mine")
+
+
+def test_tensorflow_datasets_in_configurations(prepared):
+    """One that is prepared is the one meant; of several, none is guessed."""
+    prepared(config="plain", train=60, test=6)
+    assert len(load("tfds:mine").train) == 60
+    prepared(config="more", version="2.0.0", train=30, test=6)
+    with pytest.raises(KdistillError, match="configurations: say which, tfds:mine/more, tfds:mine/plain"):
+        load("tfds:mine")
+    assert len(load("tfds:mine/plain").train) == 60
+    assert len(load("tfds:mine/more:2.0.0").train) == 30
+
+
+def test_tensorflow_datasets_identity(prepared):
+    """Another version is other data; it is known without TensorFlow."""
+    prepared(train=60)
+    before = data.resolve("tfds:mine").identity()
+    assert data.resolve("tfds:mine").identity() == before
+    prepared(version="1.1.0", train=60)
+    assert data.resolve("tfds:mine").identity().digest != before.digest
+    code = (
+        "import sys; from kdistill import data; print(data.resolve('tfds:mine:1.0.0').identity().digest);"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == before.digest
+
+
+def test_tensorflow_datasets_of_unequal_images(prepared):
+    """Images of several sizes are one line; `--image-size` brings them to one."""
+    images = [np.full((5 + i % 2, 4, 3), 20 * i, np.uint8) for i in range(12)]
+    prepared(rows=(images, np.arange(12) % 3), image=(None, None, 3), train=12)
+    with pytest.raises(KdistillError, match="tfds:mine: train can't be read: Cannot batch tensors"):
+        load("tfds:mine", test_fraction="0.5")
+    dataset = load("tfds:mine", test_fraction="0.5", image_size="8")
+    assert dataset.input_shape == (8, 8, 3)
+    assert sorted(np.concatenate([dataset.train.read(), dataset.test.read()])[:, 3, 3, 0]) == list(range(0, 240, 20))
+
+
+def test_tensorflow_datasets_that_cannot_be_had(prepared):
+    """A name that is none, and one that is not prepared here and can't be downloaded."""
+    with pytest.raises(UsageError, match="is no tfds:NAME"):
+        data.resolve("tfds:../mine")
+    with pytest.raises(KdistillError, match="tfds:nosuch can't be had from TensorFlow Datasets: ") as caught:
+        load("tfds:nosuch")
+    assert "\n" not in str(caught.value)
+    prepared(test=5)
+    with pytest.raises(KdistillError, match="has no split train, only test"):
+        load("tfds:mine")
+
+
+def test_tensorflow_datasets_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(KdistillError, match=r"needs tensorflow-datasets: pip install 'kdistill\[tfds\]'"):
+        load("tfds:mine")
+
+
 def _claims_much(path, shape=(10**12, 28, 28)):
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -464,25 +913,25 @@ BAD = {
     "npy labels that are not there": (
         lambda p: save_npy(p, x_train=small()[0]),
         {"labels": "/nosuch.npy"},
-        "/nosuch.npy: there is no such file",
+        "--labels /nosuch.npy: there is no such file",
     ),
     "npy test inputs without labels": (
         lambda p: save_npy(p, x_train=small()[0]),
         {"labels": "x_train.npy", "test_inputs": "x_train.npy"},
         "no test labels: --test-labels FILE.npy",
     ),
-    "npy 10^12 rows": (lambda p: _claims_much(p / "x.npy"), {"labels": "x"}, "not what the file holds"),
+    "npy 10^12 rows": (lambda p: _claims_much(p / "x.npy"), {"labels": "x.npy"}, "not what the file holds"),
     "npy negative shape": (
         lambda p: _claims_much(p / "x.npy", (-10, -100)),
-        {"labels": "x"},
+        {"labels": "x.npy"},
         "its header is damaged (shape (-10, -100))",
     ),
     "npy objects": (
         lambda p: save_npy(p, x_train=np.array([{}, {}], object)),
-        {"labels": "x"},
+        {"labels": "x_train.npy"},
         "of type object, which only pickle",
     ),
-    "npy of text": (lambda p: _written(p / "x.npy", b"hello\n" * 50), {"labels": "x"}, "is not a readable .npy"),
+    "npy of text": (lambda p: _written(p / "x.npy", b"hello\n" * 50), {"labels": "x.npy"}, "is not a readable .npy"),
     "npy folder without labels": (lambda p: save_npy(p, x_train=small()[0]).parent, {}, "has no y_train.npy"),
     "npy folder without test": (
         lambda p: save_npy(p, x_train=small()[0], y_train=small()[1]).parent,
@@ -551,21 +1000,7 @@ def _written(path, contents):
     return path
 
 
-BAD |= BAD_IMAGES
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_data_is_one_line(tmp_path, monkeypatch, case):
-    """Whatever is wrong with data of any format, one line names what and where."""
-    make, reading, expected = BAD[case]
-    place = make(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(KdistillError) as caught:
-        dataset = load(place, **reading)
-        dataset.train.read()
-        dataset.test.read()
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
+BAD |= BAD_IMAGES | BAD_TABLES
 
 
 @pytest.mark.parametrize(
@@ -599,3 +1034,115 @@ def test_a_name_says_how_it_is_read(name, reading):
     put = Reading(**reading).named(name)
     assert Reading.of(put) == (name, Reading(**reading))
     assert Reading.of(Reading(inputs="x").named(put)) == (name, Reading(inputs="x", **reading))
+
+
+FORMATS = {
+    "npz": lambda p, _: (_saved_npz(p), ["--test-fraction", "0.2"]),
+    "npy": lambda p, _: (
+        save_npy(p, x_train=small()[0], y=small()[1]).name,
+        ["--labels", "y.npy", "--test-inputs", "x_train.npy", "--test-labels", "y.npy"],
+    ),
+    "npy folder": lambda p, _: (save_npy(p, x_train=small()[0], y_train=small()[1]).parent, ["--test-fraction", "0.2"]),
+    "hdf5": lambda p, _: (
+        save_h5(p, pixels=small()[0], what=small()[1]),
+        ["--inputs", "pixels", "--labels", "what", "--test-fraction", "0.2"],
+    ),
+    "images": lambda p, _: (_photos(p), ["--image-size", "8", "--test-fraction", "0.2"]),
+    "csv": lambda p, _: (_table(p), ["--inputs", "age,count", "--labels", "label", "--test-fraction", "0.2"]),
+    "parquet": lambda p, _: (save_table(p / "d.parquet", table()), ["--test-inputs", "d.parquet"]),
+    "tfds": lambda _, prepared: (prepared(train=60, test=9) or "tfds:mine", []),
+    "function": lambda p, _: (module(p, "return (x, y), (x, y)"), []),
+    "function of tf.data": lambda p, _: (module(p, "return dataset(), dataset(9)"), []),
+}
+
+
+def _saved_npz(place):
+    x, y = small()
+    np.savez(place / "data.npz", x_train=x, y_train=y)
+    return place / "data.npz"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_teaches(run, tmp_path, kind, request):
+    """A teacher of each format; it is up to date until its data changes."""
+    prepared = request.getfixturevalue("prepared") if kind == "tfds" else None
+    name, reading = FORMATS[kind](tmp_path, prepared)
+    command = ["train-teacher", "--dataset", name, *reading, "--model", "small", "--epochs", "1", "--batch-size", "8"]
+    outcome = run(*command)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.replace("a module may print\n", "") == ""
+    assert "is up to date" in run(*command).out
+
+
+@pytest.mark.parametrize("kind", ["images", "function of tf.data"])
+def test_how_data_is_read_is_said_once(run, tmp_path, kind):
+    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`."""
+    name, reading = FORMATS[kind](tmp_path, None)
+    options = ["--model", "small", "--epochs", "1", "--batch-size", "8"]
+    for command in (
+        ["train-teacher", "--dataset", name, *reading, *options],
+        ["soften"],
+        ["train-student", *options],
+        ["plot"],
+        ["evaluate"],
+        ["verify"],
+    ):
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err + outcome.out
+    assert "next: kdistill evaluate" in run("status").out
+
+
+def test_what_status_prints_can_be_typed(run, tmp_path):
+    """A command with a dataset's name in it, options and all, is one that a shell gives back as it was."""
+    photos = _photos(tmp_path / "my photos")
+    run("train-teacher", "--dataset", photos, "--test-fraction", "0.2", "--model", "small", "--epochs", "1")
+    (photos / "cat" / "000.png").unlink()
+    command = re.search(r"next: kdistill (.*)", run("status").out)[1]
+    assert f"--dataset '{photos}?test-fraction=0.2'" in command
+    assert run(*shlex.split(command)).code == 0
+    assert "stale" not in run("status").out
+
+
+@pytest.mark.parametrize("case", [*BAD, *BAD_FUNCTIONS])
+def test_bad_data_is_one_line(run, tmp_path, case):
+    """Whatever is wrong with data of any format: one line says what and where, and nothing is written."""
+    if case in BAD:
+        make, reading, *expected = BAD[case]
+        place = make(tmp_path)
+    else:
+        body, *expected = BAD_FUNCTIONS[case]
+        place, reading = module(tmp_path, body), CUT
+        expected.append(place)
+    options = [part for name, value in reading.items() for part in (f"--{name.replace('_', '-')}", value)]
+    outcome = run("train-teacher", "--dataset", place, *options, "--model", "small", "--batch-size", "1")
+    said = outcome.err.replace("a module may print\n", "")
+    assert outcome.code == (2 if "means nothing" in said or "leave out --test-fraction" in said else 1), said
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    for text in expected:
+        assert text in said
+    assert not (tmp_path / "workspace").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train-teacher", "--labels", "x"], 2, "--labels means nothing for digits"),
+        (["train-teacher", "--dataset", "digits?test-fraction=0.2"], 2, "--test-fraction means nothing for digits"),
+        (["train-teacher", "--dataset", "digits?colour=red"], 2, "'colour' is no option of reading data, only inputs"),
+        (["soften", "--image-size", "32"], 2, "--image-size says how a dataset is read: name it, --dataset"),
+        (["train-student", "--test-fraction", "0.5"], 2, "--test-fraction says how a dataset is read"),
+        (["run", "--test-fraction", "2", "--dataset", "digits"], 2, "--test-fraction is 2"),
+        (["train-teacher", "--dataset", "tfds:no/such/name"], 2, "is no tfds:NAME"),
+        (["train-teacher", "--dataset", "no.such:module"], 1, "there is no module no in "),
+        (["train-teacher", "--dataset", "data.xyz"], 1, "its ending says no format: they are .npz, .npy, .h5"),
+        (["train-teacher", "--dataset", "nosuch.csv"], 1, "there is no such file, and the names are digits, mnist"),
+    ],
+)
+def test_wrong_names_and_options_are_one_line(run, tmp_path, arguments, code, said):
+    (tmp_path / "data.xyz").write_text("hello")
+    outcome = run(*arguments)
+    assert outcome.code == code, outcome.err
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["data.xyz"]

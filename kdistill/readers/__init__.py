@@ -232,6 +232,7 @@ class Reader(ABC):
 
     Raises:
         UsageError: if it is given an option that it does not take.
+        KdistillError: if a file that an option names is not there.
     """
 
     place: str
@@ -242,6 +243,9 @@ class Reader(ABC):
 
     def __post_init__(self) -> None:
         self.options.allow(self.format, *self.takes)
+        given = self.options.given()
+        if gone := [name for name in self.files if name in given and not Path(given[name]).is_file()]:
+            raise KdistillError(f"--{gone[0]} {given[gone[0]]}: there is no such file")
 
     @property
     def path(self) -> Path:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kdistill import workspace
 from kdistill.errors import KdistillError
 from kdistill.readers import Contents, Part, Reader, Rows, Task
-from kdistill.settings import IMAGE_SIZE
+from kdistill.settings import image_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,10 +61,9 @@ class Images(Reader):
     def digest(self) -> str:
         files = [file for part in self._parts() for file in part.files]
         whole = hashlib.sha256()
-        with _refused_by_name(self.path):
-            for file, digest in zip(files, _pool().map(workspace.digest, files), strict=True):
-                name = os.fsencode(file.relative_to(self.path))
-                whole.update(b"%d:%s%s" % (len(name), name, digest.encode()))
+        for file, digest in zip(files, _pool().map(_digest, files), strict=True):
+            name = os.fsencode(file.relative_to(self.path))
+            whole.update(b"%d:%s%s" % (len(name), name, digest.encode()))
         return f"sha256:{whole.hexdigest()}"
 
     def contents(self) -> Contents:
@@ -101,9 +100,7 @@ class Images(Reader):
         heads = list(_pool().map(_head, files))
         size = heads[0][0]
         if self.options.image_size:
-            match = IMAGE_SIZE.fullmatch(self.options.image_size)
-            assert match
-            size = int(match[1]), int(match[2] or match[1])
+            size = image_size(self.options.image_size)
         elif self.row:
             size = self.row[0], self.row[1]
         elif other := next((place for place, head in enumerate(heads) if head[0] != size), 0):
@@ -196,6 +193,11 @@ def _refused_by_name(path: Path) -> Iterator[None]:
             f"{path} can't be read as an image ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
             "replace or remove it"
         ) from None
+
+
+def _digest(path: Path) -> str:
+    with _refused_by_name(path):
+        return workspace.digest(path)
 
 
 @contextlib.contextmanager

@@ -84,8 +84,6 @@ def mapped(file: str) -> NDArray[Any]:
         KdistillError: if its header claims what the file does not hold, or would need pickle.
     """
     path = Path(file)
-    if not path.is_file():
-        raise KdistillError(f"{path}: there is no such file")
     try:
         with path.open("rb") as stream:
             shape, _, dtype = header(stream)

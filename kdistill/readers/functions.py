@@ -1,0 +1,146 @@
+"""`package.module:function`: what a function of the user's own returns, arrays or `tf.data.Dataset`s."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import workspace
+from kdistill.errors import KdistillError
+from kdistill.readers import Array, Contents, Part, Reader, streams, text
+
+RETURNS = (
+    "it can return (x, y), ((x_train, y_train), (x_test, y_test)), a dictionary of x_train, y_train, x_test and y_test, "
+    "a tf.data.Dataset, or two of them"
+)
+
+
+class Function(Reader):
+    """A function without arguments, in a module that is installed or lies in the current directory.
+
+    What stands for its data is the source of its module: data that changes otherwise is not noticed.
+    """
+
+    format = "a function"
+    takes = ("test-fraction",)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        module, _, function = self.place.rpartition(":")
+        return module, function
+
+    def _source(self) -> str:
+        """The file of the module, found without running any of it."""
+        path: list[str] | None = [os.getcwd(), *sys.path]
+        module, _ = self._names
+        file, parts = None, module.split(".")
+        for end in range(1, len(parts) + 1):
+            spec = PathFinder.find_spec(".".join(parts[:end]), path)
+            if spec is None:
+                raise KdistillError(
+                    f"{self.place}: there is no module {'.'.join(parts[:end])} in {os.getcwd()}, nor installed"
+                )
+            path, file = list(spec.submodule_search_locations or []), spec.origin
+        if file is None or not Path(file).is_file():
+            raise KdistillError(f"{self.place}: {module} has no source file")
+        return file
+
+    def digest(self) -> str:
+        return workspace.digest(Path(self._source()))
+
+    def contents(self) -> Contents:
+        from kdistill.backend import tf
+
+        found = self._call()
+        if isinstance(found, dict):
+            return self._of_arrays(found)
+        pair = found if isinstance(found, tuple) and len(found) == 2 else None
+        if isinstance(found, tf.data.Dataset):
+            return Contents(streams.part(found, self.place, "train"))
+        if pair and all(isinstance(one, tf.data.Dataset) for one in pair):
+            train, test = (
+                streams.part(one, self.place, name) for one, name in zip(pair, ("train", "test"), strict=True)
+            )
+            return Contents(train, test)
+        if pair and all(isinstance(one, tuple) and len(one) == 2 for one in pair):
+            (x_train, y_train), (x_test, y_test) = pair
+            return self._of_arrays({"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test})
+        if pair and not any(isinstance(one, (tuple, tf.data.Dataset)) for one in pair):
+            return self._of_arrays({"x_train": pair[0], "y_train": pair[1]})
+        raise KdistillError(f"{self.place} returned {_described(found)}: {RETURNS}")
+
+    def _call(self) -> Any:
+        module, function = self._names
+        source = self._source()
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        with self._one_line(source), contextlib.redirect_stdout(sys.stderr):
+            called = getattr(importlib.import_module(module), function, None)
+            if not callable(called):
+                raise KdistillError(f"{self.place}: {source} has no function {function}")
+            return called()
+
+    @contextlib.contextmanager
+    def _one_line(self, source: str) -> Iterator[None]:
+        """An error in the user's code as one line, with the place in that code where it came from."""
+        try:
+            yield
+        except (KdistillError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code
+            kind, said = type(error).__name__, str(error).strip().splitlines() or [""]
+            line = said[-1] if said[0] == "in user code:" else said[0]  # which TensorFlow says, and the error last
+            raise KdistillError(
+                f"{self.place} failed: {kind}: {line.removeprefix(f'{kind}: ')} ({_where(error, source)})"
+            ) from None
+
+    def _of_arrays(self, found: dict[Any, Any]) -> Contents:
+        if found.get("x_train") is None:
+            raise KdistillError(f"{self.place} returned {_described(found)}, without x_train: {RETURNS}")
+        arrays = {str(name): self._array(str(name), values) for name, values in found.items() if values is not None}
+
+        def part(split: str) -> Part:
+            x, y = f"x_{split}", f"y_{split}"
+            return Part(Array(arrays[x], f"{self.place}: {x}"), arrays.get(y), x, y)
+
+        return Contents(
+            train=part("train"),
+            test=part("test") if "x_test" in arrays else None,
+            class_names=[text(name) for name in arrays.get("class_names", np.empty(0)).reshape(-1)],
+        )
+
+    def _array(self, name: str, values: Any) -> NDArray[Any]:
+        try:
+            array = np.asarray(values)
+        except Exception as error:  # noqa: BLE001 - whatever the user's object raises
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise KdistillError(f"{self.place}: {name} is no array: {said}") from None
+        if array.dtype.hasobject and all(isinstance(value, str) for value in array.reshape(-1)):
+            return array.astype(str)
+        return array
+
+
+def _where(error: BaseException, source: str) -> str:
+    """The place in a source file that an error came from, as far as it came from there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    return f"{source}:{lines[-1]}" if lines else source
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, dict):
+        return f"a dictionary of {', '.join(map(str, list(found)[:8])) or 'nothing'}"
+    if isinstance(found, tuple):
+        return f"({', '.join(map(_described, found[:4]))}{', ...' * (len(found) > 4)})"
+    return "None" if found is None else f"a value of type {type(found).__name__}"
