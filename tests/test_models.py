@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -123,6 +124,25 @@ print((logits.argmax(axis=1) == y).mean())
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=made.parent)
     assert float(said.stdout) == pytest.approx(recorded["test_accuracy"], abs=1e-12)
+
+
+def test_saved_model_cli_shows_and_runs_it(made, digits, tmp_path):
+    """TensorFlow's own tool tells its input and output, and gives its logits for any number of rows."""
+    place = made / "students/student/saved_model"
+    inputs = np.float32(digits.test.read()[:7]) / 255
+    np.save(tmp_path / "rows.npy", inputs)
+    main = "from tensorflow.python.tools.saved_model_cli import main; main()"
+    signature = ["--dir", str(place), "--tag_set", "serve", "--signature_def", "serving_default"]
+    run = ["run", *signature, "--inputs", f"inputs={tmp_path / 'rows.npy'}", "--outdir", str(tmp_path / "out")]
+    said = [
+        subprocess.run([sys.executable, "-c", main, *arguments], capture_output=True, text=True, check=True).stdout
+        for arguments in (["show", *signature], run)
+    ]
+    assert re.search(
+        r"inputs\['inputs'\].*DT_FLOAT.*\(-1, 28, 28\).*outputs\['logits'\].*\(-1, 10\)", said[0], re.DOTALL
+    )
+    expected = saved_models.SavedNetwork.load(place).logits(digits.test.read()[:7])
+    np.testing.assert_allclose(np.load(tmp_path / "out/logits.npy"), expected, atol=1e-5)
 
 
 def test_keras_file_is_the_same_network(made, digits):
