@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, get_args
 
 from kdistill.errors import UsageError
@@ -14,6 +15,8 @@ Optimizer = Literal["adam", "sgd", "rmsprop", "adamw"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Xla = Literal["auto", "on", "off"]
 PictureFormat = Literal["png", "svg", "pdf"]
+ExportFormat = Literal["tflite", "onnx"]
+Quantize = Literal["none", "int8", "float16"]
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
 MODELS = "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800"
@@ -200,3 +203,30 @@ class Plot:
         for picture_format in self.formats:
             _choice("format", picture_format, PictureFormat)
         check_name("soft-targets", self.soft_targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The settings of `export`; an export's name says them all, `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`."""
+
+    network: str = "student"
+    format: ExportFormat = "tflite"
+    quantize: Quantize = "none"
+
+    def __post_init__(self) -> None:
+        check_name("network", self.network)
+        _choice("format", self.format, ExportFormat)
+        _choice("quantize", self.quantize, Quantize)
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.format}" + ("" if self.quantize == "none" else f"-{self.quantize}")
+
+    @classmethod
+    def named(cls, name: str) -> Export | None:
+        """The settings of an export with this name, None where no export is so called."""
+        for file_format, quantize in product(get_args(ExportFormat), get_args(Quantize)):
+            ending = cls(format=file_format, quantize=quantize).name.removeprefix(cls.network)
+            if name.endswith(ending) and NAME.fullmatch(name.removesuffix(ending)):
+                return cls(network=name.removesuffix(ending), format=file_format, quantize=quantize)
+        return None
