@@ -92,7 +92,8 @@ def to_onnx(saved_model: Path, file: Path, quantize: str, calibration: Inputs | 
         plain, ready = file.with_name("plain.onnx"), file.with_name("ready.onnx")
         onnx.save(model, plain)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)  # shapes are plain here, and it takes SymPy
-        quantization.quantize_static(ready, file, _rows_of(calibration), per_channel=True)
+        model = onnx.load(ready)  # given its path, it would write beside it, and on a full disk only half
+        quantization.quantize_static(model, file, _rows_of(calibration), per_channel=True)
         model = onnx.load(file)
     file.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -329,7 +329,7 @@ class Cholesky(keras.layers.Layer):
     ("file_format", "why"),
     [
         pytest.param("tflite", "'tf.Cholesky' op is neither a custom op nor a flex op", marks=tflite),
-        pytest.param("onnx", "Cholesky", marks=onnx),
+        pytest.param("onnx", ".*Cholesky.*", marks=onnx),
     ],
 )
 def test_operation_that_a_format_lacks(run, workspace, file_format, why):
@@ -343,9 +343,8 @@ def test_operation_that_a_format_lacks(run, workspace, file_format, why):
     (student / "manifest.json").write_text(json.dumps(manifest))
     outcome = run("export", "--format", file_format)
     assert outcome.code == 1
-    assert len(outcome.err.splitlines()) == 1
-    assert f"student 'student' can't be written as {file_format}: " in outcome.err
-    assert why in outcome.err
+    pattern = rf"error: student 'student' can't be written as {file_format}: {why}\n"
+    assert re.fullmatch(pattern, outcome.err), outcome.err
     assert "partial" not in outcome.err
     assert not (workspace / "exports").exists()
 
