@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.settings import Plot, Soften, Training, TrainStudent, TrainTeacher
+    from kdistill.settings import Export, Plot, Soften, Training, TrainStudent, TrainTeacher
     from kdistill.soft_targets import SoftTargets
     from kdistill.stages.evaluate import run as evaluate
+    from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DistillationLoss",
+    "Export",
     "KdistillError",
     "Plot",
     "Reporter",
@@ -40,6 +42,7 @@ __all__ = [
     "Workspace",
     "distillation_loss",
     "evaluate",
+    "export",
     "hard_loss",
     "load_dataset",
     "plot",
@@ -56,13 +59,13 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "console": ("Reporter",),
         "errors": ("KdistillError",),
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "settings": ("Plot", "Soften", "TrainStudent", "TrainTeacher", "Training"),
+        "settings": ("Export", "Plot", "Soften", "TrainStudent", "TrainTeacher", "Training"),
         "soft_targets": ("SoftTargets",),
         "workspace": ("Workspace",),
     }
     _PLACES = {name: (f"kdistill.{room}", name) for room, names in _HOMES.items() for name in names}
     _PLACES["load_dataset"] = ("kdistill.data", "load")
-    for _stage in ("evaluate", "plot", "soften", "status", "train_student", "train_teacher", "verify"):
+    for _stage in ("evaluate", "export", "plot", "soften", "status", "train_student", "train_teacher", "verify"):
         _PLACES[_stage] = (f"kdistill.stages.{_stage}", "run")
 
     def __getattr__(name: str) -> object:

@@ -19,10 +19,13 @@ from kdistill.console import Reporter, hush
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import (
     Dtype,
+    Export,
+    ExportFormat,
     Mean,
     Optimizer,
     Plot,
     Precision,
+    Quantize,
     Reading,
     Schedule,
     Soften,
@@ -424,6 +427,37 @@ def evaluate(session: Session, as_json: Json = False) -> None:
         print(json.dumps(stage.as_json(found), indent=2))
     else:
         stage.show(found, Reporter())
+
+
+@command
+def export(
+    session: Session,
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="A student, or, where no student is so called, a teacher.")
+    ] = Export.network,
+    file_format: Annotated[
+        ExportFormat, typer.Option("--format", help="tflite for phones and small devices (LiteRT), onnx for servers.")
+    ] = Export.format,
+    quantize: Annotated[
+        Quantize,
+        typer.Option(help="int8: weights and arithmetic; float16: weights. Inputs and logits are float32 in all."),
+    ] = Export.quantize,
+    as_json: Json = False,
+) -> None:
+    """Write a network for a phone or a server.
+
+    The file is run in the runtime it is for, on the test split, and compared with the original. int8 is calibrated on
+    training rows. Needs `pip install 'kdistill[tflite]'` or `'kdistill[onnx]'`.
+    """
+    from kdistill.stages import export as stage
+
+    settings = Export(network=network, format=file_format, quantize=quantize)
+    reporter = Reporter(quiet=True) if as_json else session.reporter
+    manifest = stage.run(session.workspace, settings, force=session.force, reporter=reporter)
+    if as_json:
+        print(json.dumps(stage.as_json(session.workspace.export(settings), manifest), indent=2))
+    else:
+        stage.show(manifest, Reporter())
 
 
 @command

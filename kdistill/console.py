@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
@@ -36,6 +37,19 @@ def silent_stdout() -> Iterator[None]:
     """What a library prints inside goes nowhere."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """A library that is used inside is not heard: neither what it prints, nor its log, nor its warnings."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with silent_stdout(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _console(*, stderr: bool) -> Console:

@@ -23,7 +23,7 @@ from kdistill.soft_targets import Joined, Logits
 T = TypeVar("T")
 Buffer = tuple[Any, Any, tuple[Any, ...]]  # tensors: inputs, labels, and what the teacher said
 
-BUFFERS = 8  # this part of the limit is one buffer: one is filled while another is used, and copies are made
+BUFFERS = 16  # this part of the limit is one buffer: one is filled while another is used, and copies are made
 PIECES = 16  # a buffer is put together from so many places at least, where rows can be read from any place
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, quote, urlencode
@@ -21,6 +22,8 @@ Mean = Literal["arithmetic", "geometric"]
 TeacherOutput = Literal["auto", "logits", "probabilities"]
 TeacherInput = Literal["scaled", "raw"]
 Dtype = Literal["float32", "float16"]
+ExportFormat = Literal["tflite", "onnx"]
+Quantize = Literal["none", "int8", "float16"]
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
 MODELS = (
@@ -341,3 +344,30 @@ class Reading:
             if name not in names:
                 takes = f", which takes --{', --'.join(names)}" if names else ""
                 raise UsageError(f"--{name} means nothing for {what}{takes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The settings of `export`; an export's name says them all, `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`."""
+
+    network: str = "student"
+    format: ExportFormat = "tflite"
+    quantize: Quantize = "none"
+
+    def __post_init__(self) -> None:
+        check_name("network", self.network)
+        _choice("format", self.format, ExportFormat)
+        _choice("quantize", self.quantize, Quantize)
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.format}" + ("" if self.quantize == "none" else f"-{self.quantize}")
+
+    @classmethod
+    def named(cls, name: str) -> Export | None:
+        """The settings of an export with this name, None where no export is so called."""
+        for file_format, quantize in product(get_args(ExportFormat), get_args(Quantize)):
+            ending = cls(format=file_format, quantize=quantize).name.removeprefix(cls.network)
+            if name.endswith(ending) and NAME.fullmatch(name.removesuffix(ending)):
+                return cls(network=name.removesuffix(ending), format=file_format, quantize=quantize)
+        return None

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Plot, Soften, Training, TrainStudent, TrainTeacher
+from kdistill.settings import NAME, Export, Plot, Soften, Training, TrainStudent, TrainTeacher
 
 FORMAT = 1
+LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
 NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "dataset",
     "transfer_set",
@@ -59,6 +60,7 @@ COUNTS = {  # what later stages read of `results`, all whole numbers
     "teacher": ("test_errors", "test_rows", "parameters"),
     "student": ("test_errors", "test_rows", "parameters"),
     "soft targets": ("rows", "classes", "labelled", "correct"),
+    "export": ("test_errors", "original_test_errors", "test_rows", "bytes", "original_bytes", "threads", "batch_rows"),
 }
 
 
@@ -177,7 +179,7 @@ def _plain(value: Any) -> str:
 def _versions() -> dict[str, str]:
     from kdistill import __version__
 
-    modules = {name: sys.modules.get(name) for name in ("tensorflow", "keras", "numpy", "h5py")}
+    modules = {name: sys.modules.get(name) for name in LIBRARIES}
     loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}
     return {"kdistill": __version__, "python": platform.python_version(), **loaded}
 
@@ -204,6 +206,8 @@ class Artifact:
 
     def command_for(self, manifest: Manifest) -> str:
         """The command that makes what a manifest describes, with every option that is not a default."""
+        if self.kind == "export":  # its name says them all
+            return self.command
         options: dict[str, Any] = {}
         for role, made in manifest.inputs.items():
             if (option := role.split()[0]) in NAMED_BY_OPTION and (self.kind != "plots" or option == "soft_targets"):
@@ -481,6 +485,12 @@ class Workspace:
         command = self._command("soften", name, "soft-targets")
         return Artifact("soft targets", name, self.root / "soft-targets" / f"{name}.h5", command)
 
+    def export(self, settings: Export) -> Artifact:
+        options = {"network": settings.network, "format": settings.format, "quantize": settings.quantize}
+        given = [_option(key, value) for key, value in options.items() if value != getattr(Export, key)]
+        command = " ".join([self._command("export", "", ""), *given])
+        return Artifact("export", settings.name, self.root / "exports" / settings.name, command)
+
     @cached_property
     def plots(self) -> Artifact:
         return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
@@ -501,6 +511,9 @@ class Workspace:
 
     def soft_target_files(self) -> list[Artifact]:
         return [self.soft_targets(name.removesuffix(".h5")) for name in self._names("soft-targets", ".h5")]
+
+    def exports(self) -> list[Artifact]:
+        return [self.export(settings) for name in self._names("exports") if (settings := Export.named(name))]
 
     def _names(self, directory: str, suffix: str = "") -> list[str]:
         place = self.root / directory

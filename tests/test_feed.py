@@ -92,7 +92,7 @@ def test_streamed_training_resumes_to_the_bit(run, tmp_path, digits, monkeypatch
     options = ["--dataset", path, "--model", "mlp-30", "--epochs", "3", "--memory", "1"]
     outcome = run("train-teacher", *options)
     assert outcome.code == 0, outcome.err
-    assert "streamed through a shuffle buffer of 160 rows" in outcome.out
+    assert "streamed through a shuffle buffer of 64 rows" in outcome.out
     write, stops = training.Checkpoint.write, []
 
     def stop(self, progress, variables):

@@ -38,7 +38,12 @@ def run(workspace: Workspace) -> tuple[list[Standing], str]:
     Returns:
         The artifacts, upstream first, and the next command to run.
     """
-    artifacts = [*workspace.teachers(), *workspace.soft_target_files(), *workspace.students()]
+    artifacts = [
+        *workspace.teachers(),
+        *workspace.soft_target_files(),
+        *workspace.students(),
+        *workspace.exports(),
+    ]
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
     standings = [_look(workspace, artifact) for artifact in artifacts]
@@ -79,6 +84,9 @@ def _summary(manifest: Manifest) -> str:
         return f"T = {settings['temperature']:g}, {results['rows']:,} rows of {results['classes']} classes"
     if manifest.kind == "plots":
         return ", ".join(manifest.outputs)
+    if manifest.kind == "export":
+        errors, rows = results["test_errors"], results["test_rows"]
+        return f"{errors:,} errors of {rows:,} test rows, {results['bytes']:,} bytes"
     return f"{settings['model']}, {results['test_errors']:,} errors of {results['test_rows']:,} test rows"
 
 
@@ -89,7 +97,12 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
             return f"{standing.command} --force"
         kind, name = _parent(standing)
         if standing.state == "stale" and kind not in ("dataset", "") and (kind, name) not in there:
-            return {"teacher": workspace.teacher, "soft targets": workspace.soft_targets}[kind](name).command
+            made_by = {
+                "teacher": workspace.teacher,
+                "soft targets": workspace.soft_targets,
+                "student": workspace.student,
+            }
+            return made_by[kind](name).command
         if standing.state == "stale":
             return standing.command
     kinds = {standing.kind for standing in standings}
@@ -105,7 +118,7 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
 
 
 def show(workspace: Workspace, standings: list[Standing], following: str, reporter: Reporter) -> None:
-    """Print the chain from dataset to student, each artifact below what it was made from."""
+    """Print the chain from dataset to export, each artifact below what it was made from."""
     reporter.say(f"workspace {workspace.root}" + ("" if standings else ", where nothing stands yet"))
     for dataset in dict.fromkeys(s.made_from["dataset"].name for s in standings if "dataset" in s.made_from):
         reporter.say(f"  dataset {dataset}")
@@ -121,10 +134,10 @@ def show(workspace: Workspace, standings: list[Standing], following: str, report
 
 
 def _parent(standing: Standing) -> tuple[str, str]:
-    """What an artifact hangs below: its soft targets, else its teacher, else its dataset."""
+    """What an artifact hangs below: its soft targets, else its network or teacher, else its dataset."""
     if standing.kind == "plots":  # made from many
         return "", ""
-    role = next((role for role in ("soft_targets", "teacher", "dataset") if role in standing.made_from), "")
+    role = next((role for role in ("soft_targets", "student", "teacher", "dataset") if role in standing.made_from), "")
     return role.replace("_", " "), standing.made_from[role].name if role else ""
 
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kdistill import data, freshness, history, teachers
+from kdistill import data, exports, freshness, history, metrics, teachers
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.workspace import Artifact, Manifest, Workspace
 
@@ -36,7 +37,12 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
     Returns:
         What was found, and how many artifacts were checked.
     """
-    artifacts = [*workspace.teachers(), *workspace.soft_target_files(), *workspace.students()]
+    artifacts = [
+        *workspace.teachers(),
+        *workspace.soft_target_files(),
+        *workspace.students(),
+        *workspace.exports(),
+    ]
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
     if not artifacts:
@@ -63,6 +69,8 @@ def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
             yield broken
         elif artifact.kind in ("teacher", "student"):
             yield from _network(artifact, manifest)
+        elif artifact.kind == "export":
+            yield from _export(artifact, manifest)
     except KdistillError as error:
         yield str(error)
 
@@ -93,6 +101,24 @@ def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     recorded = manifest.results["test_errors"]
     if errors != recorded:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
+
+
+def _export(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+    """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
+    file_format = manifest.settings["format"]
+    if exports.missing(file_format):
+        return
+    dataset = _dataset(manifest)
+    try:
+        runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", exports.threads())
+        blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
+    except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
+        yield f"its runtime refuses it: {exports.reason(error)}"
+        return
+    errors = metrics.errors(np.concatenate(blocks), dataset.test.labels)
+    recorded = manifest.results["test_errors"]
+    if errors != recorded:
+        yield f"model.{file_format} makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
 def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:

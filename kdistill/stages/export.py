@@ -1,0 +1,183 @@
+"""`kdistill export`: a trained network to a file for a phone or a server, tried in the runtime it is for."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import data, exports, freshness, metrics
+from kdistill.console import Reporter, silent
+from kdistill.errors import KdistillError
+from kdistill.readers import BLOCK_ROWS
+from kdistill.settings import Export
+from kdistill.stages import up_to_date
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
+
+if TYPE_CHECKING:
+    from kdistill.saved_models import SavedNetwork
+
+CALIBRATION_ROWS = 500
+
+
+def run(
+    workspace: Workspace, settings: Export = Export(), *, force: bool = False, reporter: Reporter = Reporter()
+) -> Manifest:
+    """Write a network for another runtime, and measure it there beside the original.
+
+    Reads: `saved_model` of a student or teacher (`model.keras` after mixed precision), the dataset it was trained on.
+    Writes: `exports/NAME/`.
+
+    Raises:
+        KdistillError: if there is no such network, the packages are missing, or the format can't express it.
+    """
+    network = _network(workspace, settings.network)
+    trained = network.require()
+    for reason in freshness.stale(workspace, trained):
+        reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
+    source = data.resolve(trained.inputs["dataset"].name)
+    artifact = workspace.export(settings)
+    identity = Manifest(
+        kind="export",
+        settings={
+            "format": settings.format,
+            "quantize": settings.quantize,
+            **({"calibration_rows": CALIBRATION_ROWS} if settings.quantize == "int8" else {}),
+        },
+        inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
+    )
+    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+        return artifact.require()
+
+    exports.require(settings.format)
+    dataset = source.load()
+
+    from kdistill import networks
+    from kdistill.backend import tf
+
+    start = time.perf_counter()
+    with artifact.writing() as staging, tf.device("/CPU:0"):  # where the other runtime computes too
+        loaded, original = networks.load(network)
+        if loaded != trained:
+            raise KdistillError(f"{network} was made anew just now: run this again")
+        original.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+        file = staging.path / f"model.{settings.format}"
+        calibration = exports.fed(_calibration_rows(dataset.train)) if settings.quantize == "int8" else None
+        reporter.say(
+            f"writes {network} as {settings.format}, quantized: {settings.quantize}"
+            + ("" if calibration is None else f", calibrated on {len(calibration)} training rows")
+        )
+        runtime = _convert(network, trained, file, settings, calibration)
+        results = {
+            **_measure(original, runtime, dataset),
+            "bytes": size(file),
+            "original_bytes": size(original.path),
+            "threads": exports.threads(),
+        }
+        manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
+    reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
+    return manifest
+
+
+def _network(workspace: Workspace, name: str) -> Artifact:
+    """The student of this name, or, where there is none, the teacher."""
+    standing = [*workspace.students(), *workspace.teachers()]
+    for network in standing:
+        if network.name == name:
+            return network
+    if not standing:
+        raise KdistillError(f"{workspace.root} has no network to export: {workspace.student('student').command}")
+    known = ", ".join(network.name for network in standing)
+    remedy = workspace.export(Export(network=standing[0].name)).command
+    raise KdistillError(f"there is no network {name!r} in {workspace.root}, only {known}: {remedy}")
+
+
+def _calibration_rows(train: data.Split) -> NDArray[Any]:
+    """Training rows, (rows, ...): always the same ones of the same split."""
+    chosen = np.zeros(len(train), np.bool_)
+    chosen[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
+    return train.chosen(chosen).read()
+
+
+def _convert(
+    network: Artifact, trained: Manifest, file: Path, settings: Export, calibration: NDArray[np.float32] | None
+) -> exports.Runtime:
+    """Write the file, and nothing else that stays.
+
+    Returns:
+        What runs it.
+
+    Raises:
+        KdistillError: if the format has no word for something that the network does.
+    """
+    precision, made = trained.settings["precision"], exports.FORMATS[settings.format]
+    saved_model = network.path / "saved_model"
+    try:
+        with tempfile.TemporaryDirectory(dir=file.parent) as aside, silent():
+            place = Path(aside)
+            if precision != "float32":
+                saved_model = exports.in_float32(network.path / "model.keras", precision, place)
+            made.write(saved_model, place / file.name, settings.quantize, calibration)
+            (place / file.name).rename(file)
+            return made.run(file, exports.threads())
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a converter or a runtime raises
+        raise KdistillError(f"{network} can't be written as {settings.format}: {exports.reason(error)}") from error
+
+
+def _measure(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
+    """Errors and speed of both on the test rows; `original_` is before what is the SavedModel's."""
+    blocks = [exports.fed(block) for block in dataset.test.blocks(BLOCK_ROWS)]
+    said = np.concatenate([original.logits(block) for block in blocks])
+    says = np.concatenate([runtime(block) for block in blocks])
+    before, after = exports.race([original.logits, runtime], blocks[0])
+    return {
+        "test_rows": len(says),
+        "test_errors": metrics.errors(says, dataset.test.labels),
+        "original_test_errors": metrics.errors(said, dataset.test.labels),
+        "agreement": float(metrics.agreement(said, says).mean()),
+        "latency_ms": after.latency_ms,
+        "original_latency_ms": before.latency_ms,
+        "rows_per_second": after.rows_per_second,
+        "original_rows_per_second": before.rows_per_second,
+        "batch_rows": len(blocks[0]),
+    }
+
+
+def show(manifest: Manifest, reporter: Reporter) -> None:
+    """Print the SavedModel and the export, a row each."""
+    results, settings = manifest.results, manifest.settings
+    network = next(made_from.name for role, made_from in manifest.inputs.items() if role != "dataset")
+    quantized = "" if settings["quantize"] == "none" else f" {settings['quantize']}"
+    rows = [
+        (
+            name,
+            f"{results[f'{of}test_errors']:,}",
+            agreement,
+            f"{results[f'{of}bytes']:,}",
+            f"{results[f'{of}latency_ms']:.3f}",
+            f"{results[f'{of}rows_per_second']:,.0f}",
+        )
+        for name, of, agreement in (
+            ("SavedModel", "original_", ""),
+            (f"{settings['format']}{quantized}", "", f"{results['agreement']:.2%}"),
+        )
+    ]
+    reporter.table(
+        f"{network} on the test split, {results['test_rows']:,} rows",
+        ("network", "errors", "agree", "bytes", "ms a row", "rows/s"),
+        rows,
+        note="agree: rows in which both have the same most likely class\n"
+        f"ms a row: median of calls with one row; rows/s: in batches of {results['batch_rows']:,}; "
+        f"CPU, {results['threads']} thread{'s' * (results['threads'] != 1)} for either",
+    )
+
+
+def as_json(artifact: Artifact, manifest: Manifest) -> dict[str, object]:
+    """The same as a plain object."""
+    return {"export": artifact.name, "path": str(artifact.path), **manifest.settings, **manifest.results}
