@@ -137,7 +137,7 @@ class Training:
     seed: int = 0
     precision: Precision = "float32"
     xla: Xla = "auto"
-    memory: int = 1024
+    memory: int = 512
 
     def __post_init__(self) -> None:
         _whole("epochs", self.epochs, 1)
