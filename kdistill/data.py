@@ -49,6 +49,7 @@ ENDINGS = {
 }
 BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 NO_LABEL = -1
+MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
 
 CLASS_NAMES = {
     "fashion_mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],
@@ -465,7 +466,7 @@ def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
         raise KdistillError(f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ...")
     if labels.min() < 0:
         raise KdistillError(f"{where} holds the label {labels.min()}: class numbers begin at 0")
-    if labels.max() >= 2**31:
+    if labels.max() >= MOST_CLASSES:
         raise KdistillError(f"{where} holds the label {labels.max()}: class numbers are 0 up to the number of classes")
     return labels.astype(np.int64)
 

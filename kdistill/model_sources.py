@@ -5,14 +5,10 @@ The standard library's alone, and no user's code is run: whether a network is up
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdistill import workspace
+from kdistill import user_code, workspace
 from kdistill.errors import KdistillError
 from kdistill.settings import NEW_WEIGHTS
 
@@ -65,7 +61,7 @@ def resolve(model: str, weights: str | None = None) -> ModelSource:
     module, _, function = model.partition(":")
     if not function or module == APPLICATIONS:
         return ModelSource(model, None, weights)
-    return ModelSource(model, module_file(model), weights)
+    return ModelSource(model, user_code.source(model, "model"), weights)
 
 
 def _file(option: str, name: str) -> Path:
@@ -73,33 +69,3 @@ def _file(option: str, name: str) -> Path:
     if not path.is_file():
         raise KdistillError(f"--{option} {name}: there is no such file")
     return path
-
-
-def module_file(model: str) -> Path:
-    """The source of the module in `MODULE:FUNCTION`; neither it nor its parents are imported.
-
-    The current directory comes before the other places where Python looks.
-
-    Raises:
-        KdistillError: if there is none, or it has no source.
-    """
-    importlib.invalidate_caches()
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    module, _, function = model.partition(":")
-    if module.endswith(".py"):
-        raise KdistillError(
-            f"--model {model}: a module goes without .py: --model {module.removesuffix('.py')}:{function}"
-        )
-    top, *rest = module.split(".")
-    specs = (find(top, None) for finder in sys.meta_path if (find := getattr(finder, "find_spec", None)))
-    spec = next((spec for spec in specs if spec), None)
-    for part in rest:
-        places = list(spec.submodule_search_locations or ()) if spec else []
-        spec = importlib.machinery.PathFinder.find_spec(part, places)
-    if spec is None:
-        raise KdistillError(f"--model {model}: there is no module {module!r} in {here}, nor where else Python looks")
-    if not (spec.origin and spec.origin.endswith(".py")):
-        raise KdistillError(f"--model {model}: {module!r} is no module with Python source")
-    return Path(spec.origin).absolute()

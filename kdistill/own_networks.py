@@ -6,22 +6,17 @@ Whatever comes of these, or goes wrong in them, is one network that gives logits
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import inspect
-import sys
-import sysconfig
 import tempfile
-import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
 import numpy as np
 
+from kdistill import user_code
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
 from kdistill.model_sources import APPLICATIONS, ModelSource
@@ -107,7 +102,7 @@ def _function(source: ModelSource, input_shape: tuple[int, ...], classes: int) -
     assert source.file is not None
     module, _, name = source.name.partition(":")
     try:
-        namespace = vars(_imported(module, source.file))
+        namespace = vars(user_code.imported(module, source.file))
     except (Exception, SystemExit) as error:
         raise _failure(error, f"on importing {module} for --model {source.name}", source.file) from error
     function = namespace.get(name)
@@ -127,20 +122,6 @@ def _function(source: ModelSource, input_shape: tuple[int, ...], classes: int) -
         given = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         raise KdistillError(f"{where}: {name} returns a {given}: --model {source.name} needs a keras.Model")
     return where, network
-
-
-def _imported(name: str, file: Path) -> ModuleType:
-    """The user's module, from its bytes as they are now: byte code is told from its source by whole seconds alone."""
-    parent = name.rpartition(".")[0]
-    if parent:
-        importlib.import_module(parent)
-    inside = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    exec(compile(file.read_bytes(), file, "exec"), vars(module))  # noqa: S102 - running it is what was asked for
-    return module
 
 
 def _file(source: ModelSource, precision: str) -> keras.Model:
@@ -269,17 +250,7 @@ def _saved(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _failure(error: BaseException, what: str, file: Path, where: str | None = None) -> KdistillError:
     """An error of the user's code in one line, which begins with the innermost place in it."""
-    libraries = (
-        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-        str(Path(__file__).parent),
-        "<",
-    )
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if each.filename == str(file) or not each.filename.startswith(libraries)]
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        place = f"{own[-1].filename}:{own[-1].lineno}" if own else where or str(file)
+    place = user_code.failed_at(error, file) or where or str(file)
     return KdistillError(f"{place}: {type(error).__name__}: {_gist(error)} ({what})")
 
 

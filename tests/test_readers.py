@@ -736,10 +736,10 @@ def test_function_with_an_argument(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nosuch:load", "there is no module nosuch in "),
-        ("json.nosuch:load", "there is no module json.nosuch in "),
+        ("nosuch:load", "there is no module 'nosuch' in "),
+        ("json.nosuch:load", "there is no module 'json.nosuch' in "),
         ("json:nosuch", "has no function nosuch"),
-        ("sys:exit", "there is no module sys in "),
+        ("sys:exit", "'sys' is no module with Python source"),
     ],
 )
 def test_functions_that_are_not_there(name, said):
@@ -1134,7 +1134,7 @@ def test_bad_data_is_one_line(run, tmp_path, case):
         (["train-student", "--test-fraction", "0.5"], 2, "--test-fraction says how a dataset is read"),
         (["run", "--test-fraction", "2", "--dataset", "digits"], 2, "--test-fraction is 2"),
         (["train-teacher", "--dataset", "tfds:no/such/name"], 2, "is no tfds:NAME"),
-        (["train-teacher", "--dataset", "no.such:module"], 1, "there is no module no in "),
+        (["train-teacher", "--dataset", "no.such:module"], 1, "there is no module 'no.such' in "),
         (["train-teacher", "--dataset", "data.xyz"], 1, "its ending says no format: they are .npz, .npy, .h5"),
         (["train-teacher", "--dataset", "nosuch.csv"], 1, "there is no such file, and the names are digits, mnist"),
     ],

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import os
 import sys
-import traceback
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
+from kdistill import user_code, workspace
 from kdistill.errors import KdistillError
 from kdistill.readers import Array, Contents, Part, Reader, streams, text
 
@@ -39,24 +35,11 @@ class Function(Reader):
         module, _, function = self.place.rpartition(":")
         return module, function
 
-    def _source(self) -> str:
-        """The file of the module, found without running any of it."""
-        path: list[str] | None = [os.getcwd(), *sys.path]
-        module, _ = self._names
-        file, parts = None, module.split(".")
-        for end in range(1, len(parts) + 1):
-            spec = PathFinder.find_spec(".".join(parts[:end]), path)
-            if spec is None:
-                raise KdistillError(
-                    f"{self.place}: there is no module {'.'.join(parts[:end])} in {os.getcwd()}, nor installed"
-                )
-            path, file = list(spec.submodule_search_locations or []), spec.origin
-        if file is None or not Path(file).is_file():
-            raise KdistillError(f"{self.place}: {module} has no source file")
-        return file
+    def _source(self) -> Path:
+        return user_code.source(self.place, "dataset")
 
     def digest(self) -> str:
-        return workspace.digest(Path(self._source()))
+        return workspace.digest(self._source())
 
     def contents(self) -> Contents:
         from kdistill.backend import tf
@@ -82,16 +65,14 @@ class Function(Reader):
     def _call(self) -> Any:
         module, function = self._names
         source = self._source()
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         with self._one_line(source), contextlib.redirect_stdout(sys.stderr):
-            called = getattr(importlib.import_module(module), function, None)
+            called = vars(user_code.imported(module, source)).get(function)
             if not callable(called):
                 raise KdistillError(f"{self.place}: {source} has no function {function}")
             return called()
 
     @contextlib.contextmanager
-    def _one_line(self, source: str) -> Iterator[None]:
+    def _one_line(self, source: Path) -> Iterator[None]:
         """An error in the user's code as one line, with the place in that code where it came from."""
         try:
             yield
@@ -101,7 +82,7 @@ class Function(Reader):
             kind, said = type(error).__name__, str(error).strip().splitlines() or [""]
             line = said[-1] if said[0] == "in user code:" else said[0]  # which TensorFlow says, and the error last
             raise KdistillError(
-                f"{self.place} failed: {kind}: {line.removeprefix(f'{kind}: ')} ({_where(error, source)})"
+                f"{self.place} failed: {kind}: {line.removeprefix(f'{kind}: ')} ({user_code.failed_at(error, source) or source})"
             ) from None
 
     def _of_arrays(self, found: dict[Any, Any]) -> Contents:
@@ -128,14 +109,6 @@ class Function(Reader):
         if array.dtype.hasobject and all(isinstance(value, str) for value in array.reshape(-1)):
             return array.astype(str)
         return array
-
-
-def _where(error: BaseException, source: str) -> str:
-    """The place in a source file that an error came from, as far as it came from there."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
-    return f"{source}:{lines[-1]}" if lines else source
 
 
 def _described(found: Any) -> str:
