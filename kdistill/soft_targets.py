@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,7 +160,7 @@ def write(
     labels: Labels,
     form: Form,
     *,
-    seconds: float,
+    since: float,
     teacher: dict[str, Any],
 ) -> Manifest:
     """Write the soft-target file from a log of `row_keys` and a form's columns; one block in memory at a time.
@@ -170,7 +171,7 @@ def write(
         identity: what the file is made from.
         labels: (rows,) of the transfer set.
         form: how the log holds logits.
-        seconds: how long it took so far.
+        since: when the work began, by `time.perf_counter`.
         teacher: what a student may want to know of it.
 
     Returns:
@@ -201,7 +202,9 @@ def write(
             "correct": correct,
             "teacher": teacher,
         }
-        manifest = recorded(identity, outputs={"content": content.digest()}, results=results, seconds=seconds)
+        manifest = recorded(
+            identity, outputs={"content": content.digest()}, results=results, seconds=time.perf_counter() - since
+        )
         attributes: dict[str, Any] = {
             "kdistill_format": FORMAT,
             "temperature": form.temperature,
@@ -528,13 +531,15 @@ class SoftTargets:
 
         return order.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    def join(self, keys: Keys, labels: Labels, dataset: str) -> NDArray[np.int64]:
+    def join(self, keys: Keys, labels: Labels, whose: str, remedy: str = "") -> NDArray[np.int64]:
         """The place in the file of each row, found by key, never by position.
 
         Args:
             keys: (n, 16), `data.row_keys` of the inputs to be trained on, in any order, with any repetition.
             labels: (n,) their hard labels, `data.NO_LABEL` for none.
-            dataset: its name, for messages.
+            whose: what rows these are, for messages.
+            remedy: the command that makes a file of these rows, for messages; the one that made this unless told
+                otherwise.
 
         Returns:
             (n,), for `take`.
@@ -543,7 +548,7 @@ class SoftTargets:
             KdistillError: if a row is not in the file, or if the labels are not those that the file's accuracy was
                 recorded with.
         """
-        rows = self._find(keys, f"training rows of {dataset}", f"kdistill soften --dataset {dataset}")
+        rows = self._find(keys, whose, remedy or self.remedy)
         self._gate(rows, labels)
         return rows
 

@@ -554,7 +554,7 @@ def test_verify_compares_logits_with_the_teacher(run, workspace):
     log = BlockLog(workspace / "log", soft.manifest, {"row_keys": ((16,), "u1"), **soft.form.columns})
     log.append({"row_keys": keys, "logits": logits.values * np.float32(1.1)})
     said = dict(soft.manifest.results["teacher"])
-    soft_targets.write(artifact.path, log, soft.manifest, labels, soft.form, seconds=1.0, teacher=said)
+    soft_targets.write(artifact.path, log, soft.manifest, labels, soft.form, since=0.0, teacher=said)
     log.close()
     outcome = run("verify")
     assert outcome.code == 1

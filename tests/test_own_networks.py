@@ -19,6 +19,8 @@ from kdistill import data, models, saved_models, training
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.feed import Examples
+from kdistill.readers import Array
 from kdistill.settings import Training
 from kdistill.workspace import Manifest, Workspace
 
@@ -276,11 +278,10 @@ class Stops(Reporter):
 def train(place, network, inputs, labels, how, reporter=None):
     place.mkdir(exist_ok=True)
     identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
-    examples = training.Examples(inputs, labels)
     return training.train(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        examples,
-        training.Examples(inputs[:20], labels[:20]),
+        Examples(Array(inputs, "some"), labels),
+        Examples(Array(inputs[:20], "some"), labels[:20]),
         held_out_name="test",
         objective=training.Objective(),
         settings=how,

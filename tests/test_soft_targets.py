@@ -42,7 +42,7 @@ def write(place, rows, *, labels=None, manifest=IDENTITY, size=32, classes=CLASS
         log.append({"row_keys": keys[block], **form.store(logits[block]).block()})
     given_labels = own if labels is None else labels
     said = {"model": "cnn", "parameters": 1}
-    soft_targets.write(artifact.path, log, manifest, given_labels, form, seconds=1.0, teacher=said)
+    soft_targets.write(artifact.path, log, manifest, given_labels, form, since=0.0, teacher=said)
     log.close()
     return artifact
 
@@ -102,7 +102,7 @@ def test_unknown_rows_are_refused(artifact, rows):
     other = keys.copy()
     other[:17] ^= 1
     with pytest.raises(KdistillError, match=r"17 of the 300 training rows of mine .* kdistill soften --dataset mine"):
-        SoftTargets.open(artifact).join(other, labels, "mine")
+        SoftTargets.open(artifact).join(other, labels, "training rows of mine", "kdistill soften --dataset mine")
 
 
 def test_changed_labels_are_refused(artifact, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -89,6 +90,9 @@ def test_saved_model_of_plain_tensorflow(run, tmp_path, plain, digits):
     assert run("verify").code == 0
     assert "up to date" in run("soften", "--teacher", place / "one", *DIGITS, "--temperature", "4").out
     assert json.loads(run("status", "--json").out)["artifacts"][0]["state"] == "fresh"
+    lines = run("status").out.splitlines()
+    assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 6, 0]  # dataset, soft targets, student
+    assert lines[-1] == "next: kdistill plot"
 
 
 def test_teacher_that_changes_makes_stale(run, tmp_path, digits):
@@ -97,8 +101,10 @@ def test_teacher_that_changes_makes_stale(run, tmp_path, digits):
     assert run("soften", "--teacher", "./net", *DIGITS).code == 0
     network.weights.assign(network.weights * 2)
     tf.saved_model.save(network, tmp_path / "net", signatures=network.serve)
-    (standing,) = json.loads(run("status", "--json").out)["artifacts"]
+    said = json.loads(run("status", "--json").out)
+    (standing,) = said["artifacts"]
     assert standing["state"] == "stale"
+    assert said["next"] == standing["command"]
     assert f"the teacher {tmp_path / 'net'} has changed" in standing["reasons"][0]
     assert standing["command"] == f"kdistill soften --dataset digits --teacher {tmp_path / 'net'} --temperature 20"
 
@@ -304,9 +310,16 @@ def test_labelled_rows_and_a_larger_pool(run, workspace, digits):
     first = {name: float(value) for name, value in zip(header.split(","), row.split(","), strict=True)}
     share = 400 / 1837
     assert first["train_loss"] == pytest.approx(0.5 * share * first["hard_loss"] + 0.5 * first["soft_loss"], rel=1e-4)
+    assert "T = 4, 1,837 rows of 10 classes, 400 labelled" in run("status").out
     pool("pool.npz", np.roll(inputs, 2, axis=2))
     assert "stale" in run("status").out
-    assert "are not in" in run("train-student", *QUICK).err
+    remedy = (
+        f"kdistill soften --transfer-set {workspace.parent / 'some.npz'} --transfer-set {workspace.parent / 'pool.npz'}"
+    )
+    assert re.search(
+        f"1,437 of the 1,837 training rows .* are not in .*: {remedy} --temperature 4$",
+        run("train-student", *QUICK).err,
+    )
 
 
 def test_transfer_set_of_test_rows_alone(run, workspace, digits):

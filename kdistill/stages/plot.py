@@ -129,7 +129,7 @@ def _examples(soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
     from kdistill.figures import Example
 
     rows = transfer_set(soft.manifest, dataset)
-    places = soft.join(rows.keys(), rows.labels, rows.name)
+    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
     chosen = _telling_rows(Joined(soft, places), rows.labels)
     mask = np.zeros(len(rows), bool)
     mask[chosen] = True

@@ -70,7 +70,7 @@ def run(
             identity,
             rows.labels,
             form,
-            seconds=time.perf_counter() - start,
+            since=start,
             teacher={**known, "probabilities": list(said.probabilities)},
         )
         log.close()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from kdistill import freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.settings import NAME
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 
@@ -81,7 +82,12 @@ def _standing(artifact: Artifact, manifest: Manifest, state: str, reasons: tuple
 def _summary(manifest: Manifest) -> str:
     results, settings = manifest.results, manifest.settings
     if manifest.kind == "soft targets":
-        return f"T = {settings['temperature']:g}, {results['rows']:,} rows of {results['classes']} classes"
+        parts = [f"T = {settings['temperature']:g}", f"{results['rows']:,} rows of {results['classes']} classes"]
+        if results["labelled"] < results["rows"]:
+            parts.append(f"{results['labelled']:,} labelled")
+        if settings["top_k"] is not None:
+            parts.append(f"the {settings['top_k']} largest logits")
+        return ", ".join(parts)
     if manifest.kind == "plots":
         return ", ".join(manifest.outputs)
     if manifest.kind == "export":
@@ -112,7 +118,7 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
         ("student", "kdistill train-student --alpha 0.1"),
         ("plots", "kdistill plot"),
     ):
-        if kind not in kinds and not (kind == "soft targets" and "student" in kinds):
+        if kind not in kinds and not (kind in ("teacher", "soft targets") and kinds & {"soft targets", "student"}):
             return command
     return "kdistill evaluate"
 
@@ -137,7 +143,10 @@ def _parent(standing: Standing) -> tuple[str, str]:
     """What an artifact hangs below: its soft targets, else its network or teacher, else its dataset."""
     if standing.kind == "plots":  # made from many
         return "", ""
-    role = next((role for role in ("soft_targets", "student", "teacher", "dataset") if role in standing.made_from), "")
+    roles = [role for role in ("soft_targets", "student", "teacher", "dataset") if role in standing.made_from]
+    if "teacher" in roles and not NAME.fullmatch(standing.made_from["teacher"].name):  # it is from outside
+        roles.remove("teacher")
+    role = roles[0] if roles else ""
     return role.replace("_", " "), standing.made_from[role].name if role else ""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
@@ -12,6 +13,9 @@ from kdistill.settings import NEW_WEIGHTS, TrainStudent, TrainTeacher
 from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
+
+if TYPE_CHECKING:
+    from kdistill.networks import Lesson
 
 
 def run(
@@ -61,30 +65,15 @@ def run(
     dataset = source.load()
 
     from kdistill import networks
-    from kdistill.networks import Lesson
     from kdistill.training import Objective
 
-    lesson = None
-    if soft:
-        if soft.classes != dataset.classes:
-            raise KdistillError(
-                f"{soft.path} has soft targets of {soft.classes} classes, and {dataset.name} has {dataset.classes}: "
-                f"kdistill soften --dataset {dataset.name}"
-            )
-        rows = transfer_set(soft.manifest, dataset)
-        if settings.alpha > 0 and not rows.labelled:
-            raise KdistillError(
-                f"the transfer set of {soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of hard "
-                "labels: --alpha 0"
-            )
-        keys = rows.keys()
-        lesson = Lesson(rows, keys, Joined(soft, soft.join(keys, rows.labels, " + ".join(rows_of(inputs)))))
-        if temperature != soft.temperature and not soft.exact_temperature:
-            reporter.warn(
-                f"{artifact} is trained at T = {temperature:g} from {soft.path}, whose "
-                f"{'mean' if soft.form.top_k is None else 'rest'} was taken at T = {soft.temperature:g}: there it is exact"
-            )
-
+    lesson = _lesson(workspace, settings, soft, dataset) if soft else None
+    if soft and temperature != soft.temperature and not soft.exact_temperature:
+        of = "mean" if soft.form.top_k is None else "rest"
+        reporter.warn(
+            f"{artifact} is trained at T = {temperature:g} from {soft.path}, whose {of} was taken at "
+            f"T = {soft.temperature:g}: there it is exact"
+        )
     manifest = networks.make(
         artifact,
         identity,
@@ -114,10 +103,32 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
     return soft
 
 
-def rows_of(inputs: Mapping[str, Input]) -> list[str]:
-    """What the rows to train on are called: the transfer sets, or else the dataset."""
-    transfer_sets = [made.name for role, made in inputs.items() if role.startswith("transfer_set")]
-    return transfer_sets or [inputs["dataset"].name]
+def _lesson(workspace: Workspace, settings: TrainStudent, soft: SoftTargets, dataset: data.Dataset) -> Lesson:
+    """The rows that the file speaks of, each joined with what it says of it.
+
+    Raises:
+        KdistillError: if the file is of other classes or rows, or has no labels where some are needed.
+    """
+    from kdistill.networks import Lesson
+
+    artifact = workspace.soft_targets(settings.soft_targets)
+    remedy = artifact.command_for(soft.manifest)
+    if settings.dataset:
+        remedy = f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
+    if soft.classes != dataset.classes:
+        raise KdistillError(
+            f"{soft.path} has soft targets of {soft.classes} classes, and {dataset.name} has {dataset.classes}: {remedy}"
+        )
+    rows = transfer_set(soft.manifest, dataset)
+    if settings.alpha > 0 and not rows.labelled:
+        raise KdistillError(
+            f"the transfer set of {soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of hard "
+            "labels: --alpha 0"
+        )
+    keys = rows.keys()
+    sources = [source.name for source in transfer_sources(soft.manifest).values()] or [dataset.name]
+    places = soft.join(keys, rows.labels, f"training rows of {' + '.join(sources)}", remedy)
+    return Lesson(rows, keys, Joined(soft, places))
 
 
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:

@@ -127,7 +127,7 @@ def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
     assert soft is not None
     soft.check()
     rows = transfer_set(soft.manifest, _dataset(soft.manifest))
-    places = soft.join(rows.keys(), rows.labels, rows.name)
+    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
     panel = teachers.again(workspace, soft.manifest)
     if panel is None:
         return
