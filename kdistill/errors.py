@@ -7,3 +7,16 @@ class KdistillError(Exception):
 
 class UsageError(KdistillError):
     """A setting that no run could have; the command line exits 2 for it and 1 for the rest."""
+
+
+def gist(error: BaseException) -> str:
+    """The one line that says most in the message of an error, of TensorFlow's, Keras's or anyone's."""
+    lines = [line.strip() for line in str(error).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        return type(error).__name__
+    if lines[0] == "in user code:":  # by TensorFlow, which says what was wrong last
+        return lines[-1].removeprefix(f"{type(error).__name__}: ")
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # by Keras, around a layer's own
+        return lines[1]
+    return lines[0][:300]

@@ -18,7 +18,7 @@ import numpy as np
 
 from kdistill import user_code
 from kdistill.backend import keras, tf
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.model_sources import APPLICATIONS, ModelSource
 from kdistill.settings import NEW_WEIGHTS
 
@@ -82,7 +82,7 @@ def load_weights(network: keras.Model, file: Path) -> None:
             network.load_weights(file)
             return
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise KdistillError(f"--weights {file} can't be loaded: {_gist(error)}") from error
+        raise KdistillError(f"--weights {file} can't be loaded: {gist(error)}") from error
     name = min(name for name in {**has, **needs} if has.get(name) != needs.get(name))
     there, here = (shapes.get(name, "missing") for shapes in (has, needs))
     raise KdistillError(
@@ -130,7 +130,7 @@ def _file(source: ModelSource, precision: str) -> keras.Model:
         loaded = keras.models.load_model(source.file, compile=False, safe_mode=True)
     except Exception as error:
         raise KdistillError(
-            f"{source.name} can't be loaded: {_gist(error)}; if it needs code, let a function load it: "
+            f"{source.name} can't be loaded: {gist(error)}; if it needs code, let a function load it: "
             "--model MODULE:FUNCTION"
         ) from error
     computes = {getattr(each, "compute_dtype", None) for each in operations_in(loaded)}
@@ -173,7 +173,7 @@ def _application(model: str, rows: Any, classes: int) -> keras.Model:
             **({"include_preprocessing": False} if can_leave_out else {}),
         )
     except Exception as error:
-        raise KdistillError(f"--model {model} takes no rows of {shape}: {_gist(error)}") from error
+        raise KdistillError(f"--model {model} takes no rows of {shape}: {gist(error)}") from error
     return network
 
 
@@ -251,13 +251,4 @@ def _saved(file: Path) -> dict[str, tuple[int, ...]]:
 def _failure(error: BaseException, what: str, file: Path, where: str | None = None) -> KdistillError:
     """An error of the user's code in one line, which begins with the innermost place in it."""
     place = user_code.failed_at(error, file) or where or str(file)
-    return KdistillError(f"{place}: {type(error).__name__}: {_gist(error)} ({what})")
-
-
-def _gist(error: BaseException) -> str:
-    """The one line of an error's message that says most."""
-    lines = [line.strip() for line in str(error).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]
-    lines = [line for line in lines if line]
-    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # by Keras, around a layer's own
-        lines = lines[1:]
-    return lines[0] if lines else type(error).__name__
+    return KdistillError(f"{place}: {type(error).__name__}: {gist(error)} ({what})")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import silent_stdout
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.own_networks import operations_in
 
 
@@ -42,7 +42,7 @@ def save(model: keras.Model, directory: Path) -> str | None:
         try:
             tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
         except (AssertionError, ValueError) as error:
-            raise KdistillError(f"TensorFlow can't save this network: {str(error).splitlines()[0]}") from error
+            raise KdistillError(f"TensorFlow can't save this network: {gist(error)}") from error
         (directory / "saved_model" / "fingerprint.pb").unlink()  # optional, and random: the rest is the same each time
         try:
             model.save(directory / "model.keras")
@@ -98,7 +98,7 @@ class SavedNetwork:
         try:
             loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
-            raise KdistillError(f"{path} is no SavedModel: {str(error).splitlines()[0]}") from None
+            raise KdistillError(f"{path} is no SavedModel: {gist(error)}") from None
         names = list(loaded.signatures)
         if not names:
             raise KdistillError(
@@ -128,7 +128,7 @@ class SavedNetwork:
         try:
             model = keras.saving.load_model(path, compile=False)
         except Exception as error:  # noqa: BLE001 - Keras raises what its layers raise
-            raise KdistillError(f"{path} can't be loaded as a .keras file: {one_line(error)}") from None
+            raise KdistillError(f"{path} can't be loaded as a .keras file: {gist(error)}") from None
         if len(model.inputs) != 1:
             raise KdistillError(f"{path} has {len(model.inputs)} inputs: a network here takes one")
         names = [str(name) for name in getattr(model, "output_names", ["output"])]
@@ -186,7 +186,7 @@ class SavedNetwork:
         try:
             said = np.asarray(tf.cast(self.call(fed), tf.float32))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
-            raise KdistillError(f"{self.path} fails on rows of {inputs.shape[1:]}: {one_line(error)}") from None
+            raise KdistillError(f"{self.path} fails on rows of {inputs.shape[1:]}: {gist(error)}") from None
         if said.ndim != 2 or len(said) != len(inputs):
             raise KdistillError(
                 f"{self.path} gives {said.shape} for {len(inputs)} rows: it needs (rows, classes), one logit a class"
@@ -208,9 +208,3 @@ def _choose_output(names: list[str], wanted: str | None, path: Path) -> str:
 
 def _last(shape: Any) -> int | None:
     return shape[-1] if shape.rank else None
-
-
-def one_line(error: BaseException) -> str:
-    """What an error of TensorFlow's or Keras's says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
