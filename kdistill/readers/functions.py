@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import user_code, workspace
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.readers import Array, Contents, Part, Reader, streams, text
 
 RETURNS = (
@@ -79,11 +79,8 @@ class Function(Reader):
         except (KdistillError, MemoryError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code
-            kind, said = type(error).__name__, str(error).strip().splitlines() or [""]
-            line = said[-1] if said[0] == "in user code:" else said[0]  # which TensorFlow says, and the error last
-            raise KdistillError(
-                f"{self.place} failed: {kind}: {line.removeprefix(f'{kind}: ')} ({user_code.failed_at(error, source) or source})"
-            ) from None
+            place = user_code.failed_at(error, source) or source
+            raise KdistillError(f"{self.place} failed: {type(error).__name__}: {gist(error)} ({place})") from None
 
     def _of_arrays(self, found: dict[Any, Any]) -> Contents:
         if found.get("x_train") is None:
