@@ -16,7 +16,7 @@ import typer
 
 from kdistill import __version__
 from kdistill.console import Reporter, hush
-from kdistill.errors import KdistillError, UsageError
+from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
     Dtype,
     Export,
@@ -242,7 +242,7 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
             _fail("out of memory: try a smaller --model or --batch-size", 1, debug)
-        _fail(f"{type(error).__name__}: {error}".splitlines()[0] + " (--debug shows where)", 1, debug)
+        _fail(f"{type(error).__name__}: {gist(error)} (--debug shows where)", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:

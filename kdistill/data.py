@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError, UsageError
+from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.readers import (
     BLOCK_ROWS,
     Array,
@@ -354,7 +354,7 @@ def _keras_file(name: str) -> Path:
             (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     except Exception as error:  # noqa: BLE001 - Keras raises a bare Exception when the download fails
         raise KdistillError(
-            f"{name} could not be downloaded ({str(error).splitlines()[0]}): without a network put it at {path}, "
+            f"{name} could not be downloaded ({gist(error)}): without a network put it at {path}, "
             "or use --dataset digits or --dataset FILE.npz"
         ) from None
     if not path.exists():

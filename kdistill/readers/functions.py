@@ -101,7 +101,7 @@ class Function(Reader):
         try:
             array = np.asarray(values)
         except Exception as error:  # noqa: BLE001 - whatever the user's object raises
-            said = (str(error).splitlines() or [type(error).__name__])[0]
+            said = gist(error)
             raise KdistillError(f"{self.place}: {name} is no array: {said}") from None
         if array.dtype.hasobject and all(isinstance(value, str) for value in array.reshape(-1)):
             return array.astype(str)

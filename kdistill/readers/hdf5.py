@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.readers import Contents, Part, Reader, Rows, finite, text
 
 CHUNK_CACHE = 64 << 20  # HDF5's own is too small to hold a row of chunks, which then are decompressed again and again
@@ -145,4 +145,4 @@ def _readable(where: str) -> Iterator[None]:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise KdistillError(f"{where} is damaged, or no HDF5: {str(error).splitlines()[0]}") from None
+        raise KdistillError(f"{where} is damaged, or no HDF5: {gist(error)}") from None

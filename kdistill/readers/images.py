@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.readers import Contents, Part, Reader, Rows, Task
 from kdistill.settings import image_size
 
@@ -189,10 +189,7 @@ def _refused_by_name(path: Path) -> Iterator[None]:
     except (KdistillError, PermissionError):
         raise
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever their parsers do
-        raise KdistillError(
-            f"{path} can't be read as an image ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-            "replace or remove it"
-        ) from None
+        raise KdistillError(f"{path} can't be read as an image ({gist(error)}): replace or remove it") from None
 
 
 def _digest(path: Path) -> str:

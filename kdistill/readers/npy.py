@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError, UsageError
+from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.readers import Array, Contents, Part, Reader, text
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
@@ -94,7 +94,7 @@ def mapped(file: str) -> NDArray[Any]:
             raise KdistillError(f"{path} claims {shape} of {dtype}, which is not what the file holds: it is damaged")
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError) as error:
-        raise KdistillError(f"{path} is not a readable .npy: {str(error).splitlines()[0]}") from None
+        raise KdistillError(f"{path} is not a readable .npy: {gist(error)}") from None
 
 
 def header(stream: IO[bytes]) -> Header:
