@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, gist
 from kdistill.readers import Array, Contents, Part, Reader, Task
 
 LABEL = "label"
@@ -176,5 +176,4 @@ def _pandas(path: Path) -> Iterator[Any]:
     except (KdistillError, PermissionError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - each library's parsers have errors of their own
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise KdistillError(f"{path} can't be read as a table: {said[0]}") from None
+        raise KdistillError(f"{path} can't be read as a table: {gist(error)}") from None
