@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.errors import KdistillError, UsageError, gist
+from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import (
     BLOCK_ROWS,
-    Array,
     Chained,
     Chosen,
-    Contents,
     Part,
     Reader,
     Rows,
@@ -35,6 +31,7 @@ from kdistill.readers import (
     standards_of,
     text,
 )
+from kdistill.row_keys import row_keys
 from kdistill.settings import Reading
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
@@ -47,14 +44,8 @@ ENDINGS = {
     ".csv": "tables:Table",
     ".parquet": "tables:Table",
 }
-BUILT_IN = Path(__file__).parent / "digits" / "digits.npz"
 NO_LABEL = -1
 MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
-
-CLASS_NAMES = {
-    "fashion_mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],
-    "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-}
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ class Source:
                 raise KdistillError(
                     f"{self.place} has no {part.labels_name}: a dataset has labels; without, it can be a --transfer-set"
                 )
-        names = list(contents.class_names) or CLASS_NAMES.get(self.place, [])
+        names = list(contents.class_names)
         if contents.by_name and not names:
             names = _categories(contents.train)
         by = names if contents.by_name else None
@@ -263,9 +254,9 @@ def joined(splits: Sequence[Split]) -> Split:
 def _format(place: str, option: str) -> tuple[str, type[Reader]]:
     """The full name of what is meant, and what reads it."""
     if place == "digits":
-        return place, _Digits
+        return place, _reader("builtin:Digits")
     if place in KERAS_DATASETS:
-        return place, _KerasDataset
+        return place, _reader("builtin:KerasDataset")
     if place.startswith("tfds:"):
         return place, _reader("tfds:Tfds")
     path = Path(place).expanduser().absolute()
@@ -294,43 +285,6 @@ def _reader(name: str) -> type[Reader]:
     return reader
 
 
-class _Digits(Reader):
-    """The digits that come with kdistill: 8x8 with values 0 to 16, as 28x28 with values 0 to 255."""
-
-    format = "digits"
-
-    def digest(self) -> str:
-        return workspace.digest(BUILT_IN)
-
-    def contents(self) -> Contents:
-        from kdistill.readers.npz import Npz
-
-        small = Npz(str(BUILT_IN)).contents()
-        assert small.test is not None
-        train, test = (
-            replace(part, inputs=Array(_enlarge(part.inputs.read()), "digits")) for part in (small.train, small.test)
-        )
-        return replace(small, train=train, test=test)
-
-
-class _KerasDataset(Reader):
-    """What `keras.datasets` downloads, kept as an `.npz`."""
-
-    format = "a dataset of Keras's"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _keras_file(self.place)
-
-    def digest(self) -> str:
-        return workspace.digest(_keras_file(self.place))
-
-    def contents(self) -> Contents:
-        from kdistill.readers.npz import Npz
-
-        return Npz(str(_keras_file(self.place))).contents()
-
-
 def load(name: str) -> Dataset:
     """A dataset by name or path, as `--dataset` takes it.
 
@@ -338,74 +292,6 @@ def load(name: str) -> Dataset:
         KdistillError: if there is none, or the file is no dataset.
     """
     return resolve(name).load()
-
-
-def _keras_file(name: str) -> Path:
-    """The file of a `keras.datasets` name in Keras's own cache, fetched and written there on first use."""
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
-    path = cache / ("mnist.npz" if name == "mnist" else f"kdistill-{name}.npz")
-    if path.exists():
-        return path
-    from kdistill.backend import keras
-    from kdistill.console import silent_stdout
-
-    try:
-        with silent_stdout():
-            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except Exception as error:  # noqa: BLE001 - Keras raises a bare Exception when the download fails
-        raise KdistillError(
-            f"{name} could not be downloaded ({gist(error)}): without a network put it at {path}, "
-            "or use --dataset digits or --dataset FILE.npz"
-        ) from None
-    if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}")
-        arrays = {"x_train": x_train, "y_train": y_train.ravel(), "x_test": x_test, "y_test": y_test.ravel()}
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(partial, path)
-    return path
-
-
-def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
-    """What identifies each row: BLAKE2b of its bytes, salted with its shape and type.
-
-    The one function that makes keys, for the file's writer and its readers; equal rows have equal keys, whatever
-    their place.
-
-    Args:
-        inputs: (rows, ...) of any numeric type.
-
-    Returns:
-        (rows, 16) uint8.
-    """
-    inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
-    salt = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=16).digest()
-    rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
-    starts = range(0, len(rows), width)
-    keys = b"".join([hashlib.blake2b(rows[i : i + width], digest_size=16, salt=salt).digest() for i in starts])
-    return np.frombuffer(keys, np.uint8).reshape(-1, 16)
-
-
-def sortable(keys: NDArray[np.uint8]) -> NDArray[Any]:
-    """Keys (rows, 16) as (rows,) strings of fixed length, which NumPy sorts and compares as bytes."""
-    return np.ascontiguousarray(keys).view("S16").ravel()
-
-
-def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which rows are held out: a row's key and the seed alone decide, so every stage holds out the same ones.
-
-    Args:
-        keys: (rows, 16), from `row_keys`.
-        fraction: the share to hold out, in expectation.
-        seed: another seed holds out other rows.
-
-    Returns:
-        (rows,) bool. Equal rows fall on the same side.
-    """
-    mixed = np.ascontiguousarray(keys).view("<u8")[:, 0] ^ np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finalizer of SplitMix64
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
 
 
 def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Split:
@@ -469,17 +355,3 @@ def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
     if labels.max() >= MOST_CLASSES:
         raise KdistillError(f"{where} holds the label {labels.max()}: class numbers are 0 up to the number of classes")
     return labels.astype(np.int64)
-
-
-def _enlarge(images: NDArray[np.uint8], side: int = 28, full: int = 16) -> NDArray[np.uint8]:
-    """(rows, 8, 8) to (rows, side, side); pixel centres at half-integers, edges repeated."""
-    small = images.shape[1]
-    position, unit = (2 * np.arange(side) + 1) * small - side, 2 * side  # in units of 1 / (2 * side) of a small pixel
-    low = position // unit
-    weight = position - low * unit
-    low, high = np.clip(low, 0, small - 1), np.clip(low + 1, 0, small - 1)
-    wide = images.astype(np.int64)
-    wide = wide[:, low] * (unit - weight)[:, None] + wide[:, high] * weight[:, None]
-    wide = wide[:, :, low] * (unit - weight) + wide[:, :, high] * weight
-    scale = full * unit * unit
-    return np.ascontiguousarray((wide * 255 + scale // 2) // scale, np.uint8)

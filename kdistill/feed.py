@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.data import NO_LABEL
 from kdistill.readers import Rows
-from kdistill.soft_targets import Joined, Logits
+from kdistill.soft_targets import Joined
+from kdistill.stored_logits import Logits
 
 T = TypeVar("T")
 Buffer = tuple[Any, Any, tuple[Any, ...]]  # tensors: inputs, labels, and what the teacher said

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from kdistill import history, metrics, models, saved_models, training, workspace
 from kdistill.console import Reporter
-from kdistill.data import Dataset, Split, sortable, validation_rows
+from kdistill.data import Dataset, Split
 from kdistill.errors import KdistillError
 from kdistill.feed import Examples
 from kdistill.model_sources import ModelSource
 from kdistill.readers import BLOCK_ROWS
+from kdistill.row_keys import sortable, validation_rows
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
 from kdistill.tensorboard import Board

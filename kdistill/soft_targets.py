@@ -5,7 +5,7 @@
 | `logits` | (rows, classes) float32 or float16 | the teacher's logits, of which any temperature is a view |
 | `soft_targets` | as `logits` | softmax(logits / T), T being the attribute `temperature` |
 | `labels` | (rows,) int64 | hard labels, -1 where there is none |
-| `row_keys` | (rows, 16) uint8 | `data.row_keys` of each input row |
+| `row_keys` | (rows, 16) uint8 | `row_keys.row_keys` of each input row |
 
 A file of the k largest has `logits` (rows, k + 1), the last being the one that has the mass of all other classes at T,
 and `top_classes` (rows, k): which class each of the others is.
@@ -35,9 +35,11 @@ from numpy.typing import NDArray
 
 from kdistill import metrics
 from kdistill.block_log import Block, BlockLog
-from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, row_keys, sortable
+from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve
 from kdistill.errors import KdistillError
+from kdistill.row_keys import row_keys, sortable
 from kdistill.settings import check_batch_size, check_temperature
+from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
 Floats = NDArray[np.floating[Any]]
@@ -46,111 +48,6 @@ Labels = NDArray[np.int64]
 
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class Form:
-    """How logits are stored: of all classes, or of the `top_k` largest and one for the rest.
-
-    `temperature` is the T at which the rest keeps its mass; `dtype` is float32 or float16.
-    """
-
-    classes: int
-    temperature: float
-    dtype: str = "float32"
-    top_k: int | None = None
-
-    @property
-    def columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of what is stored of a row's logits."""
-        logits = "<f2" if self.dtype == "float16" else "<f4"
-        if self.top_k is None:
-            return {"logits": ((self.classes,), logits)}
-        names = "<u2" if self.classes <= 1 << 16 else "<u4"
-        return {"logits": ((self.top_k + 1,), logits), "top_classes": ((self.top_k,), names)}
-
-    @property
-    def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of everything that a file has of a row."""
-        return {
-            **self.columns,
-            "soft_targets": self.columns["logits"],
-            "labels": ((), "<i8"),
-            "row_keys": ((16,), "u1"),
-        }
-
-    @property
-    def rest(self) -> float:
-        """What is taken off the rest's logit to give that of each of its classes, among which its mass is shared."""
-        return 0.0 if self.top_k is None else self.temperature * float(np.log(self.classes - self.top_k))
-
-    @property
-    def row_bytes(self) -> int:
-        return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self.columns.values())
-
-    def store(self, logits: NDArray[np.float32]) -> Logits:
-        """Logits (rows, classes) in this form.
-
-        Raises:
-            KdistillError: if they are beyond what float16 can hold.
-        """
-        top = None
-        if self.top_k is not None:
-            top = np.argpartition(-logits, self.top_k, axis=1)[:, : self.top_k]
-            largest = np.take_along_axis(logits, top, axis=1)
-            order = np.argsort(-largest, axis=1, kind="stable")
-            top, largest = np.take_along_axis(top, order, axis=1), np.take_along_axis(largest, order, axis=1)
-            others = logits.astype(np.float64)
-            np.put_along_axis(others, top, -np.inf, axis=1)
-            peak = others.max(axis=1, keepdims=True)
-            mass = np.exp((others - peak) / self.temperature).sum(axis=1, keepdims=True)
-            logits = np.concatenate([largest, peak + self.temperature * np.log(mass)], axis=1).astype(np.float32)
-        if self.dtype == "float16" and (beyond := float(np.abs(logits).max())) > np.finfo(np.float16).max:
-            raise KdistillError(f"a logit of {beyond:.6g} is more than float16 can hold: --dtype float32")
-        values = logits.astype(self.columns["logits"][1])
-        return Logits(self, values, None if top is None else top.astype(self.columns["top_classes"][1]))
-
-
-@dataclass(frozen=True)
-class Logits:
-    """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a file that has them."""
-
-    form: Form
-    values: Floats
-    top_classes: NDArray[np.unsignedinteger[Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def nbytes(self) -> int:
-        return len(self) * self.form.row_bytes
-
-    def at(self, rows: NDArray[Any]) -> Logits:
-        """Some of the rows, by number or mask."""
-        top = None if self.top_classes is None else self.top_classes[rows]
-        return Logits(self.form, self.values[rows], top)
-
-    def most_likely(self) -> NDArray[np.int64]:
-        """The class with the largest logit, (rows,)."""
-        largest = self.values[:, : self.form.top_k].argmax(axis=1)
-        if self.top_classes is None:
-            return np.asarray(largest, np.int64)
-        return np.take_along_axis(self.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
-
-    def dense(self) -> NDArray[np.float32]:
-        """One logit a class, (rows, classes)."""
-        values = self.values.astype(np.float32)
-        if self.top_classes is None:
-            return values
-        whole = np.repeat(values[:, -1:] - np.float32(self.form.rest), self.form.classes, axis=1)
-        np.put_along_axis(whole, self.top_classes.astype(np.int64), values[:, :-1], axis=1)
-        return whole
-
-    def block(self) -> Block:
-        """What is stored of them, by dataset."""
-        top = {} if self.top_classes is None else {"top_classes": self.top_classes}
-        return {"logits": self.values, **top}
 
 
 def write(
@@ -535,7 +432,7 @@ class SoftTargets:
         """The place in the file of each row, found by key, never by position.
 
         Args:
-            keys: (n, 16), `data.row_keys` of the inputs to be trained on, in any order, with any repetition.
+            keys: (n, 16), `row_keys.row_keys` of the inputs to be trained on, in any order, with any repetition.
             labels: (n,) their hard labels, `data.NO_LABEL` for none.
             whose: what rows these are, for messages.
             remedy: the command that makes a file of these rows, for messages; the one that made this unless told

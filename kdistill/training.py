@@ -31,7 +31,8 @@ from kdistill.feed import Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import Training
-from kdistill.soft_targets import Joined, Logits
+from kdistill.soft_targets import Joined
+from kdistill.stored_logits import Logits
 from kdistill.workspace import Manifest, flush
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing

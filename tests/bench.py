@@ -240,7 +240,7 @@ def _epoch(
     from kdistill.feed import Examples, Feed
     from kdistill.readers import Array
     from kdistill.settings import Training
-    from kdistill.soft_targets import Form, Logits
+    from kdistill.stored_logits import Form, Logits
 
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
     said = None if teacher_logits is None else Logits(Form(10, TEMPERATURE), teacher_logits)

@@ -16,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from kdistill import data
 from kdistill.errors import KdistillError
+from kdistill.readers.builtin import _enlarge
+from kdistill.row_keys import row_keys, validation_rows
 
 DTYPES = [np.uint8, np.float16, np.float32, np.float64]
 BLOCKS = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=2, max_dims=4, max_side=5))
@@ -39,28 +41,28 @@ def test_enlarging_is_bilinear():
     centres = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
     tall = np.array([[np.interp(centres, range(8), column) for column in image.T] for image in small]).swapaxes(1, 2)
     wide = np.array([[np.interp(centres, range(8), row) for row in image] for image in tall])
-    np.testing.assert_allclose(data._enlarge(small), wide * 255 / 16, atol=0.51)
+    np.testing.assert_allclose(_enlarge(small), wide * 255 / 16, atol=0.51)
 
 
 @given(BLOCKS)
 @settings(max_examples=60, deadline=None)
 def test_keys_follow_content(inputs):
     """Equal rows have equal keys and different rows different ones, in any order and any split into blocks."""
-    keys = data.row_keys(inputs)
+    keys = row_keys(inputs)
     assert keys.shape == (len(inputs), 16)
     assert keys.dtype == np.uint8
     same = [[a.tobytes() == b.tobytes() for b in inputs] for a in inputs]
     assert [[a.tobytes() == b.tobytes() for b in keys] for a in keys] == same
     order = np.random.default_rng(0).permutation(len(inputs))
-    assert (data.row_keys(inputs[order]) == keys[order]).all()
-    assert (np.concatenate([data.row_keys(inputs[:1]), data.row_keys(inputs[1:])]) == keys).all()
+    assert (row_keys(inputs[order]) == keys[order]).all()
+    assert (np.concatenate([row_keys(inputs[:1]), row_keys(inputs[1:])]) == keys).all()
 
 
 def test_keys_know_shape_and_type():
     """The same bytes in another shape or type are another row."""
     row = np.zeros((1, 4, 4), np.uint8)
     others = [row, row.reshape(1, 16), row.reshape(1, 2, 8), row.view(np.float32), row.astype(np.float32)]
-    assert len({data.row_keys(other).tobytes() for other in others}) == len(others)
+    assert len({row_keys(other).tobytes() for other in others}) == len(others)
 
 
 def test_key_is_the_documented_digest():
@@ -68,13 +70,13 @@ def test_key_is_the_documented_digest():
     row = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     salt = hashlib.blake2b(b"|u1(2, 3)", digest_size=16).digest()
     expected = hashlib.blake2b(bytes(range(6)), digest_size=16, salt=salt).digest()
-    assert data.row_keys(row).tobytes() == expected
+    assert row_keys(row).tobytes() == expected
 
 
 def test_keys_do_not_depend_on_byte_order_or_layout():
     inputs = np.random.default_rng(0).normal(size=(5, 3, 2))
-    assert (data.row_keys(inputs) == data.row_keys(inputs.astype(">f8"))).all()
-    assert (data.row_keys(inputs) == data.row_keys(np.asfortranarray(inputs))).all()
+    assert (row_keys(inputs) == row_keys(inputs.astype(">f8"))).all()
+    assert (row_keys(inputs) == row_keys(np.asfortranarray(inputs))).all()
 
 
 @pytest.mark.skipif(not MNIST.exists(), reason="the real MNIST is not here")
@@ -84,7 +86,7 @@ def test_mnist_is_keyed_quickly():
     best = []
     for _ in range(3):
         start = time.perf_counter()
-        data.row_keys(inputs)
+        row_keys(inputs)
         best.append(time.perf_counter() - start)
     assert min(best) <= 0.3
 
@@ -92,13 +94,13 @@ def test_mnist_is_keyed_quickly():
 def test_validation_rows_depend_on_key_and_seed_alone(digits):
     """A row is held out or not whatever rows stand around it; another seed holds out others; equal rows go together."""
     keys = digits.train.keys()
-    out = data.validation_rows(keys, 0.2, 5)
+    out = validation_rows(keys, 0.2, 5)
     assert 0.15 < out.mean() < 0.25
     order = np.random.default_rng(1).permutation(len(keys))[:400]
-    assert (data.validation_rows(keys[order], 0.2, 5) == out[order]).all()
-    assert (data.validation_rows(keys, 0.2, 6) != out).any()
-    assert (data.validation_rows(keys, 0.1, 5) <= out).all()
-    assert len(set(data.validation_rows(np.repeat(keys[:1], 9, axis=0), 0.5, 5))) == 1
+    assert (validation_rows(keys[order], 0.2, 5) == out[order]).all()
+    assert (validation_rows(keys, 0.2, 6) != out).any()
+    assert (validation_rows(keys, 0.1, 5) <= out).all()
+    assert len(set(validation_rows(np.repeat(keys[:1], 9, axis=0), 0.5, 5))) == 1
 
 
 @pytest.mark.parametrize("compressed", [False, True])

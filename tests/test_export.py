@@ -15,9 +15,10 @@ import pytest
 from conftest import MNIST, QUICK
 from test_cli import KDISTILL, imports_of
 
-from kdistill import data, exports, metrics, saved_models
+from kdistill import exports, metrics, saved_models
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
+from kdistill.row_keys import row_keys
 from kdistill.settings import Export
 from kdistill.workspace import digest
 
@@ -288,9 +289,9 @@ def test_calibrated_on_training_rows(run, workspace, digits, monkeypatch):
     np.testing.assert_array_equal(seen[0], seen[1])
     assert (seen[0].shape, seen[0].dtype) == ((500, 28, 28), np.float32)
     train, test = (
-        {key.tobytes() for key in data.row_keys(np.float32(part.read()) / 255)} for part in (digits.train, digits.test)
+        {key.tobytes() for key in row_keys(np.float32(part.read()) / 255)} for part in (digits.train, digits.test)
     )
-    keys = {key.tobytes() for key in data.row_keys(seen[0])}
+    keys = {key.tobytes() for key in row_keys(seen[0])}
     assert len(keys) == 500
     assert keys <= train
     assert not keys & test

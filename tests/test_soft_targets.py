@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdistill import data, metrics, soft_targets
+from kdistill import metrics, soft_targets
 from kdistill.block_log import BlockLog
 from kdistill.errors import KdistillError
-from kdistill.soft_targets import Form, SoftTargets
+from kdistill.row_keys import row_keys
+from kdistill.soft_targets import SoftTargets
+from kdistill.stored_logits import Form
 from kdistill.workspace import Input, Manifest, Workspace
 
 ROWS, CLASSES = 300, 7
@@ -28,7 +30,7 @@ def rows():
     inputs = draw.integers(0, 256, (ROWS, 3, 3)).astype(np.uint8)
     logits = draw.normal(0, 3, (ROWS, CLASSES)).astype(np.float32)
     labels = np.where(draw.random(ROWS) < 0.8, logits.argmax(axis=1), draw.integers(0, CLASSES, ROWS))
-    return data.row_keys(inputs), logits, labels
+    return row_keys(inputs), logits, labels
 
 
 def write(place, rows, *, labels=None, manifest=IDENTITY, size=32, classes=CLASSES):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from kdistill import data, metrics
+from kdistill import metrics
 from kdistill.backend import keras, tf
-from kdistill.soft_targets import Form, SoftTargets
+from kdistill.row_keys import validation_rows
+from kdistill.soft_targets import SoftTargets
+from kdistill.stored_logits import Form
 
 DIGITS = ["--dataset", "digits"]
 
@@ -279,7 +281,7 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     outcome = run("train-student", "--model", "mlp-30", "--epochs", "3", "--alpha", "0", "--validation-fraction", "0.2")
     assert outcome.code == 0, outcome.err
     results = json.loads((workspace / "students/student/manifest.json").read_text())["results"]
-    out = data.validation_rows(digits.train.keys(), 0.2, 0)
+    out = validation_rows(digits.train.keys(), 0.2, 0)
     assert f"leaves out {30 + out.sum()} rows that are validation or test rows of digits" in outcome.out
     assert (results["training_rows"], results["labelled_rows"]) == (2 * 1437 - out.sum(), 0)
     history = (workspace / "students/student/history.csv").read_text().splitlines()

@@ -14,7 +14,7 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples
 from kdistill.readers import Array
 from kdistill.settings import Training
-from kdistill.soft_targets import Form, Logits
+from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import Input, Manifest
 
 QUIET = Reporter(quiet=True)

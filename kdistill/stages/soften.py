@@ -11,9 +11,11 @@ from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Source, Split
 from kdistill.errors import KdistillError, UsageError
+from kdistill.row_keys import row_keys
 from kdistill.settings import Soften
-from kdistill.soft_targets import Form, SoftTargets, transfer_set
+from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.stages import up_to_date
+from kdistill.stored_logits import Form
 from kdistill.teachers import Answers, Candidate
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
 
@@ -104,7 +106,7 @@ def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, batch: int, repo
     with reporter.steps("soften", len(rows)) as bar:
         bar.advance(log.rows)
         for block, logits in said.of(rows, batch, skip=math.ceil(log.rows / batch)):
-            log.append({"row_keys": data.row_keys(block), **form.store(logits).block()})
+            log.append({"row_keys": row_keys(block), **form.store(logits).block()})
             bar.advance(len(block))
 
 
