@@ -381,8 +381,9 @@ def test_module_in_a_package_is_found_without_importing_its_parents(tmp_path):
     assert build("package.inner.some:dense").count_params() == build("nets:dense").count_params()
 
 
-def test_changed_source_is_what_runs(nets):
+def test_changed_source_is_what_runs(nets, monkeypatch):
     """Even where the change shows in neither the size nor the whole second by which Python knows its byte code."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     before = nets.stat()
     assert build("nets:dense").count_params() == 196 * 16 + 16 + 170
     nets.write_text(NETS.replace('L.Dense(16, "relu"), L.Dense(classes)', 'L.Dense(32, "relu"), L.Dense(classes)'))
