@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -249,16 +250,16 @@ def test_logits_of_another_program(run, tmp_path, digits, ending, kind):
 
 
 def test_logits_of_pytorch(run, tmp_path, digits):
-    """The README's lines for PyTorch write a file that soften takes."""
+    """The README's lines for PyTorch, as they stand there, write a file that soften takes."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    inputs = torch.from_numpy(digits.train.read()).float() / 255
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = re.findall(r"^```python\n(with torch\.no_grad.*?)^```", readme, re.DOTALL | re.MULTILINE)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
-    with torch.no_grad():
-        logits = torch.cat([network(batch) for batch in inputs.split(1000)])
-    np.save("logits.npy", logits.numpy())
+    names = {"torch": torch, "np": np, "network": network, "x_train": digits.train.read()}
+    exec(lines, names)
     assert run("soften", "--logits", "logits.npy", *DIGITS).code == 0
-    np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], logits.numpy())
+    np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], names["logits"].numpy())
 
 
 def pool(path, inputs, labels=None):
