@@ -298,12 +298,12 @@ def soften(
     reading: Reading,
     temperature: Temperature = Soften.temperature,
     teacher: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="A teacher's name, a SavedModel or a .keras file; given again, the mean of all is taken.",
+            help="A teacher's name, a SavedModel or a .keras file; given again, the mean of all is taken. Default: teacher.",
         ),
-    ] = list(Soften.teachers),  # noqa: B006 - Typer reads it, nobody writes it
+    ] = None,
     mean: Annotated[
         Mean, typer.Option(help="Of several teachers: arithmetic, of probabilities at T; or geometric, of logits.")
     ] = Soften.mean,
@@ -315,7 +315,7 @@ def soften(
         TeacherOutput, typer.Option(help="What a teacher from outside gives; auto looks at its first rows.")
     ] = Soften.teacher_output,
     teacher_input: Annotated[
-        TeacherInput, typer.Option(help="How a teacher from outside takes uint8: scaled to [0, 1], or raw, 0 to 255.")
+        TeacherInput, typer.Option(help="How all teachers from outside take uint8: scaled to [0, 1], or raw, 0 to 255.")
     ] = Soften.teacher_input,
     logits: Annotated[
         str | None,
@@ -348,7 +348,7 @@ def soften(
 
     settings = Soften(
         temperature=temperature,
-        teachers=tuple(teacher),
+        teachers=tuple(teacher or ()),
         mean=mean,
         signature=signature,
         output=output,

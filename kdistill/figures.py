@@ -58,10 +58,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Example:
-    """One input and what the teacher says of it: `image` (height, width[, channels]) or None, `logits` (classes,)."""
+    """One input and what the teacher says of it: `image` (height, width[, channels]) or None, `logits` (classes,).
+
+    `label` is None where the input has none.
+    """
 
     image: NDArray[Any] | None
-    label: int
+    label: int | None
     logits: NDArray[np.floating[Any]]
 
 
@@ -82,16 +85,17 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
                 dot = "o" if len(curve.epochs) == 1 else None
-                axes.plot(
-                    curve.epochs,
-                    train,
-                    linestyle=(0, (3, 1.6)),
-                    color=colour,
-                    marker=dot,
-                    alpha=0.75,
-                    linewidth=1.6,
-                    label=f"{label}, training",
-                )
+                if not np.isnan(train).all():  # as where no training row has a label
+                    axes.plot(
+                        curve.epochs,
+                        train,
+                        linestyle=(0, (3, 1.6)),
+                        color=colour,
+                        marker=dot,
+                        alpha=0.75,
+                        linewidth=1.6,
+                        label=f"{label}, training",
+                    )
                 axes.plot(curve.epochs, held, color=colour, marker=dot, label=f"{label}, {curve.held_out}")
         _focus(accuracy, [c.held_out_accuracy for c in curves] + [c.train_accuracy for c in curves])
         accuracy.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
@@ -99,7 +103,9 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         loss.set(title="Cross-entropy with the labels", xlabel="epoch", yscale="log")
         loss.yaxis.set_major_formatter("{x:g}")
         loss.grid(which="minor", linewidth=0.4)
-        loss.yaxis.set_minor_formatter("")
+        low, high = loss.get_ylim()
+        decades = np.log10(high / low)
+        loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may show no decade
         for axes in (accuracy, loss):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
@@ -155,7 +161,7 @@ def dark_knowledge(
 def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(f"label: {class_names[example.label]}", fontsize=9)
+    axes.set_xlabel("no label" if example.label is None else f"label: {class_names[example.label]}", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if example.image is not None:

@@ -29,11 +29,15 @@ SAVED_MODEL = "saved_model"
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them."""
+    """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
+
+    `source` is what the rows are called, where they are no dataset's own.
+    """
 
     rows: Split
     keys: NDArray[np.uint8] | None = None
     teacher: Joined | None = None
+    source: str | None = None
 
 
 def make(
@@ -72,14 +76,14 @@ def make(
         KdistillError: if the settings don't fit the data, or the loss is not finite.
     """
     start = time.perf_counter()
-    role = artifact.kind
-    examples, held_out, held_out_name = _parts(dataset, lesson or Lesson(dataset.train), settings, reporter)
+    role, lesson = artifact.kind, lesson or Lesson(dataset.train)
+    examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
     if settings.batch_size > len(examples):
         raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
     reporter.say(
-        f"{role} {artifact.name}: {model.name} on {dataset.name}, {len(examples):,} rows of "
+        f"{role} {artifact.name}: {model.name} on {lesson.source or dataset.name}, {len(examples):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
-        f"{held_out_name} on {len(held_out):,}"
+        f"{held_out_name} on {len(held_out):,}{f' of {dataset.name}' if lesson.source else ''}"
     )
     reporter.say(f"minimises {objective}")
 
@@ -209,9 +213,8 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
     if not own:
         keep = ~np.isin(sortable(rows.keys() if keys is None else keys), sortable(np.concatenate(forbidden)))
         if not keep.all():
-            reporter.say(
-                f"leaves out {int((~keep).sum()):,} rows that are {held_out_name} or test rows of {dataset.name}"
-            )
+            held = "test" if held_out_name == "test" else f"{held_out_name} or test"
+            reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
     if not keep.any():
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
     teacher = lesson.teacher.chosen(keep) if lesson.teacher else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,10 @@ class SavedNetwork:
             )
         chosen = signature or ("serving_default" if "serving_default" in names else names[0])
         if chosen not in names or (signature is None and chosen != "serving_default" and len(names) > 1):
-            raise KdistillError(f"{path} has the signatures {', '.join(names)}: choose one with --signature")
+            there = "" if signature is None else f"no signature {signature!r}, only "
+            raise KdistillError(
+                f"{path} has {there or 'the signatures '}{', '.join(names)}: choose one with --signature"
+            )
         function = loaded.signatures[chosen]
         inputs = function.structured_input_signature[1]
         if len(inputs) != 1:
@@ -125,10 +129,15 @@ class SavedNetwork:
 
     @classmethod
     def _load_keras(cls, path: Path, output: str | None, raw: bool) -> SavedNetwork:
+        if not zipfile.is_zipfile(path):
+            raise KdistillError(f"{path} can't be loaded as a .keras file: it is none, or damaged")
         try:
             model = keras.saving.load_model(path, compile=False)
         except Exception as error:  # noqa: BLE001 - Keras raises what its layers raise
-            raise KdistillError(f"{path} can't be loaded as a .keras file: {gist(error)}") from None
+            raise KdistillError(
+                f"{path} can't be loaded as a .keras file: {gist(error).partition('. ')[0]}; as a SavedModel it needs no "
+                "code: model.export(DIRECTORY)"
+            ) from None
         if len(model.inputs) != 1:
             raise KdistillError(f"{path} has {len(model.inputs)} inputs: a network here takes one")
         names = [str(name) for name in getattr(model, "output_names", ["output"])]
@@ -202,7 +211,8 @@ def _choose_output(names: list[str], wanted: str | None, path: Path) -> str:
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted not in names:
-        raise KdistillError(f"{path} has the outputs {', '.join(sorted(names))}: choose one with --output")
+        there = "the outputs " if wanted is None else f"no output {wanted!r}, only "
+        raise KdistillError(f"{path} has {there}{', '.join(sorted(names))}: choose one with --output")
     return wanted
 
 

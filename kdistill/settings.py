@@ -183,12 +183,12 @@ class Soften:
     """The settings of `soften`.
 
     A dataset of None is the one that the teachers were trained on; no transfer sets means its training rows. A teacher
-    is a name in the workspace, a SavedModel's directory or a `.keras` file; `logits`, a file of what one said, stands in
-    for all of them.
+    is a name in the workspace, a SavedModel's directory or a `.keras` file, `teacher` unless told otherwise; `logits`, a
+    file of what one said, stands in for all of them.
     """
 
     temperature: float = 20.0
-    teachers: tuple[str, ...] = ("teacher",)
+    teachers: tuple[str, ...] = ()
     mean: Mean = "arithmetic"
     signature: str | None = None
     output: str | None = None
@@ -214,10 +214,11 @@ class Soften:
             _whole("top-k", self.top_k, 1)
         if unreadable := [teacher for teacher in self.teachers if not teacher or not teacher.isprintable()]:
             raise UsageError(f"--teacher is {unreadable[0]!r}: it needs a name or a path")
-        if not self.teachers:
-            raise UsageError("--teacher is missing: it needs a name or a path")
-        if repeated := [teacher for teacher in self.teachers if self.teachers.count(teacher) > 1]:
-            raise UsageError(f"--teacher {repeated[0]} is given twice")
+        if self.logits is not None and self.teachers:
+            raise UsageError("--logits stands in for a teacher: leave out --teacher")
+        for option, given in (("teacher", self.teachers), ("transfer-set", self.transfer_sets)):
+            if repeated := [one for one in given if given.count(one) > 1]:
+                raise UsageError(f"--{option} {repeated[0]} is given twice")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,15 +53,21 @@ def find(place: Workspace, name: str) -> Candidate:
     Raises:
         KdistillError: if there is none, or it is damaged.
     """
+    path = Path(name).expanduser().absolute()
     if NAME.fullmatch(name):
         artifact = place.teacher(name)
-        if artifact.path.exists() or not Path(name).exists():
+        if artifact.path.exists():
             manifest = artifact.require()
-            path = artifact.path / "saved_model"
-            return Candidate(Input(name, manifest.outputs["saved_model"]), path, artifact, manifest)
-    path = Path(name).expanduser().absolute()
+            saved_model = artifact.path / "saved_model"
+            return Candidate(Input(name, manifest.outputs["saved_model"]), saved_model, artifact, manifest)
+        if not path.exists() and path.suffix != ".keras":
+            known = ", ".join(teacher.name for teacher in place.teachers())
+            there = f", only {known}" if known else ""
+            raise KdistillError(f"there is no {artifact} in {place.root}{there}: {artifact.command}")
     if not path.exists():
-        raise KdistillError(f"--teacher {name}: there is no such teacher in {place.root}, and no such SavedModel")
+        raise KdistillError(
+            f"--teacher {name}: there is no such SavedModel or .keras file, and no such teacher in {place.root}"
+        )
     if path.suffix != ".keras" and not (path / "saved_model.pb").exists():
         raise KdistillError(f"--teacher {name} is no SavedModel (a directory with saved_model.pb) and no .keras file")
     return Candidate(Input(str(path), workspace.digest(path)), path)
@@ -124,7 +130,7 @@ def _as_logits(said: Floats, probabilities: bool, where: str) -> Floats:
         return said
     if not are_probabilities(said):
         raise KdistillError(
-            f"{where} gives rows that are no probabilities after rows that are: --teacher-output logits or probabilities"
+            f"{where} gives rows that are no probabilities after rows that are: --teacher-output logits"
         )
     return np.log(np.maximum(said, np.float32(SMALLEST)))
 
@@ -161,7 +167,7 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
         said = network.logits(first)
         _check_classes(said.shape[1], str(candidate.path), dataset)
         members.append(network)
-        probabilities.append(_gives_probabilities(said, settings))
+        probabilities.append(_gives_probabilities(said, settings, str(candidate.path)))
     return Panel(members, probabilities, settings.mean, settings.temperature)
 
 
@@ -203,11 +209,14 @@ def read(path: Path, settings: Soften, dataset: Dataset, split: Split) -> Spoken
         raise KdistillError(f"{where} has {len(rows):,} rows of logits, and the transfer set {len(split):,} rows")
     _check_classes(rows.shape[1], where, dataset)
     first = next(rows.blocks(PROBED_ROWS)).astype(np.float32)
-    return Spoken(rows, where, [_gives_probabilities(first, settings)])
+    return Spoken(rows, where, [_gives_probabilities(first, settings, where)])
 
 
-def _gives_probabilities(said: Floats, settings: Soften) -> bool:
-    return are_probabilities(said) if settings.teacher_output == "auto" else settings.teacher_output == "probabilities"
+def _gives_probabilities(said: Floats, settings: Soften, where: str) -> bool:
+    found = are_probabilities(said)
+    if settings.teacher_output == "probabilities" and not found:
+        raise KdistillError(f"{where} gives rows that are no probabilities: --teacher-output logits")
+    return found and settings.teacher_output != "logits"
 
 
 def _check_classes(classes: int, where: str, dataset: Dataset) -> None:

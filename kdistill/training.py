@@ -263,11 +263,12 @@ def _epoch_lines(row: Mapping[str, float], epochs: int, held: str) -> tuple[str,
     loss, accuracy, held_loss, held_accuracy = (
         f"{row[name]:.4f}" for name in ("train_loss", "train_accuracy", f"{held}_loss", f"{held}_accuracy")
     )
+    unlabelled = math.isnan(row["train_accuracy"])
     line = (
-        f"epoch {epoch}  loss {loss}  accuracy {accuracy}  {held} loss {held_loss}  {held} accuracy {held_accuracy}  "
+        f"epoch {epoch}  loss {loss}  {'' if unlabelled else f'accuracy {accuracy}  '}{held} loss {held_loss}  {held} accuracy {held_accuracy}  "
         f"{row['seconds']:.1f} s"
     )
-    return line, f"{epoch} loss {loss} acc {accuracy} | {held} {held_loss} {held_accuracy}"
+    return line, f"{epoch} loss {loss} {'' if unlabelled else f'acc {accuracy} '}| {held} {held_loss} {held_accuracy}"
 
 
 def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:

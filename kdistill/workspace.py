@@ -42,7 +42,7 @@ TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
     "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},
     "soft targets": {
-        "teacher": list(Soften.teachers),
+        "teacher": [TrainTeacher.name],
         "mean": Soften.mean,
         "teacher_output": Soften.teacher_output,
         "teacher_input": Soften.teacher_input,
@@ -488,7 +488,7 @@ class Workspace:
     def export(self, settings: Export) -> Artifact:
         options = {"network": settings.network, "format": settings.format, "quantize": settings.quantize}
         given = [_option(key, value) for key, value in options.items() if value != getattr(Export, key)]
-        command = " ".join([self._command("export", "", ""), *given])
+        command = " ".join([self.command("export"), *given])
         return Artifact("export", settings.name, self.root / "exports" / settings.name, command)
 
     @cached_property
@@ -498,6 +498,10 @@ class Workspace:
     def events(self, network: Artifact) -> Path:
         """Where TensorBoard's event files of a network go; they are no part of it."""
         return self.root / "tensorboard" / network.path.relative_to(self.root)
+
+    def command(self, command: str) -> str:
+        """A command on this workspace."""
+        return self._command(command, "", "")
 
     def _command(self, command: str, name: str, default: str) -> str:
         place = "" if self.root == Path("workspace") else f" --workspace {shlex.quote(str(self.root))}"

@@ -537,7 +537,8 @@ def test_verify_finds_what_was_changed(run, workspace):
     outcome = run("verify")
     assert outcome.code == 1
     assert outcome.out.splitlines()[0] == (
-        "student 'student': model.keras is not what was written: kdistill train-student --force"
+        "student 'student': model.keras is not what was written: kdistill train-student --model mlp-30 --alpha 0.1 "
+        "--temperature 20 --epochs 5 --learning-rate 0.003 --force"
     )
     found = json.loads(run("verify", "--json").out)
     assert [(one["artifact"], one["problem"]) for one in found] == [

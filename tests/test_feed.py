@@ -60,7 +60,8 @@ def test_every_row_once_an_epoch(tmp_path, kind, memory):
 
 def test_streamed_rows_are_mixed(tmp_path):
     """A buffer holds rows from all over the data, where they can be read from any place."""
-    feed = Feed(examples("array", tmp_path), 8, 36 * 8 * 160)
+    feed = Feed(examples("array", tmp_path), 8, 18_000)
+    assert not feed.held
     for (_, labels, _), _ in list(feed.shuffled(np.random.default_rng(0)))[:-1]:
         assert labels.numpy().std() > 150
 

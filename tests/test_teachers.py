@@ -152,12 +152,16 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
     ("options", "code", "said"),
     [
         (["--teacher", "nosuch", *DIGITS], 1, "kdistill train-teacher"),
-        (["--teacher", "./nosuch", *DIGITS], 1, "no such teacher in workspace, and no such SavedModel"),
+        (["--teacher", "./nosuch", *DIGITS], 1, "no such SavedModel or .keras file, and no such teacher in workspace"),
         (["--teacher", "PLACE", *DIGITS], 1, "is no SavedModel (a directory with saved_model.pb)"),
         (["--teacher", "PLACE/one"], 2, "--dataset is missing"),
         (["--teacher", "PLACE/none", *DIGITS], 1, "has no signatures to call"),
-        (["--teacher", "PLACE/many", *DIGITS], 1, "has the signatures a, b, bytes, hundred: choose one"),
-        (["--teacher", "PLACE/many", *DIGITS, "--signature", "c"], 1, "choose one with --signature"),
+        (
+            ["--teacher", "PLACE/many", *DIGITS],
+            1,
+            "has the signatures a, b, bytes, hundred: choose one with --signature",
+        ),
+        (["--teacher", "PLACE/many", *DIGITS, "--signature", "c"], 1, "has no signature 'c', only a, b"),
         (["--teacher", "PLACE/many", *DIGITS, "--signature", "b"], 1, "the outputs features, probabilities: choose"),
         (["--teacher", "PLACE/three", *DIGITS], 1, "gives 3 logits, and digits has 10 classes"),
         (["--teacher", "PLACE/one", "--dataset", "wide.npz"], 1, "shape (28, 28) float32, and those of "),
@@ -168,6 +172,10 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "they must be alike"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "nosuch"], 1, "--transfer-set nosuch: there is no such"),
+        (["--teacher", "nosuch.keras", *DIGITS], 1, "there is no such SavedModel or .keras file"),
+        (["--teacher", "PLACE/one", *DIGITS, "--teacher-output", "probabilities"], 1, "--teacher-output logits"),
+        (["--teacher", "PLACE/one", "--logits", "few.npy", *DIGITS], 2, "--logits stands in for a teacher"),
+        (["--teacher", "PLACE/one", *DIGITS, *2 * ["--transfer-set", "digits"]], 2, "digits is given twice"),
         (["--logits", "nosuch.npy", *DIGITS], 1, "there is no such file"),
         (["--logits", "few.npy", *DIGITS], 1, "5 rows of logits, and the transfer set 1,437 rows"),
         (["--logits", "narrow.npy", *DIGITS], 1, "gives 3 logits a row, and digits has 10 classes"),
@@ -289,7 +297,13 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     first = dict(zip(history[0].split(","), history[1].split(","), strict=True))
     assert first["train_accuracy"] == first["hard_loss"] == ""
     assert float(first["train_loss"]) == pytest.approx(float(first["soft_loss"]), rel=1e-6)
+    assert "nan" not in outcome.out
+    assert f"mlp-30 on {tmp_path / 'pool.npz'}, " in outcome.out
     assert run("plot").code == run("verify").code == run("evaluate").code == 0
+    from kdistill.stages.plot import _examples
+
+    soft = SoftTargets(workspace / "soft-targets/soft-targets.h5")
+    assert {example.label for example in _examples(soft, digits)} == {None}
     assert (
         "up to date"
         in run(

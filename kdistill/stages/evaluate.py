@@ -81,7 +81,7 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> list[Measur
     """
     artifacts = [*workspace.teachers(), *workspace.students()]
     if not artifacts:
-        raise KdistillError(f"{workspace.root} has no networks to evaluate: kdistill train-teacher")
+        raise KdistillError(f"{workspace.root} has no networks to evaluate: {workspace.command('train-teacher')}")
     manifests = {artifact: artifact.require() for artifact in artifacts}
     groups: dict[str, dict[Artifact, Manifest]] = {}
     for artifact, manifest in manifests.items():
@@ -146,7 +146,8 @@ def _teacher_of(
     soft = SoftTargets.open(workspace.soft_targets(manifest.inputs["soft_targets"].name))
     if soft is None or soft.digest != manifest.inputs["soft_targets"].digest:
         return None
-    if name not in judged and (panel := teachers.again(workspace, soft.manifest)):
+    panel = None if name in judged else teachers.again(workspace, soft.manifest)
+    if panel:
         judged[name] = Judged(" + ".join(Path(one).name for one in name.split(", ")), "teacher", panel)
     return judged.get(name)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, freshness, history, metrics
+from kdistill import data, freshness, history, metrics, soft_targets
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Plot
-from kdistill.soft_targets import Joined, SoftTargets, transfer_set
+from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
@@ -76,7 +76,7 @@ def run(
 def _networks(workspace: Workspace, names: tuple[str, ...]) -> list[Artifact]:
     standing = [*workspace.teachers(), *workspace.students()]
     if not standing:
-        raise KdistillError(f"{workspace.root} has no networks to plot: kdistill train-teacher")
+        raise KdistillError(f"{workspace.root} has no networks to plot: {workspace.command('train-teacher')}")
     if unknown := [name for name in names if name not in {network.name for network in standing}]:
         known = ", ".join(network.name for network in standing)
         raise KdistillError(f"--network {unknown[0]}: there is no such network in {workspace.root}, only {known}")
@@ -120,7 +120,12 @@ def _dark_knowledge(soft: SoftTargets) -> Figure:
 
     made_from = soft.manifest.inputs["dataset"]
     dataset = data.resolve(made_from.name).load()
-    title = f"{data.short_name(made_from.name)}: what {soft.teacher} says of training rows, true class in orange"
+    sources = [source.name for source in transfer_sources(soft.manifest).values()] or [made_from.name]
+    who = [data.short_name(name) for name in soft_targets.asked(soft.manifest)]
+    title = (
+        f"{' + '.join(map(data.short_name, sources))}: what {' + '.join(who)} say{'s' * (len(who) == 1)} of some rows; "
+        "the label's bar in orange"
+    )
     return figures.dark_knowledge(_examples(soft, dataset), dataset.class_names, soft.temperature, title)
 
 
@@ -135,9 +140,9 @@ def _examples(soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
     mask[chosen] = True
     inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
     pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
-    said = np.where(labels == NO_LABEL, logits.argmax(axis=1), labels)
-    order = np.argsort(said, kind="stable")
-    return [Example(inputs[row] if pictures else None, int(said[row]), logits[row]) for row in order]
+    given = [None if label == NO_LABEL else int(label) for label in labels]
+    order = np.argsort(np.where(labels == NO_LABEL, logits.argmax(axis=1), labels), kind="stable")
+    return [Example(inputs[row] if pictures else None, given[row], logits[row]) for row in order]
 
 
 def _telling_rows(said: Joined, labels: NDArray[np.int64]) -> list[int]:

@@ -12,7 +12,7 @@ from kdistill.console import Reporter
 from kdistill.data import Dataset, Source, Split
 from kdistill.errors import KdistillError, UsageError
 from kdistill.row_keys import row_keys
-from kdistill.settings import Soften
+from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.stages import up_to_date
 from kdistill.stored_logits import Form
@@ -34,7 +34,8 @@ def run(
     Raises:
         KdistillError: if there is no such teacher, or the data doesn't fit it.
     """
-    asked = [] if settings.logits else [teachers.find(workspace, name) for name in settings.teachers]
+    names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
+    asked = [teachers.find(workspace, name) for name in names]
     for teacher in asked:
         if teacher.artifact and teacher.manifest:
             for reason in freshness.stale(workspace, teacher.manifest):

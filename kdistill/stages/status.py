@@ -113,14 +113,14 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
             return standing.command
     kinds = {standing.kind for standing in standings}
     for kind, command in (
-        ("teacher", "kdistill train-teacher"),
-        ("soft targets", "kdistill soften --temperature 20"),
+        ("teacher", workspace.command("train-teacher")),
+        ("soft targets", f"{workspace.command('soften')} --temperature 20"),
         ("student", "kdistill train-student --alpha 0.1"),
-        ("plots", "kdistill plot"),
+        ("plots", workspace.command("plot")),
     ):
         if kind not in kinds and not (kind in ("teacher", "soft targets") and kinds & {"soft targets", "student"}):
             return command
-    return "kdistill evaluate"
+    return workspace.command("evaluate")
 
 
 def show(workspace: Workspace, standings: list[Standing], following: str, reporter: Reporter) -> None:

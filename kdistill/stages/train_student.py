@@ -41,7 +41,9 @@ def run(
         if model_name is None:  # the teacher's architecture, and not the weights it began with
             model_name, weights = upstream[1], weights or NEW_WEIGHTS
     if model_name is None:
-        raise UsageError("--model is missing: a teacher from outside doesn't say what network its student has")
+        raise UsageError(
+            "--model is missing: a teacher from outside doesn't say what network its student has; --model mlp-800, say"
+        )
     source, model = data.resolve(dataset_name), model_sources.resolve(model_name, weights)
     artifact = workspace.student(settings.name)
     temperature = (settings.temperature or soft.temperature) if soft else None
@@ -86,7 +88,7 @@ def run(
         lesson=lesson,
         results={"teacher": soft.teacher if soft else None},
     )
-    reporter.say("next: kdistill plot, kdistill evaluate")
+    reporter.say(f"next: {workspace.command('plot')}, {workspace.command('evaluate')}")
     return manifest
 
 
@@ -126,9 +128,9 @@ def _lesson(workspace: Workspace, settings: TrainStudent, soft: SoftTargets, dat
             "labels: --alpha 0"
         )
     keys = rows.keys()
-    sources = [source.name for source in transfer_sources(soft.manifest).values()] or [dataset.name]
-    places = soft.join(keys, rows.labels, f"training rows of {' + '.join(sources)}", remedy)
-    return Lesson(rows, keys, Joined(soft, places))
+    transfer_set_names = " + ".join(source.name for source in transfer_sources(soft.manifest).values())
+    places = soft.join(keys, rows.labels, f"training rows of {transfer_set_names or dataset.name}", remedy)
+    return Lesson(rows, keys, Joined(soft, places), transfer_set_names or None)
 
 
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:

@@ -50,12 +50,20 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
-            findings += [
-                Finding(str(artifact), str(artifact.path), problem, f"{artifact.command} --force")
-                for problem in _problems(workspace, artifact)
-            ]
+            problems = list(_problems(workspace, artifact))
+            command = f"{_command(artifact)} --force" if problems else ""
+            findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
     return findings, len(artifacts)
+
+
+def _command(artifact: Artifact) -> str:
+    """The command that makes an artifact again as it was, as far as its manifest can be read."""
+    try:
+        manifest = freshness.manifest_of(artifact)
+    except KdistillError:
+        return artifact.command
+    return artifact.command_for(manifest) if manifest else artifact.command
 
 
 def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
