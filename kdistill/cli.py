@@ -98,19 +98,7 @@ def training(
         int, typer.Option(metavar="MIB", help="Training data up to this size is held in memory; more is streamed.")
     ] = Training.memory,
 ) -> Training:
-    return Training(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        optimizer=optimizer,
-        early_stopping=early_stopping,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        precision=precision,
-        xla=xla,
-        memory=memory,
-    )
+    return Training(**locals())  # the options are its fields
 
 
 def reading(
@@ -135,14 +123,7 @@ def reading(
         typer.Option(metavar="SHARE", help="Of data without a test part: the share of rows to set aside as one."),
     ] = None,
 ) -> Reading:
-    return Reading(
-        inputs=inputs,
-        labels=labels,
-        test_inputs=test_inputs,
-        test_labels=test_labels,
-        image_size=image_size,
-        test_fraction=test_fraction,
-    )
+    return Reading(**locals())
 
 
 GROUPS: dict[str, Callable[..., Any]] = {"session": session, "training": training, "reading": reading}

@@ -119,13 +119,13 @@ def write(
 
 def asked(manifest: Manifest) -> list[str]:
     """Who was asked: names or paths of teachers, or the path of a file of logits."""
-    return [made.name for role, made in manifest.inputs.items() if role.split()[0] in ("teacher", "logits")]
+    return [made.name for made in manifest.made_from("teacher", "logits").values()]
 
 
 def transfer_sources(manifest: Manifest) -> dict[str, Source]:
     """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows."""
-    named = {role: made.name for role, made in manifest.inputs.items() if role.split()[0] == "transfer_set"}
-    return {role: resolve(name, option="transfer-set") for role, name in named.items()}
+    named = manifest.made_from("transfer_set")
+    return {role: resolve(made.name, option="transfer-set") for role, made in named.items()}
 
 
 def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:

@@ -147,7 +147,6 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
         KdistillError: if one doesn't fit the data, or was made anew since it was found.
     """
     from kdistill import networks
-    from kdistill.saved_models import SavedNetwork
 
     first = next(split.blocks(PROBED_ROWS))
     members, probabilities = [], []
@@ -157,12 +156,7 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
             if manifest != candidate.manifest:
                 raise KdistillError(f"{candidate.artifact} was made anew just now: run this again")
         else:
-            network = SavedNetwork.load(
-                candidate.path,
-                signature=settings.signature,
-                output=settings.output,
-                raw=settings.teacher_input == "raw",
-            )
+            network = _open(candidate, settings.signature, settings.output, settings.teacher_input)
         network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
         said = network.logits(first)
         _check_classes(said.shape[1], str(candidate.path), dataset)
@@ -171,25 +165,24 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
     return Panel(members, probabilities, settings.mean, settings.temperature)
 
 
-def again(place: Workspace, manifest: Manifest) -> Panel | None:
-    """The teachers that made a soft-target file, loaded; None if they are not as they were, or were no networks."""
+def _open(candidate: Candidate, signature: str | None, output: str | None, teacher_input: str) -> SavedNetwork:
+    """Load a teacher; what is said of those from outside means nothing for one of the workspace."""
     from kdistill.saved_models import SavedNetwork
 
-    names = {role: made for role, made in manifest.inputs.items() if role.split()[0] == "teacher"}
+    if candidate.artifact:
+        return SavedNetwork.load(candidate.path)
+    return SavedNetwork.load(candidate.path, signature=signature, output=output, raw=teacher_input == "raw")
+
+
+def again(place: Workspace, manifest: Manifest) -> Panel | None:
+    """The teachers that made a soft-target file, loaded; None if they are not as they were, or were no networks."""
+    names = manifest.made_from("teacher")
     try:
         candidates = [find(place, made.name) for made in names.values()]
         if not names or [candidate.made_from for candidate in candidates] != list(names.values()):
             return None
         how = manifest.settings
-        members = [
-            SavedNetwork.load(
-                candidate.path,
-                signature=None if candidate.artifact else how["signature"],
-                output=None if candidate.artifact else how["output"],
-                raw=candidate.artifact is None and how["teacher_input"] == "raw",
-            )
-            for candidate in candidates
-        ]
+        members = [_open(each, how["signature"], how["output"], how["teacher_input"]) for each in candidates]
     except (KdistillError, OSError):
         return None
     return Panel(members, manifest.results["teacher"]["probabilities"], how["mean"] or "arithmetic", how["temperature"])

@@ -191,7 +191,7 @@ def train(
     run_steps = _step_runner(strategy, model, optimizer, examples.teacher, objective, settings)
     judge = _judge(model, Feed(held_out, EVALUATION_ROWS, settings.memory << 20))
     names = history.columns(held_out_name, student=role == "student")
-    labelled = max(1, examples.labelled)
+    labelled = examples.labelled
 
     with reporter.steps(role, settings.epochs * steps) as bar:
         bar.advance(progress.epoch * steps)
@@ -212,7 +212,7 @@ def train(
                         )
                     bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
             loss, soft = sums[0] / len(examples), sums[2] / len(examples)
-            hard, right = (sums[1] / labelled, sums[3] / labelled) if examples.labelled else (math.nan, math.nan)
+            hard, right = (sums[1] / labelled, sums[3] / labelled) if labelled else (math.nan, math.nan)
             with _failing_in_one_line():
                 held_loss, held_accuracy = judge()
             row = {
@@ -263,12 +263,13 @@ def _epoch_lines(row: Mapping[str, float], epochs: int, held: str) -> tuple[str,
     loss, accuracy, held_loss, held_accuracy = (
         f"{row[name]:.4f}" for name in ("train_loss", "train_accuracy", f"{held}_loss", f"{held}_accuracy")
     )
-    unlabelled = math.isnan(row["train_accuracy"])
+    known = not math.isnan(row["train_accuracy"])
+    long, short = (f"{name} {accuracy}{gap}" if known else "" for name, gap in (("accuracy", "  "), ("acc", " ")))
     line = (
-        f"epoch {epoch}  loss {loss}  {'' if unlabelled else f'accuracy {accuracy}  '}{held} loss {held_loss}  {held} accuracy {held_accuracy}  "
+        f"epoch {epoch}  loss {loss}  {long}{held} loss {held_loss}  {held} accuracy {held_accuracy}  "
         f"{row['seconds']:.1f} s"
     )
-    return line, f"{epoch} loss {loss} {'' if unlabelled else f'acc {accuracy} '}| {held} {held_loss} {held_accuracy}"
+    return line, f"{epoch} loss {loss} {short}| {held} {held_loss} {held_accuracy}"
 
 
 def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:

@@ -148,6 +148,10 @@ class Manifest:
             raise KdistillError(f"{where} is no manifest that kdistill wrote: {remedy}") from None
         return manifest
 
+    def made_from(self, *kinds: str) -> dict[str, Input]:
+        """The inputs of some kinds, by role: a kind, which `teacher` and `teacher 2` have in common, and a number."""
+        return {role: made for role, made in self.inputs.items() if role.split()[0] in kinds}
+
     def differences(self, other: Manifest) -> list[str]:
         """What stands between this manifest and another of the same identity, in words."""
         found = []

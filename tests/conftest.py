@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kdistill import data
+from kdistill.console import Reporter
 
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist.npz"
 QUICK = ["--model", "mlp-30", "--epochs", "5", "--batch-size", "32", "--learning-rate", "0.003"]
@@ -82,3 +84,23 @@ def write_npz(path: Path, dataset: data.Dataset, **changed: object) -> Path:
     } | changed
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
     return path
+
+
+class Stops(Reporter):
+    """A user who presses Ctrl-C after some epochs."""
+
+    def __init__(self, after):
+        super().__init__(quiet=True)
+        self.left = after
+
+    @contextmanager
+    def steps(self, what, total):
+        yield self
+
+    def advance(self, steps=1):
+        pass
+
+    def note(self, line, short):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt

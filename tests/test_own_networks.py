@@ -8,12 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
 import pytest
-from conftest import write_npz
+from conftest import Stops, write_npz
 
 from kdistill import data, models, saved_models, training
 from kdistill.backend import keras, tf
@@ -253,26 +252,6 @@ def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint
     return models.build(
         model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, weights=weights
     )
-
-
-class Stops(Reporter):
-    """A user who presses Ctrl-C after some epochs."""
-
-    def __init__(self, after):
-        super().__init__(quiet=True)
-        self.left = after
-
-    @contextmanager
-    def steps(self, what, total):
-        yield self
-
-    def advance(self, steps=1):
-        pass
-
-    def note(self, line, short):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def train(place, network, inputs, labels, how, reporter=None):

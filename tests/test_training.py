@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import Stops
 
 from kdistill import models, training
 from kdistill.backend import keras, tf
@@ -121,31 +122,6 @@ def test_teacher_and_student_start_apart():
         models.build("mlp-30", (28, 28), 10, role=role, seed=0, precision="float32") for role in ("teacher", "student")
     )
     assert not same(weights(teacher), weights(student))
-
-
-class Stops(Reporter):
-    """A user who presses Ctrl-C after some epochs."""
-
-    def __init__(self, after):
-        super().__init__(quiet=True)
-        self.left = after
-
-    def steps(self, what, total):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def steps():
-            yield self
-
-        return steps()
-
-    def advance(self, steps=1):
-        pass
-
-    def note(self, line, short):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, 
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:
             reporter.say(f"{name} gives probabilities: their logarithms are taken for logits")
-    of = " + ".join(made.name for role, made in identity.inputs.items() if role.split()[0] == "transfer_set")
+    of = " + ".join(made.name for made in identity.made_from("transfer_set").values())
     labelled = "" if rows.labelled == len(rows) else f", {rows.labelled:,} of them labelled,"
     mean = f" ({identity.settings['mean']} mean)" if len(who) > 1 else ""
     reporter.say(
