@@ -278,10 +278,23 @@ class Artifact:
         return "; ".join(standing.differences(wanted)) or self.broken(standing)
 
     def sweep(self) -> None:
-        """Remove what stood here before, if a run was killed between putting the new in its place and doing so."""
-        if (self.partial / "manifest.json").exists():
+        """Remove what a run left that was killed between putting the new in its place and tidying up."""
+        if self._left_behind():
             with contextlib.suppress(KdistillError), self.writing():  # a live writer sweeps for itself
                 pass
+
+    def _left_behind(self) -> bool:
+        """Whether beside the artifact is what stood here before, or the log of the file that stands here now.
+
+        A log that is newer than the file is half-finished work, to be gone on with.
+        """
+        if (self.partial / "manifest.json").exists():
+            return True
+        try:
+            logged = [item.stat().st_mtime_ns for item in self.partial.iterdir()]
+            return self.path.is_file() and max(logged, default=0) <= self.path.stat().st_mtime_ns
+        except OSError:  # there is nothing, or a live writer sweeps just now
+            return False
 
     @contextlib.contextmanager
     def writing(self, keep: str = "") -> Iterator[Staging]:

@@ -105,6 +105,20 @@ def test_what_a_killed_run_left_is_swept(artifact):
     assert os.listdir(artifact.path.parent) == ["teacher"]
 
 
+def test_log_of_a_file_that_stands_is_swept(tmp_path):
+    """A run killed just after its file took its place leaves its log; one that is newer is another run's work."""
+    file = Workspace(tmp_path).soft_targets("soft-targets")
+    file.partial.mkdir(parents=True)
+    log = file.partial / "blocks.log"
+    log.touch()
+    file.path.touch()
+    for age, left in ((1, True), (-1, False)):
+        os.utime(log, ns=(file.path.stat().st_mtime_ns + age,) * 2)
+        file.sweep()
+        assert file.partial.exists() == left
+    assert os.listdir(file.path.parent) == ["soft-targets.h5"]
+
+
 def test_second_writer_is_refused(artifact):
     """While one process writes, another is told which, at once; other artifacts can be written."""
     code = (
