@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import history, metrics, models, saved_models, training, workspace
+from kdistill.augmentation import Views
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
 from kdistill.errors import KdistillError
@@ -31,13 +32,15 @@ SAVED_MODEL = "saved_model"
 class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
-    `source` is what the rows are called, where they are no dataset's own.
+    `source` is what the rows are called, where they are no dataset's own; `views`, what is to be seen of them, those that
+    the teacher saw.
     """
 
     rows: Split
     keys: NDArray[np.uint8] | None = None
     teacher: Joined | None = None
     source: str | None = None
+    views: Views | None = None
 
 
 def make(
@@ -97,6 +100,8 @@ def make(
             precision=settings.precision,
             input_dtype=dataset.input_dtype,
             weights=model.weights,
+            dropout=settings.dropout,
+            max_norm=settings.max_norm,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
@@ -219,5 +224,10 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
     teacher = lesson.teacher.chosen(keep) if lesson.teacher else None
     rows = rows.chosen(keep)
-    examples = Examples(rows.inputs, rows.labels, teacher)
+    views, kept_keys = lesson.views, None
+    if settings.augment:
+        views = Views(settings.augment, settings.seed)
+    if views:
+        kept_keys = (lesson.rows.keys() if keys is None else keys)[keep]
+    examples = Examples(rows.inputs, rows.labels, teacher, views, kept_keys)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name

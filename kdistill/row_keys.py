@@ -46,7 +46,20 @@ def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDAr
     Returns:
         (rows,) bool. Equal rows fall on the same side.
     """
+    return np.asarray(uniform(keys, seed) < fraction)
+
+
+def uniform(keys: NDArray[np.uint8], *seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each row, a pure function of its key and of a seed of one number or more.
+
+    Args:
+        keys: (rows, 16), from `row_keys`.
+        seed: whole numbers.
+
+    Returns:
+        (rows,).
+    """
     mixed = np.ascontiguousarray(keys).view("<u8")[:, 0] ^ np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finalizer of SplitMix64
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
+    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)

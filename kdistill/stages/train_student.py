@@ -130,7 +130,7 @@ def _lesson(workspace: Workspace, settings: TrainStudent, soft: SoftTargets, dat
     keys = rows.keys()
     transfer_set_names = " + ".join(source.name for source in transfer_sources(soft.manifest).values())
     places = soft.join(keys, rows.labels, f"training rows of {transfer_set_names or dataset.name}", remedy)
-    return Lesson(rows, keys, Joined(soft, places), transfer_set_names or None)
+    return Lesson(rows, keys, Joined(soft, places), transfer_set_names or None, soft.views)
 
 
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:
