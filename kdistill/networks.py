@@ -31,13 +31,19 @@ SAVED_MODEL = "saved_model"
 class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
-    `source` is what the rows are called, where they are no dataset's own.
+    `source` is what the rows are called, where they come from elsewhere; None if they are training rows of the dataset,
+    some or all.
     """
 
     rows: Split
     keys: NDArray[np.uint8] | None = None
     teacher: Joined | None = None
     source: str | None = None
+
+    def chosen(self, mask: NDArray[np.bool_]) -> Lesson:
+        """The rows that a mask (rows,) chooses."""
+        keys = None if self.keys is None else self.keys[mask]
+        return Lesson(self.rows.chosen(mask), keys, self.teacher and self.teacher.chosen(mask), self.source)
 
 
 def make(
@@ -192,15 +198,15 @@ def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
 def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Reporter) -> tuple[Examples, Examples, str]:
     """The rows to train on, those to judge by, and what the latter are called.
 
-    Of a transfer set, rows that are test or validation rows of the dataset are left out.
+    Validation rows are cut from all of the dataset's training rows, and left out of those to train on. Of a transfer
+    set from elsewhere, rows that are test rows of the dataset are left out too.
     """
-    rows, keys = lesson.rows, lesson.keys
-    own = rows is dataset.train
+    rows, keys, own = lesson.rows, lesson.keys, lesson.source is None
     held_out, held_out_name = dataset.test, "test"
-    keep = np.ones(len(rows), bool)
     forbidden = [] if own else [dataset.test.keys()]
     if settings.validation_fraction:
-        ours = keys if own and keys is not None else dataset.train.keys()
+        ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
+        keys = ours if rows is dataset.train else keys
         out = validation_rows(ours, settings.validation_fraction, settings.seed)
         if not 0 < out.sum() < len(out):
             raise KdistillError(
@@ -208,16 +214,15 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
                 "it needs to leave some on either side"
             )
         held_out, held_out_name = dataset.train.chosen(out), "validation"
-        keep = ~out if own else keep
         forbidden.append(ours[out])
-    if not own:
+    keep = np.ones(len(rows), bool)
+    if forbidden:
         keep = ~np.isin(sortable(rows.keys() if keys is None else keys), sortable(np.concatenate(forbidden)))
-        if not keep.all():
-            held = "test" if held_out_name == "test" else f"{held_out_name} or test"
-            reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
+    if not (own or keep.all()):
+        held = "test" if held_out_name == "test" else f"{held_out_name} or test"
+        reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
     if not keep.any():
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
-    teacher = lesson.teacher.chosen(keep) if lesson.teacher else None
-    rows = rows.chosen(keep)
-    examples = Examples(rows.inputs, rows.labels, teacher)
+    taught = lesson.chosen(keep)
+    examples = Examples(taught.rows.inputs, taught.rows.labels, taught.teacher)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name
