@@ -85,7 +85,9 @@ def make(
     role, lesson = artifact.kind, lesson or Lesson(dataset.train)
     examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
     if settings.batch_size > len(examples):
-        raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
+        raise KdistillError(
+            f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows: make it smaller"
+        )
     reporter.say(
         f"{role} {artifact.name}: {model.name} on {lesson.source or dataset.name}, {len(examples):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
