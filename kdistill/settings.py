@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -223,6 +223,62 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which rows of a transfer set are used: all, unless told otherwise.
+
+    Classes are lists such as `3` or `cat,dog`, of names or else numbers. `fraction` is of the rows that the classes
+    leave, of each class alike; `rows_seed`, 0 unless told otherwise, says which.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs.
+    """
+
+    omit_class: str | None = None
+    only_classes: str | None = None
+    fraction: float | None = None
+    rows_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("omit-class", self.omit_class), ("only-classes", self.only_classes)):
+            classes = listed(value)
+            if not all(classes):
+                raise UsageError(f"--{option} is {value!r}: it needs names or numbers of classes, as 3 or 7,8")
+            if repeated := [one for one in classes if classes.count(one) > 1]:
+                raise UsageError(f"--{option} {value} has {repeated[0]} twice")
+        if self.omit_class is not None and self.only_classes is not None:
+            raise UsageError("--omit-class and --only-classes say the same thing from either side: leave one out")
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:  # false for NaN too
+            raise UsageError(f"--fraction is {self.fraction:g}: it needs a number above 0, and at most 1")
+        if self.rows_seed is not None:
+            _whole("rows-seed", self.rows_seed, 0, 2**32 - 1)
+            if self.fraction is None:
+                raise UsageError("--rows-seed says which rows a --fraction keeps: add --fraction 0.1, say")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Selection:
+        """What a manifest's settings say, which may be older than the options."""
+        return cls(**{field.name: settings.get(field.name) for field in fields(cls)})
+
+    def settings(self) -> dict[str, Any]:
+        """For a manifest: None where nothing is chosen by it."""
+        return asdict(self) | {"rows_seed": None if self.fraction is None else self.seed}
+
+    @property
+    def seed(self) -> int:
+        return self.rows_seed or 0
+
+    def __str__(self) -> str:
+        """As on the command line; empty where all rows are used."""
+        said = ((name, value) for name, value in self.settings().items() if value is not None)
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in said)
+
+
+def listed(classes: str | None) -> list[str]:
+    """The members of a list such as `7,8`."""
+    return [] if classes is None else [one.strip() for one in classes.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainTeacher:
     """The settings of `train-teacher`. With `tensorboard` its event files are written beside the artifacts."""
 
@@ -245,8 +301,8 @@ class Soften:
 
     A dataset of None is the one that the teachers were trained on; no transfer sets means its training rows. A teacher
     is a name in the workspace, a SavedModel's directory or a `.keras` file, `teacher` unless told otherwise; `logits`, a
-    file of what one said, stands in for all of them. With `augment` it is asked about `views` of each row: the row as it
-    is, and augmented ones drawn by `seed`.
+    file of what one said of the whole transfer set, stands in for all of them. With `augment` it is asked about `views`
+    of each row: the row as it is, and augmented ones drawn by `seed`.
     """
 
     temperature: float = 20.0
@@ -259,6 +315,7 @@ class Soften:
     logits: str | None = None
     dataset: str | None = None
     transfer_sets: tuple[str, ...] = ()
+    selection: Selection = Selection()
     dtype: Dtype = "float32"
     top_k: int | None = None
     augment: str | None = None
@@ -268,18 +325,7 @@ class Soften:
     batch_size: int = 1000
 
     def __post_init__(self) -> None:
-        if self.augment is not None:
-            check_augment(self.augment)
-            if self.logits is not None:
-                raise UsageError("--augment asks the teacher about inputs that --logits says nothing of: leave one out")
-        if (self.augment is None) != (self.views is None):
-            raise UsageError("--augment and --views belong together, as --augment shift:2 --views 16")
-        if self.views is not None:
-            _whole("views", self.views, 2, MOST_VIEWS)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**32 - 1)
-            if self.augment is None:
-                raise UsageError("--seed is of the views that --augment makes: leave it out, or add --augment")
+        self._check_views()
         check_temperature(self.temperature)
         check_name("name", self.name)
         check_batch_size(self.batch_size)
@@ -297,12 +343,27 @@ class Soften:
             if repeated := [one for one in given if given.count(one) > 1]:
                 raise UsageError(f"--{option} {repeated[0]} is given twice")
 
+    def _check_views(self) -> None:
+        if self.augment is not None:
+            check_augment(self.augment)
+            if self.logits is not None:
+                raise UsageError("--augment asks the teacher about inputs that --logits says nothing of: leave one out")
+        if (self.augment is None) != (self.views is None):
+            raise UsageError("--augment and --views belong together, as --augment shift:2 --views 16")
+        if self.views is not None:
+            _whole("views", self.views, 2, MOST_VIEWS)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**32 - 1)
+            if self.augment is None:
+                raise UsageError("--seed is of the views that --augment makes: leave it out, or add --augment")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStudent:
     """The settings of `train-student`.
 
-    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture.
+    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. Rows are
+    selected from those of the file, or, at alpha 1, from the dataset's training rows.
     """
 
     alpha: float = 0.1
@@ -312,6 +373,7 @@ class TrainStudent:
     weights: str | None = None
     dataset: str | None = None
     name: str = "student"
+    selection: Selection = Selection()
     training: Training = Training()
     tensorboard: bool = False
 
@@ -378,9 +440,8 @@ class Reading:
         for name, value in self.given().items():
             if not value:
                 raise UsageError(f"--{name} is empty: it needs a value, or to be left out")
-        if self.test_fraction is not None:
-            if not 0 < _number(self.test_fraction) < 1:
-                raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
+        if self.test_fraction is not None and not 0 < _number(self.test_fraction) < 1:
+            raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
         if self.image_size is not None:
             image_size(self.image_size)
 

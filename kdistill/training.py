@@ -361,7 +361,7 @@ def _step_runner(
             inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
             if views:
                 inputs = views.apply(inputs, tf.gather(buffer.transforms[0], batch))
-            drawn = masks.draw(tf.shape(batch)[0], seed + [0, first // settings.batch_size])
+            drawn = masks.draw(tf.shape(batch)[0], tf.stack([seed[0], seed[1] + first // settings.batch_size]))
             of_replicas = strategy.run(compiled, args=(inputs, labels, tuple(soft), drawn))
             sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
         return sums

@@ -49,11 +49,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student'
         "dtype": Soften.dtype,
         "seed": 0,
         "batch_size": Soften.batch_size,
+        "rows_seed": Soften.selection.seed,
     },
     "student": {
         **TRAINING,
         "dataset": [TrainTeacher.dataset],
         "soft_targets": [TrainStudent.soft_targets],
+        "rows_seed": TrainStudent.selection.seed,
     },
     "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
 }
@@ -174,7 +176,9 @@ class Manifest:
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
-    return f"--{key.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        value = short
+    return f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
 
 
 def _plain(value: Any) -> str:

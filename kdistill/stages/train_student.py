@@ -11,7 +11,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import NEW_WEIGHTS, TrainStudent, TrainTeacher
 from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
-from kdistill.stages import up_to_date
+from kdistill.stages import selected, up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def run(
             **model.settings(),
             "alpha": settings.alpha,
             "temperature": temperature,
+            **settings.selection.settings(),
             **asdict(settings.training),
         },
         inputs=inputs,
@@ -69,7 +70,8 @@ def run(
     from kdistill import networks
     from kdistill.training import Objective
 
-    lesson = _lesson(workspace, settings, soft, dataset) if soft else None
+    lesson = _lesson(workspace, settings, soft, dataset) if soft else networks.Lesson(dataset.train)
+    lesson = lesson.chosen(selected(lesson.rows, settings.selection, dataset, lesson.keys, reporter=reporter))
     if soft and temperature != soft.temperature and not soft.exact_temperature:
         of = "mean" if soft.form.top_k is None else "rest"
         reporter.warn(
