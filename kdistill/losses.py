@@ -89,7 +89,7 @@ def jsd_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: flo
     """T^2 * (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, p and q the two softmax(logits / T).
 
     The Jensen-Shannon divergence (Lin, Divergence Measures Based on the Shannon Entropy, 1991), as Agarwal et al. distil
-    with it, On-Policy Distillation of Language Models, arXiv:2306.13649, eq. 1 at beta = 1/2. It is symmetric, and at
+    with it, On-Policy Distillation of Language Models, arXiv:2306.13649, section 2, at beta = 1/2. It is symmetric, and at
     most T^2 * log(2). Its gradient for T large is a quarter of `soft_loss`'s.
 
     Args:
@@ -177,7 +177,7 @@ def dist_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: fl
     """T^2 * ((1 - r_inter) + (1 - r_intra)), r being Pearson's correlation of the two softmax(logits / T).
 
     Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536, section 4, with beta = gamma = 1 and
-    the T^2 of its code: r_inter is of a row's classes (eq. 8), r_intra of a class's rows, averaged over classes (eq. 9).
+    the T^2 of its code: r_inter is over a row's classes, r_intra over a class's rows, and the mean over classes.
     The latter is of the whole batch, and added to each row, so that the mean over the batch is the paper's loss. No
     correlation sees scale or shift. Where the teacher's row or class is constant there is nothing to match, which costs
     nothing; where the student's alone is, r is 0. Neither has a gradient.
@@ -204,12 +204,12 @@ def _correlation_distance(teacher: Tensor, student: Tensor, *, axis: int) -> Ten
 
 
 def standardized(logits: Tensor, *, axis: int = -1) -> Tensor:
-    """Z-scores of each row's logits: less their mean, divided by their standard deviation (of `classes`, not one less).
+    """Z-scores of each row's logits: less their mean, divided by their standard deviation, the root of a mean square.
 
     Sun et al., Logit Standardization in Knowledge Distillation, arXiv:2403.01734, algorithm 1. Put into a loss for the
     logits of both sides, T is in standard deviations: a row's logits are divided by T * sigma, sigma being its own and
     its side's, so that the student matches the order and spacing of the teacher's logits and not their range. A T that
-    suits logits as they are is too high by about their sigma; the paper has 2 to 5.
+    suits logits as they are is too high by about their sigma; the paper's code runs at 2 for the most part.
 
     Args:
         logits: (rows, classes).
