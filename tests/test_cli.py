@@ -150,37 +150,37 @@ def test_changed_data_reruns_what_reads_it(run, tmp_path, digits):
 LOSSES = ["kd", "mse", "dkd", "dist", "jsd", "reverse-kl"]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "options", [[], ["--xla", "off"], ["--standardize-logits"]], ids=lambda options: " ".join(options)
-)
-def test_each_loss_trains_a_student(run, workspace, loss, options):
-    """Any loss trains a student, with XLA and without, its formula is said, and what is standing is made by one command."""
-    made_by = ["train-student", *QUICK, "--loss", loss, "--name", "other", *options]
+@pytest.mark.parametrize("options", [*([loss] for loss in LOSSES), ["kd", "--standardize-logits"]], ids=" ".join)
+def test_each_loss_trains_a_student(run, workspace, options):
+    """Any loss trains a student, its formula is said, and the command that `status` names makes the same one."""
+    loss = options[0]
+    made_by = ["train-student", *QUICK, "--name", "other", "--loss", *options]
     made_by += [] if loss == "mse" else ["--temperature", "2"]
     outcome = run(*made_by)
     assert outcome.code == 0, outcome.err
     assert ("KL(soft targets), T = 2" in outcome.out) == (loss == "kd")
-    results = json.loads((workspace / "students/other/manifest.json").read_text())["results"]
-    assert results["test_errors"] < 72, results
-    assert f"minimises {results['objective']}" in outcome.out
-    command = Workspace(workspace).student("other").require()
-    again = Workspace("workspace").student("other").command_for(command)
+    student = Workspace("workspace").student("other")
+    manifest = student.require()
+    assert manifest.results["test_errors"] < 60, manifest.results
+    assert f"minimises {manifest.results['objective']}" in outcome.out
+    again = student.command_for(manifest)
     assert "up to date" in run(*again.split()[1:]).out, again
     assert ("--loss" in again) == (loss != "kd")
+    assert ("--standardize-logits" in again.split()) == ("--standardize-logits" in options)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_of_the_largest_logits_without_labels(run, workspace, tmp_path, digits, loss):
-    """A file of the three largest logits, and a transfer set without labels at alpha 0, teach by any loss."""
+    """A file of the three largest logits, and a transfer set without labels at alpha 0, teach by any loss; no XLA."""
     np.savez(tmp_path / "pool.npz", x_train=digits.train.read())
     named = ["--name", "pool", "--top-k", "3", "--temperature", "2"]
     assert run("soften", "--transfer-set", "pool.npz", *named).code == 0
-    outcome = run("train-student", *QUICK, "--loss", loss, "--alpha", "0", "--soft-targets", "pool", "--name", "other")
+    how = [*QUICK, "--xla", "off", "--alpha", "0"]
+    outcome = run("train-student", *how, "--loss", loss, "--soft-targets", "pool", "--name", "other")
     assert outcome.code == 0, outcome.err
     results = json.loads((workspace / "students/other/manifest.json").read_text())["results"]
     assert results["labelled_rows"] == 0
-    assert results["test_errors"] < 72, results
+    assert results["test_errors"] < 60, results
     assert ("is trained without a T from" in outcome.err) == (loss == "mse")
 
 
