@@ -176,6 +176,8 @@ class Manifest:
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
+    if value is True:
+        return f"--{key.replace('_', '-')}"
     if isinstance(value, float) and float(short := f"{value:g}") == value:
         value = short
     return f"--{key.replace('_', '-')} {shlex.quote(str(value))}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import NEW_WEIGHTS, TrainStudent, TrainTeacher
+from kdistill.settings import NEW_WEIGHTS, UNTEMPERED, TrainStudent, TrainTeacher
 from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import selected, up_to_date
 from kdistill.workspace import Input, Manifest, Workspace
@@ -46,7 +46,7 @@ def run(
         )
     source, model = data.resolve(dataset_name), model_sources.resolve(model_name, weights)
     artifact = workspace.student(settings.name)
-    temperature = (settings.temperature or soft.temperature) if soft else None
+    temperature = (settings.temperature or soft.temperature) if soft and settings.loss not in UNTEMPERED else None
     inputs = {"dataset": source.identity(), **model.inputs()}
     if soft:
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
@@ -58,6 +58,8 @@ def run(
             "alpha": settings.alpha,
             "temperature": temperature,
             **settings.selection.settings(),
+            "loss": settings.loss if settings.loss != TrainStudent.loss else None,
+            "standardize_logits": settings.standardize_logits or None,
             **asdict(settings.training),
         },
         inputs=inputs,
@@ -74,9 +76,10 @@ def run(
     lesson = lesson.chosen(selected(lesson.rows, settings.selection, dataset, lesson.keys, reporter=reporter))
     if soft and temperature != soft.temperature and not soft.exact_temperature:
         of = "mean" if soft.form.top_k is None else "rest"
+        at = "without a T" if temperature is None else f"at T = {temperature:g}"
         reporter.warn(
-            f"{artifact} is trained at T = {temperature:g} from {soft.path}, whose {of} was taken at "
-            f"T = {soft.temperature:g}: there it is exact"
+            f"{artifact} is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it "
+            "is exact"
         )
     manifest = networks.make(
         artifact,
@@ -84,7 +87,13 @@ def run(
         dataset=dataset,
         model=model,
         settings=settings.training,
-        objective=Objective(settings.alpha, temperature or 1.0),
+        objective=Objective(
+            settings.alpha,
+            temperature or 1.0,
+            settings.loss,
+            settings.standardize_logits,
+            settings.training.label_smoothing,
+        ),
         reporter=reporter,
         events=events,
         lesson=lesson,
