@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 PATIENCE = 100  # moves without coming closer, before what is left goes row by row
 SLACK = 1.0  # logits beyond the last row, where there is no next one to stay halfway to
-CENTRING = 20  # sweeps over all classes
+CENTRING = 100  # sweeps over all classes
 
 
 def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
@@ -36,7 +36,7 @@ def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
 
 def predicted(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
     """How many rows have each class for their largest logit, once `shifts` (classes,) are added: (classes,)."""
-    return np.bincount((logits + shifts).argmax(axis=1), minlength=logits.shape[1])
+    return np.bincount(np.argmax(logits + shifts, axis=1), minlength=logits.shape[1])
 
 
 def matching_shifts(logits: Floats, wanted: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ def matching_shifts(logits: Floats, wanted: NDArray[np.integer[Any]]) -> NDArray
 
 def _given(by_class: Floats, shifts: Floats) -> NDArray[np.int64]:
     """The class that each row is given."""
-    return (by_class + shifts[:, None]).argmax(axis=0)
+    return np.asarray((by_class + shifts[:, None]).argmax(axis=0))
 
 
 def _off(by_class: Floats, shifts: Floats, wanted: NDArray[np.integer[Any]]) -> int:
@@ -110,7 +110,7 @@ def _between(margins: Floats, count: int) -> float:
 
 
 def _row_by_row(
-    by_class: Floats, shifts: Floats, wanted: NDArray[np.integer[Any]]
+    by_class: Floats, shifts: NDArray[np.float64], wanted: NDArray[np.integer[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Lower the classes with rows too many, and those that these rows pass to, until one more row is where it lacks.
 
@@ -161,7 +161,7 @@ def _shortest_path(lengths: Floats, off: NDArray[np.integer[Any]]) -> tuple[int,
         ahead[nearer], before[nearer] = through[nearer], here
 
 
-def _centred(by_class: Floats, shifts: Floats, given: NDArray[np.int64]) -> NDArray[np.float64]:
+def _centred(by_class: Floats, shifts: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:
     """Each shift halfway between where its class would lose a row and where it would win one, in turn."""
     shifts = shifts.copy()
     room = np.array([_room(by_class, given, one) for one in range(len(shifts))])
