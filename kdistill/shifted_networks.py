@@ -19,7 +19,7 @@ def load(file: Path, shifts: NDArray[np.floating[Any]]) -> keras.Model:
     changed. Any other network gets one more layer, Keras's own `Rescaling`, so that it loads wherever it did.
 
     Args:
-        file: of a functional or sequential model with one output.
+        file: of a functional or sequential model with one input and one output.
         shifts: (classes,).
 
     Raises:
@@ -33,13 +33,13 @@ def load(file: Path, shifts: NDArray[np.floating[Any]]) -> keras.Model:
             "train a student whose --model has layers of Keras's alone"
         ) from error
     added = np.asarray(shifts, np.float32)
-    (logits,) = network.outputs
+    (rows,), (logits,) = network.inputs, network.outputs
     last = logits._keras_history.operation  # noqa: SLF001 - the one way from an output to what gives it
     if _has_last_bias(last):
         last.bias.assign(np.asarray(last.bias) + added)
         return network
     shift = keras.layers.Rescaling(1.0, offset=added.tolist(), dtype="float32", name="shifted_logits")
-    return keras.Model(network.inputs, shift(logits), name=network.name)
+    return keras.Model(rows, shift(logits), name=network.name)
 
 
 def _has_last_bias(layer: Any) -> bool:
