@@ -83,6 +83,13 @@ def test_rows_that_are_alike_are_not_parted():
     assert np.abs(found - wanted).sum() <= 12
 
 
+@pytest.mark.parametrize(("count", "below"), [(0, 0), (1, 0), (2, 0), (3, 4), (4, 4), (5, 5), (6, 6)])
+def test_as_near_as_equal_rows_allow(count, below):
+    """Four of six margins are equal: none or all of them come along, whichever is nearer."""
+    margins = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 1.0])
+    assert (margins < bias._between(margins, count)).sum() == below
+
+
 def test_many_classes_in_seconds():
     """1,000 classes, half of them never predicted rightly, on 20,000 rows; all counts match."""
     logits, labels = problem(rows=20_000, classes=1000)
