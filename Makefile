@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 ROUNDS ?= 20
+DATA ?= mnist
+SEEDS ?= 0,1,2
 
-.PHONY: install demo test lint bench chaos clean
+.PHONY: install demo test lint bench chaos paper clean
 
 install: $(VENV)/installed
 
@@ -35,6 +37,9 @@ bench: install
 
 chaos: install
 	$(RUN)/python tests/chaos.py --rounds $(ROUNDS)
+
+paper: install
+	$(RUN)/python tests/paper.py --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick --place .paper/quick)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,299 @@
+"""Hinton, Vinyals and Dean (2015), section 3 and section 6's small transfer set, by kdistill's own commands.
+
+    python tests/paper.py --data mnist --seeds 0,1,2 --place .paper
+
+Every step is a `kdistill` command, which is printed; one that is up to date does nothing, so that a run that was stopped
+goes on where it was. No step but the last looks at test labels: networks are trained and judged on training rows and on
+a validation part of them, and how they were to be trained was chosen so. The last one counts test errors and writes
+`results.md` and the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdistill import __version__, data
+from kdistill.cli import app
+from kdistill.console import hush
+from kdistill.saved_models import SavedNetwork
+
+VALIDATION = "--validation-fraction 0.02"
+TEACHER = "--model mlp-1200 --dropout 0,0.25 --epochs 100 --batch-size 256 --schedule cosine"
+AUGMENT = "shift:2,rotate:12,zoom:0.12"
+STUDENT = "--epochs 60 --batch-size 128 --schedule cosine"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: the whole, or a miniature of it."""
+
+    teacher: str = f"{TEACHER} {VALIDATION}"
+    model: str = "mlp-800"
+    student: str = f"{STUDENT} {VALIDATION}"
+    views: int = 60
+    fraction: str = "0.03"
+    few: str = f"--epochs 300 --batch-size 100 --schedule cosine {VALIDATION}"
+    other: str = f"--model mlp-1200 --epochs 20 --batch-size 256 --schedule cosine {VALIDATION}"
+    temperatures: str = "1,2,2.5,3,4,8,20"
+    models: str = "mlp-30,mlp-300,mlp-800"
+    sweep: str = f"--epochs 20 --batch-size 128 --schedule cosine {VALIDATION}"
+    losses: str = "kd,mse,dkd,dist,jsd,reverse-kl"
+    loss_models: str = "mlp-30,mlp-800"
+    loss_seeds: str = "0,1,2,3,4"
+    loss: str = f"--epochs 15 --batch-size 128 --schedule cosine {VALIDATION}"
+
+
+SHORT = "--epochs 3 --batch-size 32 --validation-fraction 0.1"
+QUICK = Plan(
+    teacher=f"--model mlp-100 --dropout 0,0.25 {SHORT}",
+    model="mlp-30",
+    student=SHORT,
+    views=3,
+    fraction="0.1",
+    few="--epochs 3 --batch-size 16 --validation-fraction 0.1",
+    other=f"--model mlp-30 {SHORT}",
+    temperatures="1,4,20",
+    models="mlp-10,mlp-30",
+    sweep=SHORT,
+    losses="kd,mse,dkd",
+    loss_models="mlp-10",
+    loss_seeds="0,1",
+    loss=SHORT,
+)
+
+
+class Paper:
+    """The commands, in order, in one workspace."""
+
+    def __init__(self, place: Path, dataset: str, seeds: str, plan: Plan) -> None:
+        self.place, self.dataset, self.seeds, self.plan = place, dataset, seeds, plan
+        self.workspace = place / "workspace"
+
+    def kdistill(self, command: str) -> str:
+        """Run a command; what it prints is shown, and returned."""
+        print(f"$ kdistill {command}", flush=True)
+        said = io.StringIO()
+        name, *options = shlex.split(command)
+        with contextlib.redirect_stdout(_Both(sys.stdout, said)):
+            app([name, "--workspace", str(self.workspace), *options], standalone_mode=False)
+        return said.getvalue()
+
+    def each_seed(self) -> list[str]:
+        return self.seeds.split(",")
+
+    def train(self) -> None:
+        """All but the last step."""
+        plan = self.plan
+        student = f"--model {plan.model} --alpha 0 {plan.student}"
+        self.kdistill(f"train-teacher --dataset {shlex.quote(self.dataset)} --augment {AUGMENT} {plan.teacher}")
+        self.kdistill("soften --temperature 20 --name plain")
+        self.kdistill(f"soften --temperature 20 --name views --augment {AUGMENT} --views {plan.views}")
+        self.kdistill("soften --temperature 20 --name no-3 --omit-class 3")
+        self.kdistill("soften --temperature 20 --name only-7-8 --only-classes 7,8")
+        grid = f"--temperature 20 --alpha 0 --seeds {self.seeds}"
+        self.kdistill(f"sweep --name main --soft-targets plain --model {plan.model} {grid} {plan.student}")
+        for kind in ("views", "no-3", "only-7-8"):
+            for seed in self.each_seed():
+                self.kdistill(f"train-student --soft-targets {kind} --name {kind}-{seed} --seed {seed} {student}")
+        for kind in ("no-3", "only-7-8"):
+            for seed in self.each_seed():
+                self.kdistill(f"correct-bias --student {kind}-{seed}")
+        few = f"--fraction {plan.fraction} {plan.few}"
+        self.kdistill(f"sweep --name few --soft-targets plain --model {plan.model} {grid} {few}")
+        self.kdistill(
+            f"sweep --name temperatures --soft-targets plain --temperature {plan.temperatures} --alpha 0 "
+            f"--model {plan.models} --seeds {self.seeds} {plan.sweep}"
+        )
+        self.kdistill(f"train-teacher --name other --seed 1 --dataset {shlex.quote(self.dataset)} {plan.other}")
+        self.kdistill("soften --teacher other --temperature 20 --name other")
+        self.kdistill(
+            f"sweep --name main --soft-targets plain --model {plan.model} {grid} {plan.student} --controls "
+            "--other-soft-targets other"
+        )
+        losses = f"--alpha 0.1 --model {plan.loss_models} --seeds {plan.loss_seeds} --soft-targets plain {plan.loss}"
+        self.kdistill(f"sweep --name losses --loss {plan.losses} --temperature 4 {losses}")
+        self.kdistill(f"sweep --name standardized --standardize-logits --temperature 2 {losses}")
+
+    def report(self) -> str:
+        """The last step: test errors, counted, as Markdown."""
+        dataset = data.load(self.dataset)
+        teacher = self.manifest("teachers", "teacher")
+        main, few = self.summary("main"), self.summary("few")
+        of_test = f"{len(dataset.test):,} test rows"
+        table = [
+            ("network", f"errors of {of_test}: mean ± sd (each seed)", "the paper"),
+            ("teacher, augmented, dropout", f"{teacher['test_errors']:,}", "67"),
+            (f"{self.plan.model}, hard labels", self.swept(main, "hard labels"), "146"),
+            ("distilled, T = 20, without views", self.swept(main, "distilled"), "74"),
+            (f"distilled, {self.plan.views} cached views", self.students("views"), ""),
+        ]
+        for kind, classes, what, paper in (
+            ("no-3", (3,), "without a single 3", ("206 (133 of the 3s)", "109 (14 of the 3s)")),
+            ("only-7-8", (7, 8), "7s and 8s only", ("4,730", "1,320")),
+        ):
+            named = f"{'3s' if kind == 'no-3' else '7s and 8s'} wrong"
+            table += [
+                (f"distilled, {what}", self.students(kind, dataset, classes, named), paper[0]),
+                (
+                    "then biases corrected, no test label seen",
+                    self.students(kind, dataset, classes, named, "-corrected"),
+                    paper[1],
+                ),
+                ("(instead: one offset tuned on the test labels)", self.oracle(kind), ""),
+            ]
+        share = f"{self.plan.fraction} of the rows"
+        table += [
+            (f"{share}: hard labels", self.swept(few, "hard labels"), ""),
+            (f"{share}: distilled, T = 20", self.swept(few, "distilled"), ""),
+        ]
+        return "\n\n".join(
+            [
+                _markdown(table),
+                f"Teacher's validation rows: {teacher['test_rows'] and VALIDATION}; student seeds {self.seeds}.",
+                "Controls, on test rows:",
+                self.controls(main),
+                "Ways to match logits, test errors less those from hard labels of the same seed, 95% intervals:",
+                self.losses(),
+                f"kdistill {__version__}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            ]
+        )
+
+    def manifest(self, kind: str, name: str) -> dict[str, Any]:
+        results: dict[str, Any] = json.loads((self.workspace / kind / name / "manifest.json").read_text())["results"]
+        return results
+
+    def summary(self, sweep: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((self.workspace / "sweeps" / sweep / "summary.json").read_text())
+        return found
+
+    def swept(self, summary: list[dict[str, Any]], kind: str) -> str:
+        one = next(one for one in summary if one["kind"] == kind)
+        return _estimate(one["test_errors"])
+
+    def students(
+        self,
+        kind: str,
+        dataset: data.Dataset | None = None,
+        classes: tuple[int, ...] = (),
+        named: str = "",
+        ending: str = "",
+    ) -> str:
+        """Errors of one kind's students, and, of some classes, how many of their rows are wrong."""
+        names = [f"{kind}-{seed}{ending}" for seed in self.each_seed()]
+        errors = [self.manifest("students", name)["test_errors"] for name in names]
+        if dataset is None:
+            return _each(errors)
+        rows = dataset.test.chosen(np.isin(dataset.test.labels, classes))
+        wrong = []
+        for name in names:
+            logits = SavedNetwork.load(self.workspace / "students" / name / "saved_model").logits(rows.read())
+            wrong.append(int((logits.argmax(axis=1) != rows.labels).sum()))
+        return f"{_each(errors)}; {_each(wrong)} of {len(rows):,} {named}"
+
+    def oracle(self, kind: str) -> str:
+        said = [
+            json.loads(self.kdistill(f"correct-bias --student {kind}-{seed} --oracle --json"))
+            for seed in self.each_seed()
+        ]
+        return _each([one["oracle"]["test_errors"] for one in said if "oracle" in one])
+
+    def controls(self, summary: list[dict[str, Any]]) -> str:
+        table = [("student", "errors", "less hard labels, 95% interval", "NLL", "ECE", "agreement with the teacher")]
+        for one in summary:
+            shares = [f"{one[name]['mean']:.3f}" if one[name] else "" for name in ("nll", "ece")]
+            agree = f"{one['agreement']['mean']:.2%}" if one["agreement"] else ""
+            table.append((one["kind"], _estimate(one["test_errors"]), _interval(one["difference"]), *shares, agree))
+        return _markdown(table)
+
+    def losses(self) -> str:
+        table = [("loss", *self.plan.loss_models.split(","))]
+        for sweep, ending in (("losses", ""), ("standardized", ", logits standardized, T = 2")):
+            by_loss: dict[str, dict[str, str]] = {}
+            for one in self.summary(sweep):
+                errors = f"{one['test_errors']['mean']:,.1f}"
+                name = "hard labels" if one["loss"] is None else f"{one['loss']}{ending}"
+                difference = _interval(one["difference"])
+                by_loss.setdefault(name, {})[one["model"]] = f"{errors} ({difference})" if difference else errors
+            if ending:
+                by_loss.pop("hard labels")
+            table += [(name, *(of[model] for model in table[0][1:])) for name, of in by_loss.items()]
+        return _markdown(table)
+
+
+def _each(values: list[int]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:,}"
+    listed = ", ".join(f"{value:,}" for value in values)
+    return f"{statistics.fmean(values):,.1f} ± {statistics.stdev(values):.1f} ({listed})"
+
+
+def _estimate(found: dict[str, Any]) -> str:
+    return f"{found['mean']:,.1f}" + (f" ± {found['sd']:.1f}" if found["sd"] is not None else "")
+
+
+def _interval(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['mean']:+,.1f}" + (
+        f" [{found['low']:+,.1f}, {found['high']:+,.1f}]" if found["sd"] is not None else ""
+    )
+
+
+def _markdown(table: list[tuple[str, ...]]) -> str:
+    head, *rows = (f"| {' | '.join(row)} |" for row in table)
+    return "\n".join([head, "|---" * len(table[0]) + "|", *rows])
+
+
+class _Both(io.TextIOBase):
+    """What is written goes to two places."""
+
+    def __init__(self, *places: Any) -> None:
+        self.places = places
+
+    def write(self, text: str) -> int:
+        for place in self.places:
+            place.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for place in self.places:
+            place.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--place", type=Path, default=Path(".paper"))
+    parser.add_argument("--quick", action="store_true", help="the same in miniature, on the built-in digits")
+    options = parser.parse_args()
+    hush()
+    start = time.perf_counter()
+    paper = Paper(
+        options.place, "digits" if options.quick else options.data, options.seeds, QUICK if options.quick else Plan()
+    )
+    paper.train()
+    said = paper.report()
+    (options.place / "results.md").write_text(f"{said}\n", encoding="utf-8")
+    shutil.copyfile(paper.workspace / "sweeps" / "temperatures" / "errors.png", options.place / "temperatures.png")
+    print(f"{said}\n\nwrote {options.place}/results.md and temperatures.png after {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
