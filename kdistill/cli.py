@@ -359,6 +359,13 @@ def train_student(
     model: StudentModel = TrainStudent.model,
     weights: Weights = TrainStudent.weights,
     dataset: OtherDataset = TrainStudent.dataset,
+    permute_soft_targets: Annotated[
+        bool,
+        typer.Option(
+            "--permute-soft-targets",
+            help="A control: tell each row what the teacher said of another one of its label, drawn by the seed.",
+        ),
+    ] = TrainStudent.permute_soft_targets,
     name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
     tensorboard: TensorBoard = TrainStudent.tensorboard,
 ) -> None:
@@ -375,6 +382,7 @@ def train_student(
         model=model,
         weights=weights,
         dataset=_named(dataset, reading),
+        permute_soft_targets=permute_soft_targets,
         name=name,
         training=training,
         tensorboard=tensorboard,

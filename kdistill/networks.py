@@ -31,13 +31,15 @@ SAVED_MODEL = "saved_model"
 class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
-    `source` is what the rows are called, where they are no dataset's own.
+    `source` is what the rows are called, where they are no dataset's own. With `permuted`, what was said of a row is
+    that of another one of its label: see `Joined.permuted`.
     """
 
     rows: Split
     keys: NDArray[np.uint8] | None = None
     teacher: Joined | None = None
     source: str | None = None
+    permuted: bool = False
 
 
 def make(
@@ -133,6 +135,7 @@ def make(
             "training_rows": len(examples),
             "labelled_rows": examples.labelled,
             "held_out": held_out_name,
+            "held_out_rows": len(held_out),
             "test_rows": rows,
             "test_errors": errors,
             "test_accuracy": 1 - errors / rows,
@@ -219,5 +222,7 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
     teacher = lesson.teacher.chosen(keep) if lesson.teacher else None
     rows = rows.chosen(keep)
+    if teacher and lesson.permuted:
+        teacher = teacher.permuted(rows.labels, settings.seed)
     examples = Examples(rows.inputs, rows.labels, teacher)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name

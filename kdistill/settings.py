@@ -225,7 +225,8 @@ class Soften:
 class TrainStudent:
     """The settings of `train-student`.
 
-    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture.
+    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. With
+    `permute_soft_targets` each row is told what the teacher said of another one of its label: a control.
     """
 
     alpha: float = 0.1
@@ -234,6 +235,7 @@ class TrainStudent:
     model: str | None = None
     weights: str | None = None
     dataset: str | None = None
+    permute_soft_targets: bool = False
     name: str = "student"
     training: Training = Training()
     tensorboard: bool = False
@@ -247,6 +249,8 @@ class TrainStudent:
         if self.model is not None:
             check_model("model", self.model)
         check_weights(self.weights)
+        if self.permute_soft_targets and self.alpha == 1.0:
+            raise UsageError("--permute-soft-targets has nothing to permute at --alpha 1: leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
