@@ -21,6 +21,7 @@ from kdistill.settings import (
     Dtype,
     Export,
     ExportFormat,
+    Loss,
     Mean,
     Optimizer,
     Plot,
@@ -97,6 +98,10 @@ def training(
     memory: Annotated[
         int, typer.Option(metavar="MIB", help="Training data up to this size is held in memory; more is streamed.")
     ] = Training.memory,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(metavar="EPS", help="Hard labels are (1 - EPS) of their class and EPS of all alike."),
+    ] = Training.label_smoothing,
 ) -> Training:
     return Training(**locals())  # the options are its fields
 
@@ -157,6 +162,16 @@ Temperature = Annotated[float, typer.Option(help="T of softmax(logits / T).")]
 Alpha = Annotated[
     float,
     typer.Option(help="Weight of the hard labels: alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets)."),
+]
+SoftLoss = Annotated[
+    Loss,
+    typer.Option(
+        "--loss",
+        help="The soft part: T^2 * KL(soft targets) is kd; mse matches logits, dkd, dist, jsd and reverse-kl softmaxes.",
+    ),
+]
+StandardizeLogits = Annotated[
+    bool, typer.Option("--standardize-logits", help="Match z-scores of each row's logits; T divides these.")
 ]
 SoftTargetsName = Annotated[str, typer.Option("--soft-targets", metavar="NAME", help="Which soft targets.")]
 TensorBoard = Annotated[
@@ -355,6 +370,8 @@ def train_student(
     temperature: Annotated[
         float | None, typer.Option(help="T, from the stored logits. Default: the soft-target file's.")
     ] = TrainStudent.temperature,
+    loss: SoftLoss = TrainStudent.loss,
+    standardize_logits: StandardizeLogits = TrainStudent.standardize_logits,
     soft_targets: SoftTargetsName = TrainStudent.soft_targets,
     model: StudentModel = TrainStudent.model,
     weights: Weights = TrainStudent.weights,
@@ -378,6 +395,8 @@ def train_student(
     settings = TrainStudent(
         alpha=alpha,
         temperature=temperature,
+        loss=loss,
+        standardize_logits=standardize_logits,
         soft_targets=soft_targets,
         model=model,
         weights=weights,
@@ -488,6 +507,8 @@ def run(
     student_model: StudentModel = TrainStudent.model,
     temperature: Temperature = Soften.temperature,
     alpha: Alpha = TrainStudent.alpha,
+    loss: SoftLoss = TrainStudent.loss,
+    standardize_logits: StandardizeLogits = TrainStudent.standardize_logits,
     formats: Formats = list(Plot.formats),  # noqa: B006 - as above
     tensorboard: TensorBoard = TrainTeacher.tensorboard,
 ) -> None:
@@ -507,7 +528,17 @@ def run(
             TrainTeacher(dataset=reading.named(dataset), model=model, training=training, tensorboard=tensorboard),
         ),
         (soften.run, Soften(temperature=temperature)),
-        (train_student.run, TrainStudent(alpha=alpha, model=student_model, training=training, tensorboard=tensorboard)),
+        (
+            train_student.run,
+            TrainStudent(
+                alpha=alpha,
+                loss=loss,
+                standardize_logits=standardize_logits,
+                model=student_model,
+                training=training,
+                tensorboard=tensorboard,
+            ),
+        ),
         (plot.run, Plot(formats=tuple(formats))),
     ]
     for stage, settings in stages:

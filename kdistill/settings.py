@@ -15,6 +15,7 @@ from kdistill.errors import UsageError
 
 Schedule = Literal["constant", "cosine"]
 Optimizer = Literal["adam", "sgd", "rmsprop", "adamw"]
+Loss = Literal["kd", "mse", "dkd", "dist", "jsd", "reverse-kl"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Xla = Literal["auto", "on", "off"]
 PictureFormat = Literal["png", "svg", "pdf"]
@@ -25,6 +26,7 @@ Dtype = Literal["float32", "float16"]
 ExportFormat = Literal["tflite", "onnx"]
 Quantize = Literal["none", "int8", "float16"]
 
+UNTEMPERED: tuple[Loss, ...] = ("mse",)
 TEMPERATURES = (0.01, 10_000.0)  # beyond these a softmax in float32 is an arg max or a constant
 MODELS = (
     "cnn, small, or mlp-H with H units in each of two hidden layers, as mlp-800; or your own: MODULE:FUNCTION, "
@@ -138,6 +140,7 @@ class Training:
     precision: Precision = "float32"
     xla: Xla = "auto"
     memory: int = 512
+    label_smoothing: float | None = None
 
     def __post_init__(self) -> None:
         _whole("epochs", self.epochs, 1)
@@ -148,6 +151,10 @@ class Training:
             raise UsageError(f"--learning-rate is {self.learning_rate:g}: it needs a finite number above 0")
         if not 0.0 <= self.validation_fraction <= 0.9:
             raise UsageError(f"--validation-fraction is {self.validation_fraction:g}: it needs a number from 0 to 0.9")
+        if self.label_smoothing is not None and not 0 < self.label_smoothing < 1:
+            raise UsageError(
+                f"--label-smoothing is {self.label_smoothing:g}: it needs a number between 0 and 1, or to be left out"
+            )
         _choice("schedule", self.schedule, Schedule)
         _choice("optimizer", self.optimizer, Optimizer)
         _choice("precision", self.precision, Precision)
@@ -227,10 +234,15 @@ class TrainStudent:
 
     None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. With
     `permute_soft_targets` each row is told what the teacher said of another one of its label: a control.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs; also of one that would mean nothing.
     """
 
     alpha: float = 0.1
     temperature: float | None = None
+    loss: Loss = "kd"
+    standardize_logits: bool = False
     soft_targets: str = "soft-targets"
     model: str | None = None
     weights: str | None = None
@@ -251,6 +263,15 @@ class TrainStudent:
         check_weights(self.weights)
         if self.permute_soft_targets and self.alpha == 1.0:
             raise UsageError("--permute-soft-targets has nothing to permute at --alpha 1: leave one of them out")
+=======
+        _choice("loss", self.loss, Loss)
+        if self.alpha == 1 and (self.loss != "kd" or self.standardize_logits):
+            option = "--standardize-logits" if self.loss == "kd" else f"--loss {self.loss}"
+            raise UsageError(f"{option} means nothing at --alpha 1, which leaves soft targets out: a lower --alpha")
+        if self.loss in UNTEMPERED and self.temperature is not None:
+            raise UsageError(f"--temperature means nothing for --loss {self.loss}, which has no T: leave it out")
+        if self.alpha == 0 and self.training.label_smoothing is not None:
+            raise UsageError("--label-smoothing means nothing at --alpha 0, which leaves labels out: a higher --alpha")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import NEW_WEIGHTS, TrainStudent, TrainTeacher
+from kdistill.settings import NEW_WEIGHTS, UNTEMPERED, TrainStudent, TrainTeacher
 from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
@@ -69,7 +69,7 @@ class Sources:
     def temperature(self, settings: TrainStudent) -> float | None:
         """A student's T, None where it has no use for one."""
         soft = self.soft_for(settings)
-        return (settings.temperature or soft.temperature) if soft else None
+        return (settings.temperature or soft.temperature) if soft and settings.loss not in UNTEMPERED else None
 
     def identity(self, settings: TrainStudent) -> Manifest:
         """What a student is made from, for its manifest."""
@@ -83,6 +83,8 @@ class Sources:
                 **model.settings(),
                 "alpha": settings.alpha,
                 "temperature": self.temperature(settings),
+                "loss": settings.loss if settings.loss != TrainStudent.loss else None,
+                "standardize_logits": settings.standardize_logits or None,
                 "permute_soft_targets": settings.permute_soft_targets or None,
                 **asdict(settings.training),
             },
@@ -95,10 +97,8 @@ class Sources:
         if soft is None or temperature == soft.temperature or soft.exact_temperature:
             return None
         of = "mean" if soft.form.top_k is None else "rest"
-        return (
-            f"is trained at T = {temperature:g} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: "
-            "there it is exact"
-        )
+        at = "without a T" if temperature is None else f"at T = {temperature:g}"
+        return f"is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it is exact"
 
     def make(
         self,
@@ -124,7 +124,13 @@ class Sources:
             dataset=self.dataset,
             model=self.model(settings),
             settings=settings.training,
-            objective=Objective(settings.alpha, self.temperature(settings) or 1.0),
+            objective=Objective(
+                settings.alpha,
+                self.temperature(settings) or 1.0,
+                settings.loss,
+                settings.standardize_logits,
+                settings.training.label_smoothing,
+            ),
             reporter=reporter,
             events=events,
             lesson=self._lesson(settings) if soft else None,

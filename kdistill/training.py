@@ -30,7 +30,7 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
-from kdistill.settings import Training
+from kdistill.settings import UNTEMPERED, Loss, Training
 from kdistill.soft_targets import Joined
 from kdistill.stored_logits import Logits
 from kdistill.workspace import Manifest, flush
@@ -45,16 +45,32 @@ GAIN_BY_XLA = (  # on a CPU; measured
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: `alpha` of the hard labels, the rest of the soft targets at `temperature`."""
+    """What is minimised: `alpha` of the hard labels, the rest of the soft targets, matched by `loss` at `temperature`."""
 
     alpha: float = 1.0
     temperature: float = 1.0
+    loss: Loss = "kd"
+    standardize_logits: bool = False
+    label_smoothing: float | None = None
 
     def __str__(self) -> str:
+        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
         if self.alpha == 1.0:
-            return "CE(labels)"
-        soft = f"{1 - self.alpha:.6g} * T^2 * KL(soft targets), T = {self.temperature:g}"
-        return f"{self.alpha:g} * CE(labels) + {soft}"
+            return f"CE({labels})"
+        temperature = "" if self.loss in UNTEMPERED else f", T = {self.temperature:g}"
+        standardized = ", logits standardized" if self.standardize_logits else ""
+        soft = f"{1 - self.alpha:.6g} * {losses.SOFT_PARTS[self.loss].formula}{temperature}{standardized}"
+        return f"{self.alpha:g} * CE({labels}) + {soft}"
+
+    def hard(self, labels: Any, logits: Any) -> Any:
+        """The hard part of each row, (rows,)."""
+        return losses.hard_loss(labels, logits, label_smoothing=self.label_smoothing or 0.0)
+
+    def soft(self, labels: Any, teacher_logits: Any, logits: Any) -> Any:
+        """The soft part of each row, (rows,)."""
+        if self.standardize_logits:
+            teacher_logits, logits = losses.standardized(teacher_logits), losses.standardized(logits)
+        return losses.SOFT_PARTS[self.loss].loss(labels, teacher_logits, logits, temperature=self.temperature)
 
 
 @dataclass
@@ -317,19 +333,18 @@ def _step_runner(
 
     It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64.
     """
-    alpha, temperature = objective.alpha, objective.temperature
     form = teacher.form if teacher else None
 
     def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...]) -> Any:
         with tf.GradientTape() as tape:
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
-            hard = losses.hard_loss(batch_labels, logits)
+            hard = objective.hard(batch_labels, logits)
             if form:
                 said = tf.cast(batch_soft[0], tf.float32)
                 if form.top_k is not None:
                     said = losses.of_all_classes(said, batch_soft[1], classes=form.classes, rest=form.rest)
-                soft = losses.soft_loss(said, logits, temperature=temperature)
-                loss = losses.weighted(hard, soft, alpha=alpha)
+                soft = objective.soft(batch_labels, said, logits)
+                loss = losses.weighted(hard, soft, alpha=objective.alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
             batch_loss = tf.add_n([tf.reduce_mean(loss), *(tf.cast(each, tf.float32) for each in model.losses)])

@@ -173,7 +173,6 @@ class Manifest:
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
-    if value is True:
         return f"--{key.replace('_', '-')}"
     return f"--{key.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
 

@@ -48,7 +48,7 @@ def run(
         dataset=dataset,
         model=model,
         settings=settings.training,
-        objective=Objective(),
+        objective=Objective(label_smoothing=settings.training.label_smoothing),
         reporter=reporter,
         events=events,
         show_layers=True,
