@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.settings import Export, Plot, Soften, Training, TrainStudent, TrainTeacher
+    from kdistill.settings import Export, Plot, Selection, Soften, Training, TrainStudent, TrainTeacher
     from kdistill.soft_targets import SoftTargets
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
@@ -34,6 +34,7 @@ __all__ = [
     "KdistillError",
     "Plot",
     "Reporter",
+    "Selection",
     "SoftTargets",
     "Soften",
     "TrainStudent",
@@ -59,7 +60,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "console": ("Reporter",),
         "errors": ("KdistillError",),
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "settings": ("Export", "Plot", "Soften", "TrainStudent", "TrainTeacher", "Training"),
+        "settings": ("Export", "Plot", "Selection", "Soften", "TrainStudent", "TrainTeacher", "Training"),
         "soft_targets": ("SoftTargets",),
         "workspace": ("Workspace",),
     }

@@ -29,6 +29,7 @@ from kdistill.settings import (
     Quantize,
     Reading,
     Schedule,
+    Selection,
     Soften,
     TeacherInput,
     TeacherOutput,
@@ -131,7 +132,30 @@ def reading(
     return Reading(**locals())
 
 
-GROUPS: dict[str, Callable[..., Any]] = {"session": session, "training": training, "reading": reading}
+def selection(
+    omit_class: Annotated[
+        str | None,
+        typer.Option(metavar="CLASSES", help="Leave out rows of these classes: names or numbers, as 3 or 7,8."),
+    ] = Selection.omit_class,
+    only_classes: Annotated[
+        str | None, typer.Option(metavar="CLASSES", help="Use rows of these classes alone.")
+    ] = Selection.only_classes,
+    fraction: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Use this share of the rows, of each class alike.")
+    ] = Selection.fraction,
+    rows_seed: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Another seed, another --fraction of the rows. Default: 0.")
+    ] = Selection.rows_seed,
+) -> Selection:
+    return Selection(**locals())
+
+
+GROUPS: dict[str, Callable[..., Any]] = {
+    "session": session,
+    "training": training,
+    "reading": reading,
+    "selection": selection,
+}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Dataset = Annotated[
@@ -292,6 +316,7 @@ def train_teacher(
 def soften(
     session: Session,
     reading: Reading,
+    selection: Selection,
     temperature: Temperature = Soften.temperature,
     teacher: Annotated[
         list[str] | None,
@@ -353,6 +378,7 @@ def soften(
         logits=logits,
         dataset=None if transfer_set and dataset is None else _named(dataset, reading),
         transfer_sets=tuple(map(reading.named, transfer_set or ())),
+        selection=selection,
         dtype=dtype,
         top_k=top_k,
         name=name,
@@ -366,6 +392,7 @@ def train_student(
     session: Session,
     training: Training,
     reading: Reading,
+    selection: Selection,
     alpha: Alpha = TrainStudent.alpha,
     temperature: Annotated[
         float | None, typer.Option(help="T, from the stored logits. Default: the soft-target file's.")
@@ -403,6 +430,7 @@ def train_student(
         dataset=_named(dataset, reading),
         permute_soft_targets=permute_soft_targets,
         name=name,
+        selection=selection,
         training=training,
         tensorboard=tensorboard,
     )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
+from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import (
     BLOCK_ROWS,
@@ -31,8 +32,8 @@ from kdistill.readers import (
     standards_of,
     text,
 )
-from kdistill.row_keys import row_keys
-from kdistill.settings import Reading
+from kdistill.row_keys import fraction_rows, row_keys
+from kdistill.settings import Reading, Selection, listed
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
@@ -249,6 +250,61 @@ def joined(splits: Sequence[Split]) -> Split:
         return splits[0]
     labels = np.concatenate([split.labels for split in splits])
     return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
+
+
+def selected(
+    rows: Split,
+    selection: Selection,
+    dataset: Dataset,
+    keys: NDArray[np.uint8] | None = None,
+    *,
+    reporter: Reporter = Reporter(quiet=True),
+) -> NDArray[np.bool_]:
+    """Which rows a selection keeps, (rows,) bool: those of its classes, and the fraction of them.
+
+    Args:
+        rows: of a transfer set of the dataset, or its training rows.
+        selection: classes are meant by their names in the dataset, or else by their numbers.
+        dataset: says which classes there are.
+        keys: the rows' keys, where they are known already; only a fraction needs any.
+        reporter: hears how many rows and classes are kept, where not all are asked for.
+
+    Raises:
+        UsageError: if there is no such class.
+        KdistillError: if rows without a label can't be told apart, or no row is left.
+    """
+    keep = np.ones(len(rows), bool)
+    for option, value in (("omit-class", selection.omit_class), ("only-classes", selection.only_classes)):
+        if value is not None:
+            numbers = [_class(one, option, dataset) for one in listed(value)]
+            if rows.labelled < len(rows):
+                raise KdistillError(
+                    f"--{option} {value}: {len(rows) - rows.labelled:,} of the {len(rows):,} rows have no label, so that "
+                    "nobody knows their classes: leave it out, or leave out the transfer set that they are of"
+                )
+            keep = np.isin(rows.labels, numbers, invert=option == "omit-class")
+    if selection.fraction is not None and keep.any():
+        of_kept = rows.chosen(keep).keys() if keys is None else keys[keep]
+        keep[keep] = fraction_rows(of_kept, rows.labels[keep], selection.fraction, selection.seed)
+    if not keep.any():
+        raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: it needs to leave some")
+    if str(selection):
+        classes, of_kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
+        which = f", {of_kept} of {classes} classes" if classes else ""
+        reporter.say(f"{selection} keeps {int(keep.sum()):,} of {len(rows):,} rows{which}")
+    return keep
+
+
+def _class(name: str, option: str, dataset: Dataset) -> int:
+    """The number of a class that is meant by its name, or else by its number."""
+    if name in dataset.class_names:
+        return dataset.class_names.index(name)
+    if name.isdecimal() and int(name) < dataset.classes:
+        return int(name)
+    known = ", ".join(dataset.class_names[:10]) + ", ..." * (dataset.classes > 10)
+    raise UsageError(
+        f"--{option} {name}: {dataset.name} has no such class; it has {known}, or by number 0 to {dataset.classes - 1}"
+    )
 
 
 def _format(place: str, option: str) -> tuple[str, type[Reader]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ SAVED_MODEL = "saved_model"
 class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
-    `source` is what the rows are called, where they are no dataset's own. With `permuted`, what was said of a row is
-    that of another one of its label: see `Joined.permuted`.
+    `source` is what the rows are called, where they come from elsewhere; None if they are training rows of the dataset,
+    some or all. With `permuted`, each row is told what was said of another one of its label: see `Joined.permuted`.
     """
 
     rows: Split
@@ -40,6 +40,12 @@ class Lesson:
     teacher: Joined | None = None
     source: str | None = None
     permuted: bool = False
+
+    def chosen(self, mask: NDArray[np.bool_]) -> Lesson:
+        """The rows that a mask (rows,) chooses."""
+        keys = None if self.keys is None else self.keys[mask]
+        teacher = self.teacher and self.teacher.chosen(mask)
+        return replace(self, rows=self.rows.chosen(mask), keys=keys, teacher=teacher)
 
 
 def make(
@@ -81,7 +87,9 @@ def make(
     role, lesson = artifact.kind, lesson or Lesson(dataset.train)
     examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
     if settings.batch_size > len(examples):
-        raise KdistillError(f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows")
+        raise KdistillError(
+            f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows: make it smaller"
+        )
     reporter.say(
         f"{role} {artifact.name}: {model.name} on {lesson.source or dataset.name}, {len(examples):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
@@ -195,15 +203,15 @@ def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
 def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Reporter) -> tuple[Examples, Examples, str]:
     """The rows to train on, those to judge by, and what the latter are called.
 
-    Of a transfer set, rows that are test or validation rows of the dataset are left out.
+    Validation rows are cut from all of the dataset's training rows, and left out of those to train on. Of a transfer
+    set from elsewhere, rows that are test rows of the dataset are left out too.
     """
-    rows, keys = lesson.rows, lesson.keys
-    own = rows is dataset.train
+    rows, keys, own = lesson.rows, lesson.keys, lesson.source is None
     held_out, held_out_name = dataset.test, "test"
-    keep = np.ones(len(rows), bool)
     forbidden = [] if own else [dataset.test.keys()]
     if settings.validation_fraction:
-        ours = keys if own and keys is not None else dataset.train.keys()
+        ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
+        keys = ours if rows is dataset.train else keys
         out = validation_rows(ours, settings.validation_fraction, settings.seed)
         if not 0 < out.sum() < len(out):
             raise KdistillError(
@@ -211,18 +219,18 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
                 "it needs to leave some on either side"
             )
         held_out, held_out_name = dataset.train.chosen(out), "validation"
-        keep = ~out if own else keep
         forbidden.append(ours[out])
-    if not own:
+    keep = np.ones(len(rows), bool)
+    if forbidden:
         keep = ~np.isin(sortable(rows.keys() if keys is None else keys), sortable(np.concatenate(forbidden)))
-        if not keep.all():
-            held = "test" if held_out_name == "test" else f"{held_out_name} or test"
-            reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
+    if not (own or keep.all()):
+        held = "test" if held_out_name == "test" else f"{held_out_name} or test"
+        reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
     if not keep.any():
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
-    teacher = lesson.teacher.chosen(keep) if lesson.teacher else None
-    rows = rows.chosen(keep)
-    if teacher and lesson.permuted:
+    taught = lesson.chosen(keep)
+    rows, teacher = taught.rows, taught.teacher
+    if teacher and taught.permuted:
         teacher = teacher.permuted(rows.labels, settings.seed)
     examples = Examples(rows.inputs, rows.labels, teacher)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name

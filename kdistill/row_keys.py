@@ -46,7 +46,51 @@ def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDAr
     Returns:
         (rows,) bool. Equal rows fall on the same side.
     """
-    mixed = np.ascontiguousarray(keys).view("<u8")[:, 0] ^ np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+    mixed = _mixed(keys, np.random.SeedSequence(seed))
+    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
+
+
+def fraction_rows(keys: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows a fraction keeps: of each class those with the lowest hash of key and seed, whatever their order.
+
+    There are round(fraction * rows) of them. Each class has its share, rounded by the method of the largest remainder;
+    one left without a row takes one from the class that keeps most, unless there are more classes than rows to keep.
+    So a class's rows at a smaller fraction are among its rows at a larger one, as far as rounding lets them. Which rows
+    `validation_rows` holds out by the same seed is another matter.
+
+    Args:
+        keys: (rows, 16), from `row_keys`.
+        labels: (rows,) class numbers; rows without a label, -1, count as a class of their own.
+        fraction: above 0, at most 1.
+        seed: another seed keeps other rows.
+
+    Returns:
+        (rows,) bool. Of equal rows of a class the first are kept.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    mixed = _mixed(keys, np.random.SeedSequence(seed, spawn_key=(1,)))
+    order = np.lexsort((sortable(keys), mixed, classes))
+    rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.zeros(len(keys), bool)
+    kept[order] = rank < np.repeat(_shares(counts, fraction), counts)
+    return kept
+
+
+def _shares(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
+    """How many rows of each class a fraction keeps."""
+    quotas = fraction * counts
+    shares: NDArray[np.int64] = np.floor(quotas).astype(np.int64)
+    total = round(fraction * int(counts.sum()))
+    shares[np.argsort(shares - quotas, kind="stable")[: total - shares.sum()]] += 1
+    while total >= len(shares) and not shares.all():
+        shares[shares.argmax()] -= 1
+        shares[shares.argmin()] += 1
+    return shares
+
+
+def _mixed(keys: NDArray[np.uint8], seed: np.random.SeedSequence) -> NDArray[np.uint64]:
+    """A hash of each key and a seed, (rows,)."""
+    mixed = np.ascontiguousarray(keys).view("<u8")[:, 0] ^ seed.generate_state(1, np.uint64)[0]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finalizer of SplitMix64
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
+    return np.asarray(mixed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -169,6 +169,62 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which rows of a transfer set are used: all, unless told otherwise.
+
+    Classes are lists such as `3` or `cat,dog`, of names or else numbers. `fraction` is of the rows that the classes
+    leave, of each class alike; `rows_seed`, 0 unless told otherwise, says which.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs.
+    """
+
+    omit_class: str | None = None
+    only_classes: str | None = None
+    fraction: float | None = None
+    rows_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("omit-class", self.omit_class), ("only-classes", self.only_classes)):
+            classes = listed(value)
+            if not all(classes):
+                raise UsageError(f"--{option} is {value!r}: it needs names or numbers of classes, as 3 or 7,8")
+            if repeated := [one for one in classes if classes.count(one) > 1]:
+                raise UsageError(f"--{option} {value} has {repeated[0]} twice")
+        if self.omit_class is not None and self.only_classes is not None:
+            raise UsageError("--omit-class and --only-classes say the same thing from either side: leave one out")
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:  # false for NaN too
+            raise UsageError(f"--fraction is {self.fraction:g}: it needs a number above 0, and at most 1")
+        if self.rows_seed is not None:
+            _whole("rows-seed", self.rows_seed, 0, 2**32 - 1)
+            if self.fraction is None:
+                raise UsageError("--rows-seed says which rows a --fraction keeps: add --fraction 0.1, say")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Selection:
+        """What a manifest's settings say, which may be older than the options."""
+        return cls(**{field.name: settings.get(field.name) for field in fields(cls)})
+
+    def settings(self) -> dict[str, Any]:
+        """For a manifest: None where nothing is chosen by it."""
+        return asdict(self) | {"rows_seed": None if self.fraction is None else self.seed}
+
+    @property
+    def seed(self) -> int:
+        return self.rows_seed or 0
+
+    def __str__(self) -> str:
+        """As on the command line; empty where all rows are used."""
+        said = ((name, value) for name, value in self.settings().items() if value is not None)
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in said)
+
+
+def listed(classes: str | None) -> list[str]:
+    """The members of a list such as `7,8`."""
+    return [] if classes is None else [one.strip() for one in classes.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainTeacher:
     """The settings of `train-teacher`. With `tensorboard` its event files are written beside the artifacts."""
 
@@ -191,7 +247,7 @@ class Soften:
 
     A dataset of None is the one that the teachers were trained on; no transfer sets means its training rows. A teacher
     is a name in the workspace, a SavedModel's directory or a `.keras` file, `teacher` unless told otherwise; `logits`, a
-    file of what one said, stands in for all of them.
+    file of what one said of the whole transfer set, stands in for all of them.
     """
 
     temperature: float = 20.0
@@ -204,6 +260,7 @@ class Soften:
     logits: str | None = None
     dataset: str | None = None
     transfer_sets: tuple[str, ...] = ()
+    selection: Selection = Selection()
     dtype: Dtype = "float32"
     top_k: int | None = None
     name: str = "soft-targets"
@@ -232,8 +289,9 @@ class Soften:
 class TrainStudent:
     """The settings of `train-student`.
 
-    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. With
-    `permute_soft_targets` each row is told what the teacher said of another one of its label: a control.
+    None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. Rows are
+    selected from those of the file, or, at alpha 1, from the dataset's training rows. With `permute_soft_targets` each
+    row is told what the teacher said of another one of its label: a control.
 
     Raises:
         UsageError: naming the option, the value it got and what it needs; also of one that would mean nothing.
@@ -249,6 +307,7 @@ class TrainStudent:
     dataset: str | None = None
     permute_soft_targets: bool = False
     name: str = "student"
+    selection: Selection = Selection()
     training: Training = Training()
     tensorboard: bool = False
 
@@ -263,7 +322,6 @@ class TrainStudent:
         check_weights(self.weights)
         if self.permute_soft_targets and self.alpha == 1.0:
             raise UsageError("--permute-soft-targets has nothing to permute at --alpha 1: leave one of them out")
-=======
         _choice("loss", self.loss, Loss)
         if self.alpha == 1 and (self.loss != "kd" or self.standardize_logits):
             option = "--standardize-logits" if self.loss == "kd" else f"--loss {self.loss}"

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from kdistill import metrics
 from kdistill.block_log import Block, BlockLog
-from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve
+from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, selected
 from kdistill.errors import KdistillError
 from kdistill.row_keys import row_keys, sortable
-from kdistill.settings import check_batch_size, check_temperature
+from kdistill.settings import Selection, check_batch_size, check_temperature
 from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
@@ -128,10 +128,16 @@ def transfer_sources(manifest: Manifest) -> dict[str, Source]:
     return {role: resolve(made.name, option="transfer-set") for role, made in named.items()}
 
 
-def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
-    """The rows that a file speaks of: inputs and labels."""
+def whole_transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+    """The rows that those a file speaks of were selected from."""
     sources = transfer_sources(manifest).values()
     return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
+
+
+def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+    """The rows that a file speaks of: inputs and labels."""
+    rows = whole_transfer_set(manifest, dataset)
+    return rows.chosen(selected(rows, Selection.of(manifest.settings), dataset))
 
 
 def _correct(logits: Logits, labels: Labels) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
@@ -32,6 +32,7 @@ class Sources:
     source: data.Source
     soft: SoftTargets | None
     teachers_model: str | None
+    reporter: Reporter
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> Sources:
@@ -45,7 +46,7 @@ class Sources:
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        return cls(workspace, settings, data.resolve(dataset), soft, model)
+        return cls(workspace, settings, data.resolve(dataset), soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
@@ -86,6 +87,7 @@ class Sources:
                 "loss": settings.loss if settings.loss != TrainStudent.loss else None,
                 "standardize_logits": settings.standardize_logits or None,
                 "permute_soft_targets": settings.permute_soft_targets or None,
+                **settings.selection.settings(),
                 **asdict(settings.training),
             },
             inputs=inputs,
@@ -133,7 +135,7 @@ class Sources:
             ),
             reporter=reporter,
             events=events,
-            lesson=self._lesson(settings) if soft else None,
+            lesson=self._lesson(settings),
             results={"teacher": soft.teacher if soft else None},
         )
 
@@ -151,45 +153,49 @@ class Sources:
         return {role: source.identity() for role, source in transfer_sources(self.soft.manifest).items()}
 
     def _lesson(self, settings: TrainStudent) -> Lesson:
-        """The rows that the file speaks of, each joined with what it says of it.
+        """The rows that a student is to learn from, and what it is told of them.
 
         Raises:
             KdistillError: if the file is of other classes or rows, or has no labels where some are needed.
         """
-        from kdistill.networks import Lesson
-
-        assert self.soft is not None
-        rows = self._rows
-        if settings.alpha > 0 and not rows.labelled:
+        if self.soft_for(settings) is None:
+            return self._hard
+        if settings.alpha > 0 and not self._soft.rows.labelled:
+            assert self.soft is not None
             raise KdistillError(
                 f"the transfer set of {self.soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of "
                 "hard labels: --alpha 0"
             )
-        keys, teacher = self._joined
-        return Lesson(rows, keys, teacher, self._transfer_sets or None, permuted=settings.permute_soft_targets)
+        return replace(self._soft, permuted=settings.permute_soft_targets)
 
     @cached_property
-    def _rows(self) -> data.Split:
+    def _hard(self) -> Lesson:
+        """The dataset's training rows."""
+        from kdistill.networks import Lesson
+
+        return self._selected(Lesson(self.dataset.train))
+
+    @cached_property
+    def _soft(self) -> Lesson:
+        """The rows that the file speaks of, each joined with what it says of it."""
+        from kdistill.networks import Lesson
+
         assert self.soft is not None
         if self.soft.classes != self.dataset.classes:
             raise KdistillError(
                 f"{self.soft.path} has soft targets of {self.soft.classes} classes, and {self.dataset.name} has "
                 f"{self.dataset.classes}: {self._remedy}"
             )
-        return transfer_set(self.soft.manifest, self.dataset)
+        rows = transfer_set(self.soft.manifest, self.dataset)
+        keys = rows.keys()
+        named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
+        places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
+        return self._selected(Lesson(rows, keys, Joined(self.soft, places), named or None))
 
-    @cached_property
-    def _joined(self) -> tuple[Any, Joined]:
-        """The rows' keys, and what the file says of them."""
-        assert self.soft is not None
-        keys = self._rows.keys()
-        whose = f"training rows of {self._transfer_sets or self.dataset.name}"
-        return keys, Joined(self.soft, self.soft.join(keys, self._rows.labels, whose, self._remedy))
-
-    @property
-    def _transfer_sets(self) -> str:
-        assert self.soft is not None
-        return " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
+    def _selected(self, lesson: Lesson) -> Lesson:
+        selection = self.settings.selection
+        keep = data.selected(lesson.rows, selection, self.dataset, lesson.keys, reporter=self.reporter)
+        return lesson.chosen(keep)
 
     @property
     def _remedy(self) -> str:

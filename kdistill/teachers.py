@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdistill import metrics, workspace
 from kdistill.data import Dataset, Split
 from kdistill.errors import KdistillError
-from kdistill.readers import Rows
+from kdistill.readers import Chosen, Rows
 from kdistill.settings import NAME, Soften
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
@@ -188,8 +188,18 @@ def again(place: Workspace, manifest: Manifest) -> Panel | None:
     return Panel(members, manifest.results["teacher"]["probabilities"], how["mean"] or "arithmetic", how["temperature"])
 
 
-def read(path: Path, settings: Soften, dataset: Dataset, split: Split) -> Spoken:
-    """Open a file of logits or probabilities, and check it against a transfer set's rows.
+def read(path: Path, settings: Soften, dataset: Dataset, split: Split, chosen: NDArray[np.bool_]) -> Spoken:
+    """Open a file of logits or probabilities of a whole transfer set, and check it against that.
+
+    Args:
+        path: the file.
+        settings: what it is said to hold.
+        dataset: says which classes there are.
+        split: the whole transfer set.
+        chosen: (rows,) which of its rows are asked about.
+
+    Returns:
+        What is said of the rows that are chosen.
 
     Raises:
         KdistillError: if it has not as many rows as the transfer set, or not the dataset's classes.
@@ -201,6 +211,7 @@ def read(path: Path, settings: Soften, dataset: Dataset, split: Split) -> Spoken
     if len(rows) != len(split):
         raise KdistillError(f"{where} has {len(rows):,} rows of logits, and the transfer set {len(split):,} rows")
     _check_classes(rows.shape[1], where, dataset)
+    rows = rows if chosen.all() else Chosen(rows, chosen)
     first = next(rows.blocks(PROBED_ROWS)).astype(np.float32)
     return Spoken(rows, where, [_gives_probabilities(first, settings, where)])
 

@@ -48,11 +48,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student'
         "teacher_input": Soften.teacher_input,
         "dtype": Soften.dtype,
         "batch_size": Soften.batch_size,
+        "rows_seed": Soften.selection.seed,
     },
     "student": {
         **TRAINING,
         "dataset": [TrainTeacher.dataset],
         "soft_targets": [TrainStudent.soft_targets],
+        "rows_seed": TrainStudent.selection.seed,
     },
     "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
 }
@@ -173,8 +175,11 @@ class Manifest:
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
+    if value is True:
         return f"--{key.replace('_', '-')}"
-    return f"--{key.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        value = short
+    return f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
 
 
 def _plain(value: Any) -> str:

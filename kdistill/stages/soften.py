@@ -13,7 +13,7 @@ from kdistill.data import Dataset, Source, Split
 from kdistill.errors import KdistillError, UsageError
 from kdistill.row_keys import row_keys
 from kdistill.settings import Soften, TrainTeacher
-from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.stages import up_to_date
 from kdistill.stored_logits import Form
 from kdistill.teachers import Answers, Candidate
@@ -50,12 +50,14 @@ def run(
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
-    rows = transfer_set(identity, dataset)
+    whole = whole_transfer_set(identity, dataset)
+    chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
+    rows = whole.chosen(chosen)
 
     start = time.perf_counter()
     said: Answers
     if settings.logits:
-        said = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, rows)
+        said = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
     else:
         said = teachers.load(asked, settings, dataset, rows)
     _announce(identity, said, dataset, rows, reporter)
@@ -140,6 +142,7 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
             "batch_size": settings.batch_size,
             "dtype": settings.dtype,
             "top_k": settings.top_k,
+            **settings.selection.settings(),
             "mean": settings.mean if len(asked) > 1 else None,
             "signature": settings.signature if outside else None,
             "output": settings.output if outside else None,

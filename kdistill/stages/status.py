@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from kdistill import freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME
+from kdistill.settings import NAME, Selection
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 
@@ -87,13 +87,16 @@ def _summary(manifest: Manifest) -> str:
             parts.append(f"{results['labelled']:,} labelled")
         if settings["top_k"] is not None:
             parts.append(f"the {settings['top_k']} largest logits")
+        if chosen := str(Selection.of(settings)):
+            parts.append(chosen)
         return ", ".join(parts)
     if manifest.kind == "plots":
         return ", ".join(manifest.outputs)
     if manifest.kind == "export":
         errors, rows = results["test_errors"], results["test_rows"]
         return f"{errors:,} errors of {rows:,} test rows, {results['bytes']:,} bytes"
-    return f"{settings['model']}, {results['test_errors']:,} errors of {results['test_rows']:,} test rows"
+    chosen = f", {said}" if (said := str(Selection.of(settings))) else ""
+    return f"{settings['model']}, {results['test_errors']:,} errors of {results['test_rows']:,} test rows{chosen}"
 
 
 def _next(workspace: Workspace, standings: list[Standing]) -> str:
