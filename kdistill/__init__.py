@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.settings import Export, Plot, Selection, Soften, Training, TrainStudent, TrainTeacher
+    from kdistill.settings import Export, Plot, Selection, Soften, Sweep, Training, TrainStudent, TrainTeacher
     from kdistill.soft_targets import SoftTargets
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
+    from kdistill.stages.sweep import run as sweep
     from kdistill.stages.train_student import run as train_student
     from kdistill.stages.train_teacher import run as train_teacher
     from kdistill.stages.verify import run as verify
@@ -37,6 +38,7 @@ __all__ = [
     "Selection",
     "SoftTargets",
     "Soften",
+    "Sweep",
     "TrainStudent",
     "TrainTeacher",
     "Training",
@@ -50,6 +52,7 @@ __all__ = [
     "soft_loss",
     "soften",
     "status",
+    "sweep",
     "train_student",
     "train_teacher",
     "verify",
@@ -60,13 +63,23 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "console": ("Reporter",),
         "errors": ("KdistillError",),
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "settings": ("Export", "Plot", "Selection", "Soften", "TrainStudent", "TrainTeacher", "Training"),
+        "settings": ("Export", "Plot", "Selection", "Soften", "Sweep", "TrainStudent", "TrainTeacher", "Training"),
         "soft_targets": ("SoftTargets",),
         "workspace": ("Workspace",),
     }
     _PLACES = {name: (f"kdistill.{room}", name) for room, names in _HOMES.items() for name in names}
     _PLACES["load_dataset"] = ("kdistill.data", "load")
-    for _stage in ("evaluate", "export", "plot", "soften", "status", "train_student", "train_teacher", "verify"):
+    for _stage in (
+        "evaluate",
+        "export",
+        "plot",
+        "soften",
+        "status",
+        "sweep",
+        "train_student",
+        "train_teacher",
+        "verify",
+    ):
         _PLACES[_stage] = (f"kdistill.stages.{_stage}", "run")
 
     def __getattr__(name: str) -> object:

@@ -289,8 +289,8 @@ def selected(
     if not keep.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: it needs to leave some")
     if str(selection):
-        classes, of_kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
-        which = f", {of_kept} of {classes} classes" if classes else ""
+        all_of, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
+        which = f", {kept} of {all_of} classes" if all_of else ""
         reporter.say(f"{selection} keeps {int(keep.sum()):,} of {len(rows):,} rows{which}")
     return keep
 

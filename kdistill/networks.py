@@ -200,6 +200,21 @@ def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
     return sum(metrics.errors(network.logits(block), of_block) for block, of_block in blocks)
 
 
+def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.bool_]:
+    """Which training rows, by their keys (rows, 16), are for validation; (rows,) bool.
+
+    Raises:
+        KdistillError: if that leaves none on one side.
+    """
+    out = validation_rows(keys, settings.validation_fraction, settings.seed)
+    if not 0 < out.sum() < len(out):
+        raise KdistillError(
+            f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
+            "it needs to leave some on either side"
+        )
+    return out
+
+
 def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Reporter) -> tuple[Examples, Examples, str]:
     """The rows to train on, those to judge by, and what the latter are called.
 
@@ -212,12 +227,7 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
     if settings.validation_fraction:
         ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
         keys = ours if rows is dataset.train else keys
-        out = validation_rows(ours, settings.validation_fraction, settings.seed)
-        if not 0 < out.sum() < len(out):
-            raise KdistillError(
-                f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
-                "it needs to leave some on either side"
-            )
+        out = held_out_rows(ours, settings)
         held_out, held_out_name = dataset.train.chosen(out), "validation"
         forbidden.append(ours[out])
     keep = np.ones(len(rows), bool)

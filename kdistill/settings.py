@@ -331,6 +331,75 @@ class TrainStudent:
         if self.alpha == 0 and self.training.label_smoothing is not None:
             raise UsageError("--label-smoothing means nothing at --alpha 0, which leaves labels out: a higher --alpha")
 
+    def hard(self) -> TrainStudent:
+        """The same student from hard labels alone: without what can only be said of soft targets."""
+        soft = ("temperature", "loss", "standardize_logits", "permute_soft_targets")
+        return replace(self, alpha=1.0, **{name: getattr(TrainStudent, name) for name in soft})
+
+    def seeded(self, seed: int) -> TrainStudent:
+        """The same student from another seed."""
+        return replace(self, training=replace(self.training, seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The settings of `sweep`: every model at every loss, temperature and alpha, and from hard labels, by every seed.
+
+    No models means the one of `student`, which has what all students have in common; its own temperature, alpha, loss,
+    name and seed don't count. `other_soft_targets` names another teacher's, for a control.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs.
+    """
+
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 20.0)
+    alphas: tuple[float, ...] = (0.1,)
+    losses: tuple[Loss, ...] = (TrainStudent.loss,)
+    models: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    student: TrainStudent = TrainStudent()
+    name: str = "sweep"
+    controls: bool = False
+    other_soft_targets: str | None = None
+
+    def __post_init__(self) -> None:
+        lists: dict[str, tuple[Any, ...]] = {
+            "temperature": self.temperatures,
+            "alpha": self.alphas,
+            "loss": self.losses,
+            "seeds": self.seeds,
+        }
+        for option, values in (lists | {"model": self.models}).items():
+            if repeated := [value for value in values if values.count(value) > 1]:
+                raise UsageError(f"--{option} has {written(repeated[:1])} twice")
+            if not values and option in lists:
+                raise UsageError(f"--{option} is empty: it needs one value or more")
+        for temperature in self.temperatures:
+            check_temperature(temperature)
+        for alpha in self.alphas:
+            if check_alpha(alpha) == 1.0:
+                raise UsageError("--alpha 1 is the student of hard labels, which every sweep has: leave it out")
+        for loss in self.losses:
+            _choice("loss", loss, Loss)
+        for model in self.models:
+            check_model("model", model)
+        for seed in self.seeds:
+            _whole("seeds", seed, 0, 2**32 - 1)
+        check_name("name", self.name)
+        if self.other_soft_targets is not None:
+            check_name("other-soft-targets", self.other_soft_targets)
+            if not self.controls:
+                raise UsageError("--other-soft-targets is for a control: add --controls")
+            if self.other_soft_targets == self.student.soft_targets:
+                raise UsageError(
+                    f"--other-soft-targets {self.other_soft_targets} are the --soft-targets: name another teacher's"
+                )
+
+
+def written(values: Sequence[Any]) -> str:
+    """Values as a list on the command line: 1,2.5,20."""
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:

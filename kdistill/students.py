@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdistill import data, freshness, model_sources
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
@@ -173,7 +176,13 @@ class Sources:
         """The dataset's training rows."""
         from kdistill.networks import Lesson
 
-        return self._selected(Lesson(self.dataset.train))
+        keys = self.training_keys if self.settings.training.validation_fraction else None
+        return self._selected(Lesson(self.dataset.train, keys))
+
+    @cached_property
+    def training_keys(self) -> NDArray[np.uint8]:
+        """The row keys of the dataset's training rows, (rows, 16)."""
+        return self.dataset.train.keys()
 
     @cached_property
     def _soft(self) -> Lesson:
@@ -187,7 +196,7 @@ class Sources:
                 f"{self.dataset.classes}: {self._remedy}"
             )
         rows = transfer_set(self.soft.manifest, self.dataset)
-        keys = rows.keys()
+        keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
         places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
         return self._selected(Lesson(rows, keys, Joined(self.soft, places), named or None))

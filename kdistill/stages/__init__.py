@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdistill.console import Reporter
-from kdistill.workspace import Artifact
+from kdistill.workspace import LOOSE, Artifact
 
 
 def up_to_date(
@@ -28,6 +28,6 @@ def up_to_date(
 
             show_history(artifact, events)
         return True
-    if artifact.path.exists() and artifact.kind != "plots":
+    if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
     return False
