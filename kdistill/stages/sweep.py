@@ -52,18 +52,22 @@ def run(
 
     start = time.perf_counter()
     with artifact.writing() as staging:
-        members = sweep.members()
-        trained = [(each, sweep.made(each, force=force, progress=progress)) for each, progress in members]
-        rows = [row for _, (row, _) in trained]
+        rows: list[Row] = []
+        members: list[_Member] = []
+        digests: dict[str, str] = {}
+        for one in sweep.members(rows):
+            progress = f"{len(rows) + 1:>{len(str(sweep.total))}}/{sweep.total}"
+            row, digests[one.artifact.name] = sweep.made(one, force=force, progress=progress)
+            rows.append(row)
+            members.append(one)
         if settings.controls:
-            rows = list(_measured(sweep, [each for each, _ in trained], rows))
+            rows = list(_measured(sweep, members, rows))
         summaries = sweeps.summarise(rows)
         sweeps.write(staging.path / TABLE, rows)
         text = json.dumps(as_json(summaries), indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
         _picture(summaries, settings, staging.path / PICTURE, _title(sweep, rows))
-        results = {"students": {row.student: digest for row, (_, (_, digest)) in zip(rows, trained, strict=True)}}
-        staging.commit_loose(identity, results=results, seconds=time.perf_counter() - start)
+        staging.commit_loose(identity, results={"students": digests}, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE}; {time.perf_counter() - start:.1f} s")
     return summaries
 
@@ -139,48 +143,41 @@ class _Work:
         artifact = self.workspace.sweep_student(self.settings.name, student.name)
         return _Member(setting, student, sources, artifact, sources.identity(student))
 
+    def members(self, rows: Sequence[Row]) -> Iterator[_Member]:
+        """All students; the controls come last, of what the rows say, to which the caller adds each student's."""
+        grid, seeds = self.grid(), self.settings.seeds
+        yield from (self.member(setting, seed) for setting in grid for seed in seeds)
+        if self.settings.controls:
+            yield from (self.member(setting, seed) for setting in self.controls(grid, rows) for seed in seeds)
+
+    @property
+    def total(self) -> int:
+        """How many students there are."""
+        controls = (3 if self.other else 2) * len(self.models) if self.settings.controls else 0
+        return (len(self.grid()) + controls) * len(self.settings.seeds)
+
     def controls(self, grid: Sequence[Setting], rows: Sequence[Row]) -> list[Setting]:
-        """Controls of the setting that is chosen from what the grid's students made of it."""
-        if not self.settings.controls:
-            return []
-        kinds = {row.setting: row.student for row in reversed(rows)}
-        chosen = [kinds[sweeps.choice(rows, called)] for called, _ in self.models]
-        named = {setting.of(self.settings.seeds[0]).name: setting for setting in grid}
-        return sweeps.controls(self.settings, [named[name] for name in chosen])
+        """Controls of each model's setting that is chosen from what the grid's students made of it."""
+        choices = [sweeps.choice(rows, called) for called, _ in self.models]
+        settings = [setting for setting in grid for _ in self.settings.seeds]
+        of_row = {row.setting: setting for row, setting in zip(rows, settings, strict=True)}
+        return sweeps.controls(self.settings, [of_row[choice] for choice in choices])
 
     def up_to_date(self, identity: Manifest) -> list[Row] | None:
         """The rows of the table as it stands, if all students stand as they were then; else None."""
-        standing: dict[str, str] = {}
+        digests: dict[str, str] = {}
         rows: list[Row] = []
-        grid = self.grid()
-        for settings in (lambda: grid, lambda: self.controls(grid, rows)):
-            for setting in settings():
-                for seed in self.settings.seeds:
-                    one = self.member(setting, seed)
-                    if one.artifact.out_of_date(one.identity) is not None:
-                        return None
-                    row, digest = _row(one)
-                    rows.append(row)
-                    standing[row.student] = digest
+        for one in self.members(rows):
+            if one.artifact.out_of_date(one.identity) is not None:
+                return None
+            row, digests[one.artifact.name] = _row(one)
+            rows.append(row)
         if self.artifact.out_of_date(identity) is not None:
             return None
         manifest = self.artifact.require()
-        if manifest.results.get("students") != standing:
+        if manifest.results.get("students") != digests:
             return None
         return sweeps.read(self.artifact.path / TABLE, f"{self.artifact.command_for(manifest)} --force")
-
-    def members(self) -> Iterator[tuple[_Member, str]]:
-        """All students with their place in the queue; the controls, last, are known when the grid has been made."""
-        grid, seeds = self.grid(), self.settings.seeds
-        kinds = (3 if self.other else 2) if self.settings.controls else 0
-        total = (len(grid) + kinds * len(self.models)) * len(seeds)
-        number, rows = 0, list[Row]()
-        for settings in (lambda: grid, lambda: self.controls(grid, rows)):
-            for setting in settings():
-                for seed in seeds:
-                    one, number = self.member(setting, seed), number + 1
-                    yield one, f"{number:>{len(str(total))}}/{total}"
-                    rows.append(_row(one)[0])
 
     def made(self, one: _Member, *, force: bool, progress: str) -> tuple[Row, str]:
         """A student's row and the digest of its network, made now if it is not up to date; says so in a line."""
@@ -258,7 +255,7 @@ def _measured(sweep: _Work, members: Sequence[_Member], rows: Sequence[Row]) -> 
             continue
         _, network = networks.load(one.artifact)
         logits, labels = _logits(network, dataset.test), dataset.test.labels
-        found = dict(zip(("nll", "ece"), _calibration(logits, labels), strict=True))
+        found: dict[str, Any] = dict(zip(("nll", "ece"), _calibration(logits, labels), strict=True))
         if asked is not None:
             found["agreement"] = float((logits.argmax(axis=1) == asked).mean())
         if row.kind == sweeps.HARD and row.validation_rows:
@@ -382,7 +379,7 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
 
 
 def _show_controls(summaries: Sequence[Summary], reporter: Reporter) -> None:
-    rows = [one for one in summaries if one.chosen or one.kind not in (sweeps.DISTILLED,)]
+    rows = [one for one in summaries if one.chosen or one.kind != sweeps.DISTILLED]
     if len(rows) == len([one for one in rows if one.kind in (sweeps.HARD, sweeps.DISTILLED)]):
         return
     order = [sweeps.DISTILLED, sweeps.HARD, sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER]
