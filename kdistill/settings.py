@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -363,28 +363,14 @@ class Sweep:
     other_soft_targets: str | None = None
 
     def __post_init__(self) -> None:
-        lists: dict[str, tuple[Any, ...]] = {
-            "temperature": self.temperatures,
-            "alpha": self.alphas,
-            "loss": self.losses,
-            "seeds": self.seeds,
-        }
-        for option, values in (lists | {"model": self.models}).items():
-            if repeated := [value for value in values if values.count(value) > 1]:
-                raise UsageError(f"--{option} has {written(repeated[:1])} twice")
-            if not values and option in lists:
-                raise UsageError(f"--{option} is empty: it needs one value or more")
-        for temperature in self.temperatures:
-            check_temperature(temperature)
-        for alpha in self.alphas:
-            if check_alpha(alpha) == 1.0:
-                raise UsageError("--alpha 1 is the student of hard labels, which every sweep has: leave it out")
-        for loss in self.losses:
-            _choice("loss", loss, Loss)
-        for model in self.models:
-            check_model("model", model)
-        for seed in self.seeds:
-            _whole("seeds", seed, 0, 2**32 - 1)
+        _each("temperature", self.temperatures, check_temperature)
+        _each("alpha", self.alphas, check_alpha)
+        _each("loss", self.losses, lambda loss: _choice("loss", loss, Loss))
+        _each("seeds", self.seeds, lambda seed: _whole("seeds", seed, 0, 2**32 - 1))
+        if self.models:
+            _each("model", self.models, lambda model: check_model("model", model))
+        if 1.0 in self.alphas:
+            raise UsageError("--alpha 1 is the student of hard labels, which every sweep has: leave it out")
         check_name("name", self.name)
         if self.other_soft_targets is not None:
             check_name("other-soft-targets", self.other_soft_targets)
@@ -394,6 +380,16 @@ class Sweep:
                 raise UsageError(
                     f"--other-soft-targets {self.other_soft_targets} are the --soft-targets: name another teacher's"
                 )
+
+
+def _each(option: str, values: Sequence[Any], check: Callable[[Any], object]) -> None:
+    """One value or more, none of them twice, each of which passes a check."""
+    if not values:
+        raise UsageError(f"--{option} is empty: it needs one value or more")
+    for value in values:
+        check(value)
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise UsageError(f"--{option} has {written(repeated[:1])} twice")
 
 
 def written(values: Sequence[Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -145,11 +145,14 @@ def read(path: Path, remedy: str) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             table = list(csv.DictReader(stream))
-        return [
-            Row(**{name: None if row[name] == "" else of(row[name]) for name, of in parse.items()}) for row in table
-        ]
+        return [_parsed(row, parse) for row in table]
     except (KeyError, ValueError, TypeError, csv.Error):
         raise KdistillError(f"{path} is no table that kdistill wrote: {remedy}") from None
+
+
+def _parsed(row: Mapping[str, str], parse: Mapping[str, Callable[[str], Any]]) -> Row:
+    values: dict[str, Any] = {name: None if row[name] == "" else of(row[name]) for name, of in parse.items()}
+    return Row(**values)
 
 
 @dataclass(frozen=True)

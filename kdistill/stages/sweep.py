@@ -372,7 +372,7 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
         f"errors, {of_seeds}",
         ("student", *(["validation  "] if held else []), "test", "test, less hard labels"),
         rows,
-        note="[a, b]: 95% interval of the mean difference to the hard-label student of the same seed\n" + marked,
+        note="in brackets: 95% interval of the mean difference to the hard-label student of the same seed\n" + marked,
     )
     for model in dict.fromkeys(one.model for one in grid):
         _show_controls([one for one in summaries if one.model == model], reporter)
