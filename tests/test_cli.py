@@ -147,6 +147,70 @@ def test_changed_data_reruns_what_reads_it(run, tmp_path, digits):
     assert "stale" not in run("status").out
 
 
+LOSSES = ["kd", "mse", "dkd", "dist", "jsd", "reverse-kl"]
+
+
+@pytest.mark.parametrize("options", [*([loss] for loss in LOSSES), ["kd", "--standardize-logits"]], ids=" ".join)
+def test_each_loss_trains_a_student(run, workspace, options):
+    """Any loss trains a student, its formula is said, and the command that `status` names makes the same one."""
+    loss = options[0]
+    made_by = ["train-student", *QUICK, "--name", "other", "--loss", *options]
+    made_by += [] if loss == "mse" else ["--temperature", "2"]
+    outcome = run(*made_by)
+    assert outcome.code == 0, outcome.err
+    assert ("KL(soft targets), T = 2" in outcome.out) == (loss == "kd")
+    student = Workspace("workspace").student("other")
+    manifest = student.require()
+    assert manifest.results["test_errors"] < 60, manifest.results
+    assert f"minimises {manifest.results['objective']}" in outcome.out
+    again = student.command_for(manifest)
+    assert "up to date" in run(*again.split()[1:]).out, again
+    assert ("--loss" in again) == (loss != "kd")
+    assert ("--standardize-logits" in again.split()) == ("--standardize-logits" in options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_of_the_largest_logits_without_labels(run, workspace, tmp_path, digits, loss):
+    """A file of the three largest logits, and a transfer set without labels at alpha 0, teach by any loss; no XLA."""
+    np.savez(tmp_path / "pool.npz", x_train=digits.train.read())
+    named = ["--name", "pool", "--top-k", "3", "--temperature", "2"]
+    assert run("soften", "--transfer-set", "pool.npz", *named).code == 0
+    how = [*QUICK, "--xla", "off", "--alpha", "0"]
+    outcome = run("train-student", *how, "--loss", loss, "--soft-targets", "pool", "--name", "other")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((workspace / "students/other/manifest.json").read_text())["results"]
+    assert results["labelled_rows"] == 0
+    assert results["test_errors"] < 60, results
+    assert ("is trained without a T from" in outcome.err) == (loss == "mse")
+
+
+def test_what_stands_of_before_these_options_is_up_to_date(run, workspace):
+    """A student whose manifest knows no other loss is one of kd, and stays; another loss makes it again and says so."""
+    for place in ("teachers/teacher", "students/student"):
+        path = workspace / place / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for name in ("loss", "standardize_logits", "label_smoothing"):
+            assert manifest["settings"].pop(name, None) is None
+        path.write_text(json.dumps(manifest))
+    assert "up to date" in run("train-teacher", *QUICK).out
+    assert "up to date" in run("train-student", *QUICK).out
+    outcome = run("train-student", *QUICK, "--loss", "jsd", "--standardize-logits", "--label-smoothing", "0.1")
+    assert "loss none -> jsd; standardize logits none -> True" in outcome.out
+    assert "label smoothing none -> 0.1" in outcome.out
+
+
+def test_smoothed_labels(run, tmp_path):
+    """Both trainers take `--label-smoothing`, say so, and are made again by the command that `status` names."""
+    how = [*QUICK, "--label-smoothing", "0.1"]
+    assert "minimises CE(labels smoothed by 0.1)" in run("train-teacher", *how).out
+    run("soften")
+    outcome = run("train-student", *how)
+    assert "minimises 0.1 * CE(labels smoothed by 0.1) + 0.9 * T^2 * KL(soft targets), T = 20" in outcome.out
+    for found in json.loads(run("status", "--json").out)["artifacts"][::2]:
+        assert found["command"].endswith("--label-smoothing 0.1")
+        assert "up to date" in run(*found["command"].split()[1:]).out
+
+
 def test_stale_teacher_is_named(run, workspace):
     """After a teacher is retrained, students warn that their soft targets are an older teacher's."""
     run("train-teacher", *QUICK, "--seed", "2")
@@ -425,6 +489,22 @@ def test_force_makes_again(run, workspace):
             "--omit-class x: digits has no such class; it has 0, 1",
         ),
         (["train-student", "--alpha", "1", "--fraction", "0.0001"], 1, "leaves none of the 1,437 rows"),
+        (["train-student", "--alpha", "1", "--loss", "dkd"], 2, "--loss dkd means nothing at --alpha 1"),
+        (
+            ["train-student", "--alpha", "1", "--standardize-logits"],
+            2,
+            "--standardize-logits means nothing at --alpha 1",
+        ),
+        (["train-student", "--loss", "mse", "--temperature", "4"], 2, "--temperature means nothing for --loss mse"),
+        (["train-student", "--label-smoothing", "1"], 2, "--label-smoothing is 1"),
+        (["train-teacher", "--label-smoothing", "0"], 2, "--label-smoothing is 0"),
+        (["train-teacher", "--label-smoothing", "nan"], 2, "--label-smoothing is nan"),
+        (
+            ["train-student", "--label-smoothing", "0.1", "--alpha", "0"],
+            2,
+            "--label-smoothing means nothing at --alpha 0",
+        ),
+        (["run", "--alpha", "1", "--loss", "jsd"], 2, "--loss jsd means nothing at --alpha 1"),
         (["plot", "--format", "gif"], 2, "--format is 'gif'"),
         (["run", "--temperature", "0"], 2, "--temperature is 0"),
     ],

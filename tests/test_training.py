@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from conftest import Stops
 
-from kdistill import models, training
+from kdistill import losses, models, training
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.feed import Examples
 from kdistill.readers import Array
-from kdistill.settings import Training
+from kdistill.settings import Loss, Training
 from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import Input, Manifest
 
@@ -202,12 +203,12 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, rows):
     """It stops after PATIENCE epochs without a lower validation loss, with the weights of the lowest."""
     how = settings(epochs=60, early_stopping=2, validation_fraction=0.1, learning_rate=0.02)
     network, progress = train(tmp_path, rows, how)
-    losses = [row["validation_loss"] for row in progress.rows]
+    held_out = [row["validation_loss"] for row in progress.rows]
     assert progress.epoch < 60
-    assert progress.best_epoch == int(np.argmin(losses)) + 1 == progress.epoch - 2
+    assert progress.best_epoch == int(np.argmin(held_out)) + 1 == progress.epoch - 2
     logits = network(rows[1].inputs.read().astype(np.float32) / 255).numpy()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(rows[1].labels, logits)
-    assert float(loss) == pytest.approx(min(losses), rel=1e-5)
+    assert float(loss) == pytest.approx(min(held_out), rel=1e-5)
 
 
 def test_diverging_run_stops(tmp_path, rows):
@@ -234,6 +235,66 @@ def test_objective_is_the_sum_of_its_parts(tmp_path, rows):
     for row in progress.rows:
         assert row["train_loss"] == pytest.approx(0.3 * row["hard_loss"] + 0.7 * row["soft_loss"], rel=1e-5)
     assert str(objective) == "0.3 * CE(labels) + 0.7 * T^2 * KL(soft targets), T = 4"
+
+
+@pytest.mark.parametrize(
+    ("objective", "line"),
+    [
+        (training.Objective(), "CE(labels)"),
+        (training.Objective(label_smoothing=0.1), "CE(labels smoothed by 0.1)"),
+        (training.Objective(0.1, 20.0), "0.1 * CE(labels) + 0.9 * T^2 * KL(soft targets), T = 20"),
+        (training.Objective(0.1, 1.0, "mse"), "0.1 * CE(labels) + 0.9 * MSE(logits) / 2"),
+        (
+            training.Objective(0.1, 4.0, "dkd", label_smoothing=0.2),
+            "0.1 * CE(labels smoothed by 0.2) + 0.9 * T^2 * (TCKD + 8 * NCKD)(soft targets), T = 4",
+        ),
+        (
+            training.Objective(0.5, 4.0, "dist"),
+            "0.5 * CE(labels) + 0.5 * T^2 * (2 - r_inter - r_intra)(soft targets), T = 4",
+        ),
+        (training.Objective(0.0, 0.5, "jsd"), "0 * CE(labels) + 1 * T^2 * JSD(soft targets), T = 0.5"),
+        (
+            training.Objective(0.1, 2.0, "reverse-kl", standardize_logits=True),
+            "0.1 * CE(labels) + 0.9 * T^2 * KL(student || soft targets), T = 2, logits standardized",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_objective_says_its_formula(objective, line):
+    assert str(objective) == line
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_each_loss_is_the_one_asked_for(tmp_path, rows, loss, standardize, xla):
+    """With steps of no length, the parts in a student's history are those of `losses`, batch by batch, smoothed labels."""
+    known, _ = rows
+    said = np.random.default_rng(0).normal(0, 3, (320, 10)).astype(np.float32)
+    objective = training.Objective(0.3, 4.0, loss, standardize, 0.2)
+    how = settings(epochs=1, optimizer="sgd", learning_rate=1e-30, xla=xla)
+    network, progress = train(tmp_path, rows, how, role="student", objective=objective, teacher_logits=said)
+    logits = network(known.inputs.read().astype(np.float32) / 255).numpy()
+    order = np.random.default_rng([models.role_seed(3, "student"), 1]).permutation(320)
+    sides = [losses.standardized(each).numpy() if standardize else each for each in (said, logits)]
+    soft = [
+        losses.SOFT_PARTS[loss].loss(known.labels[batch], *(each[batch] for each in sides), temperature=4.0)
+        for batch in np.split(order, 5)
+    ]
+    row = progress.rows[0]
+    assert row["soft_loss"] == pytest.approx(np.mean(soft), rel=1e-4)
+    hard = losses.hard_loss(known.labels, logits, label_smoothing=0.2)
+    assert row["hard_loss"] == pytest.approx(np.mean(hard), rel=1e-5)
+    assert row["train_loss"] == pytest.approx(0.3 * row["hard_loss"] + 0.7 * row["soft_loss"], rel=1e-5)
+
+
+def test_smoothed_labels_are_not_in_the_held_out_loss(tmp_path, rows):
+    """A smoothed run is judged as any other: by the cross-entropy with hard labels."""
+    network, progress = train(tmp_path, rows, settings(), objective=training.Objective(label_smoothing=0.5))
+    logits = network(rows[1].inputs.read().astype(np.float32) / 255).numpy()
+    plain = np.mean(losses.hard_loss(rows[1].labels, logits))
+    assert progress.rows[-1]["validation_loss"] == pytest.approx(plain, rel=1e-5)
+    assert progress.rows[-1]["train_loss"] > plain
 
 
 def test_soft_targets_alone_teach_their_own_rows(tmp_path, rows):
