@@ -385,7 +385,7 @@ def _show_controls(summaries: Sequence[Summary], reporter: Reporter) -> None:
     order = [sweeps.DISTILLED, sweeps.HARD, sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER]
     rows.sort(key=lambda one: order.index(one.kind))
     chosen = next(one for one in rows if one.chosen)
-    why = "the fewest validation errors" if chosen.validation_errors else "the first setting"
+    why = "of those distilled with the fewest validation errors" if chosen.validation_errors else "the first setting"
     table = [
         (
             f"distilled, {one}" if one.chosen else str(one),
