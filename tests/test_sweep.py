@@ -374,6 +374,24 @@ def test_permuted_targets_keep_what_is_said_of_a_class():
     assert (Joined(None, places).permuted(labels, 4).places != permuted).any()
 
 
+def test_permuted_among_the_rows_that_are_trained_on(run, workspace, monkeypatch):
+    """The rows of a class are told the very same logits, permuted or not: those of validation rows aren't let in."""
+    taught = []
+
+    def note(_, examples, *__, **___):
+        said = examples.teacher.at(np.arange(len(examples))).dense()
+        taught.append({label: said[examples.labels == label] for label in range(10)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", note)
+    run("train-student", "--name", "a", *SMALL)
+    run("train-student", "--name", "b", "--permute-soft-targets", *SMALL)
+    plain, permuted = taught
+    for label in range(10):
+        assert not (plain[label] == permuted[label]).all()
+        assert sorted(map(tuple, plain[label])) == sorted(map(tuple, permuted[label]))
+
+
 def test_nothing_to_permute():
     with pytest.raises(UsageError, match="nothing to permute at --alpha 1"):
         TrainStudent(alpha=1.0, permute_soft_targets=True)
