@@ -394,7 +394,12 @@ def _each(option: str, values: Sequence[Any], check: Callable[[Any], object]) ->
 
 def written(values: Sequence[Any]) -> str:
     """Values as a list on the command line: 1,2.5,20."""
-    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return ",".join(map(short, values))
+
+
+def short(value: Any) -> str:
+    """A value as on the command line: 2 and not 2.0, and whatever else it takes to be read as the same."""
+    return text if isinstance(value, float) and float(text := f"{value:g}") == value else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdistill.errors import KdistillError
 from kdistill.intervals import Estimate
-from kdistill.settings import NAME, UNTEMPERED, Sweep, TrainStudent
+from kdistill.settings import NAME, UNTEMPERED, Sweep, TrainStudent, short
 
 HARD, DISTILLED, SMOOTHED, PERMUTED, OTHER, SCALED = (
     "hard labels",
@@ -58,8 +58,8 @@ class Setting:
         if student.loss != TrainStudent.loss:
             yield student.loss
         if student.temperature is not None:
-            yield f"T{student.temperature:g}"
-        yield f"alpha{student.alpha:g}"
+            yield f"T{short(student.temperature)}"
+        yield f"alpha{short(student.alpha)}"
         if self.kind == PERMUTED:
             yield "permuted"
         if self.kind == OTHER:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Export, Plot, Soften, Sweep, Training, TrainStudent, TrainTeacher, written
+from kdistill.settings import NAME, Export, Plot, Soften, Sweep, Training, TrainStudent, TrainTeacher, short, written
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
@@ -189,9 +189,7 @@ def _option(key: str, value: Any) -> str:
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
     if value is True:
         return f"--{key.replace('_', '-')}"
-    if isinstance(value, float) and float(short := f"{value:g}") == value:
-        value = short
-    return f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+    return f"--{key.replace('_', '-')} {shlex.quote(short(value))}"
 
 
 def _plain(value: Any) -> str:

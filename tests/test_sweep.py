@@ -285,6 +285,11 @@ def test_names_are_file_names():
     }
     assert len(slugs) == 4
     assert all("/" not in slug and ":" not in slug and slug.endswith("-hard") for slug in slugs)
+    chosen = TrainStudent(temperature=1 + 1e-9)
+    assert (
+        sweeps.Setting(DISTILLED, "mlp-30", chosen).slug
+        != sweeps.Setting(DISTILLED, "mlp-30", TrainStudent(temperature=1.0)).slug
+    )
     chosen = TrainStudent(temperature=2.5, alpha=0.25)
     assert sweeps.Setting(DISTILLED, "mlp-30", chosen).of(7).name == "mlp-30-T2.5-alpha0.25-seed7"
 

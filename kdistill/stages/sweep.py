@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +93,7 @@ class _Work:
     other: Sources | None
     models: Sequence[tuple[str, str | None]]  # what each is called, and its name in a student's settings
     reporter: Reporter
+    doubts: set[str] = field(default_factory=set)  # those that were said
 
     @classmethod
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> _Work:
@@ -184,7 +185,8 @@ class _Work:
         reason = one.artifact.out_of_date(one.identity)
         start, again = time.perf_counter(), one.artifact.path.exists()
         if reason or force:
-            if doubt := one.sources.doubt(one.settings):
+            if (doubt := one.sources.doubt(one.settings)) and doubt not in self.doubts:
+                self.doubts.add(doubt)
                 self.reporter.warn(f"{one.artifact} {doubt}")
             try:
                 one.sources.make(one.artifact, one.identity, one.settings, reporter=_Murmur(self.reporter))
@@ -219,7 +221,8 @@ def _row(one: _Member) -> tuple[Row, str]:
 
     Validation errors are those of the epoch whose weights it has.
     """
-    manifest = one.artifact.require()
+    manifest = one.artifact.manifest()
+    assert manifest is not None
     results, settings = manifest.results, manifest.settings
     held_out, table = history.read(one.artifact.path / "history.csv", f"{one.artifact.command} --force")
     errors = rows = None
