@@ -101,6 +101,23 @@ def training(
     memory: Annotated[
         int, typer.Option(metavar="MIB", help="Training data up to this size is held in memory; more is streamed.")
     ] = Training.memory,
+    dropout: Annotated[
+        str | None,
+        typer.Option(metavar="INPUT,HIDDEN", help="Shares of inputs and of hidden units dropped, as 0.2,0.5."),
+    ] = Training.dropout,
+    max_norm: Annotated[
+        float | None, typer.Option(metavar="NORM", help="The most that the weights into a hidden unit have for a norm.")
+    ] = Training.max_norm,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Decoupled: times the learning rate, off each weight each step."),
+    ] = Training.weight_decay,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS", help="New views of pictures each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1."
+        ),
+    ] = Training.augment,
     label_smoothing: Annotated[
         float | None,
         typer.Option(metavar="EPS", help="Hard labels are (1 - EPS) of their class and EPS of all alike."),
@@ -384,6 +401,16 @@ def soften(
         int | None,
         typer.Option(metavar="K", help="Store the K largest logits of a row, and the mass of the rest at T."),
     ] = Soften.top_k,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS", help="Ask about views of pictures, as train-teacher has them; students replay them."
+        ),
+    ] = Soften.augment,
+    views: Annotated[
+        int | None, typer.Option(metavar="K", help="How many of each row: the row as it is, and K - 1 augmented.")
+    ] = Soften.views,
+    seed: Annotated[int | None, typer.Option(help="Of the views. Default: 0.")] = Soften.seed,
     name: Annotated[str, typer.Option(help="What to call the soft targets.")] = Soften.name,
     batch_size: Annotated[int, typer.Option(help="Rows a call of the teacher.")] = Soften.batch_size,
 ) -> None:
@@ -407,6 +434,9 @@ def soften(
         selection=selection,
         dtype=dtype,
         top_k=top_k,
+        augment=augment,
+        views=views,
+        seed=seed,
         name=name,
         batch_size=batch_size,
     )

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.augmentation import Views
 from kdistill.backend import tf
 from kdistill.data import NO_LABEL
 from kdistill.readers import Rows
@@ -22,10 +23,22 @@ from kdistill.soft_targets import Joined
 from kdistill.stored_logits import Logits
 
 T = TypeVar("T")
-Buffer = tuple[Any, Any, tuple[Any, ...]]  # tensors: inputs, labels, and what the teacher said
 
 BUFFERS = 16  # this part of the limit is one buffer: one is filled while another is used, and copies are made
 PIECES = 16  # a buffer is put together from so many places at least, where rows can be read from any place
+
+
+class Buffer(NamedTuple):
+    """Tensors of some rows.
+
+    `inputs` (rows, ...) and `labels` (rows,); `soft`, what the teacher said, in as many tensors as its form has;
+    `transforms` (rows, 8), how to make the inputs those of a view, none where they are taken as they are.
+    """
+
+    inputs: Any
+    labels: Any
+    soft: tuple[Any, ...] = ()
+    transforms: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +46,14 @@ class Examples:
     """Rows to train on, or to be judged by.
 
     `inputs` (rows, ...), `labels` (rows,) with `NO_LABEL` for none, and `teacher`, the logits to match, where there are
-    such.
+    such. Where `views` of them are to be seen, `keys` are their row keys, (rows, 16).
     """
 
     inputs: Rows
     labels: NDArray[np.int64]
     teacher: Joined | Logits | None = None
+    views: Views | None = None
+    keys: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,6 +81,8 @@ class Feed:
         self.held = examples.nbytes <= memory
         row_bytes = max(1, examples.nbytes // max(1, len(examples)))
         self.buffer_rows = max(1, memory // BUFFERS // row_bytes // batch_size) * batch_size
+        self._view: int | None = None
+        self._of_view: tuple[tuple[Any, ...], tuple[Any, ...]] = (), ()
 
     def __str__(self) -> str:
         megabytes = f"{self.examples.nbytes / 1e6:,.0f} MB"
@@ -74,32 +91,38 @@ class Feed:
         return f"{megabytes} streamed through a shuffle buffer of {self.buffer_rows:,} rows"
 
     @cached_property
-    def _whole(self) -> Buffer:
-        examples = self.examples
-        said = examples.teacher.at(np.arange(len(examples))) if examples.teacher else None
-        return _tensors(examples.inputs.read(), examples.labels, said)
+    def _rows(self) -> tuple[Any, Any]:
+        """All inputs and labels, where they are held."""
+        return tf.constant(self.examples.inputs.read()), tf.constant(self.examples.labels, tf.int32)
 
-    def shuffled(self, random: np.random.Generator) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
+    def _whole(self, view: int) -> Buffer:
+        if view != self._view:
+            self._of_view = self._seen(np.arange(len(self.examples)), view)
+            self._view = view
+        return Buffer(*self._rows, *self._of_view)
+
+    def shuffled(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
         """An epoch's buffers, and for each the order in which to take its rows."""
+        view = self.examples.views.of_epoch(epoch) if self.examples.views else 0
         if self.held:
-            yield self._whole, random.permutation(len(self.examples))
+            yield self._whole(view), random.permutation(len(self.examples))
             return
         step = max(1, self.buffer_rows // PIECES)
         starts = np.arange(0, len(self.examples), step)
         if self.examples.inputs.seekable:
             starts = random.permutation(starts)
-        for buffer in _ahead(self._buffers(starts, step)):
-            yield buffer, random.permutation(len(buffer[1]))
+        for buffer in _ahead(self._buffers(starts, step, view)):
+            yield buffer, random.permutation(len(buffer.labels))
 
     def in_order(self) -> Iterator[Buffer]:
-        """All rows in buffers, in order."""
+        """All rows in buffers, in order, as they are."""
         if self.held:
-            yield self._whole
+            yield self._whole(0)
         else:
             starts = np.arange(0, len(self.examples), self.buffer_rows)
-            yield from _ahead(self._buffers(starts, self.buffer_rows))
+            yield from _ahead(self._buffers(starts, self.buffer_rows, 0))
 
-    def _buffers(self, starts: NDArray[np.int64], step: int) -> Iterator[Buffer]:
+    def _buffers(self, starts: NDArray[np.int64], step: int, view: int) -> Iterator[Buffer]:
         """Buffers of full size but the last, from pieces of `step` rows."""
         size = self.buffer_rows
         pieces: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
@@ -109,11 +132,12 @@ class Feed:
             waiting += len(places)
             if waiting >= size:
                 inputs, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
-                yield self._buffer(inputs[:size], rows[:size])
+                yield self._buffer(inputs[:size], rows[:size], view)
                 pieces = [(inputs[size:], rows[size:])]
                 waiting -= size
         if waiting:
-            yield self._buffer(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+            inputs, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
+            yield self._buffer(inputs, rows, view)
 
     def _pieces(self, starts: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         examples = self.examples
@@ -123,18 +147,21 @@ class Feed:
             block = examples.inputs.part(places[0], places[-1] + 1) if stream is None else next(stream)
             yield block, places
 
-    def _buffer(self, inputs: NDArray[Any], places: NDArray[np.int64]) -> Buffer:
-        teacher = self.examples.teacher
-        return _tensors(inputs, self.examples.labels[places], teacher.at(places) if teacher else None)
+    def _buffer(self, inputs: NDArray[Any], places: NDArray[np.int64], view: int) -> Buffer:
+        labels = tf.constant(self.examples.labels[places], tf.int32)
+        return Buffer(tf.constant(inputs), labels, *self._seen(places, view))
 
-
-def _tensors(inputs: NDArray[Any], labels: NDArray[np.int64], said: Logits | None) -> Buffer:
-    soft: tuple[Any, ...] = ()
-    if said:
-        soft = (tf.constant(said.values),)
-        if said.top_classes is not None:
-            soft += (tf.constant(said.top_classes.astype(np.int32)),)
-    return tf.constant(inputs), tf.constant(labels, tf.int32), soft
+    def _seen(self, places: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """What the teacher said of one view of rows, and how to make that view of them."""
+        teacher, views, keys = self.examples.teacher, self.examples.views, self.examples.keys
+        soft: tuple[Any, ...] = ()
+        if teacher:
+            said = teacher.at(places, view if teacher.form.views else 0)
+            top = () if said.top_classes is None else (tf.constant(said.top_classes.astype(np.int32)),)
+            soft = (tf.constant(said.values), *top)
+        if views is None or keys is None:
+            return soft, ()
+        return soft, (tf.constant(views.transforms(keys[places], view, self.examples.inputs.shape[1:])),)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

@@ -17,10 +17,10 @@ Labels = NDArray[np.integer[Any]]
 
 
 def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Log-probabilities of softmax(logits / temperature), (rows, classes)."""
+    """Log-probabilities of softmax(logits / temperature), (..., classes)."""
     scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
 
 
 def errors(logits: Floats, labels: Labels) -> int:

@@ -8,12 +8,13 @@ import numpy as np
 
 from kdistill import model_sources, own_networks
 from kdistill.backend import keras
-from kdistill.errors import KdistillError
-from kdistill.settings import MLP, check_model
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import MLP, check_dropout, check_model
 
 TABLE_ROWS = 40
 
 layers = keras.layers
+WEIGHTED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
 def build(
@@ -26,6 +27,8 @@ def build(
     precision: str,
     input_dtype: str = "float32",
     weights: str | None = None,
+    dropout: str | None = None,
+    max_norm: float | None = None,
 ) -> keras.Model:
     """A new network that gives logits, with weights drawn from the role and the seed.
 
@@ -39,6 +42,9 @@ def build(
         precision: a Keras dtype policy; built-in networks give logits in float32 under any.
         input_dtype: of the dataset. The network takes int32 for whole numbers but uint8, and float32 for the rest.
         weights: a file of weights to begin with, or `new` for a `.keras` whose own are not wanted.
+        dropout: as in `settings.check_dropout`; of built-in networks, after the inputs and each hidden dense layer.
+        max_norm: the most that the weights into one unit or filter may have for a norm, but for those of the logits
+            (Srivastava et al. 2014, Dropout, section 5.1).
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -47,14 +53,17 @@ def build(
         KdistillError: if there is no such network, or none for such inputs.
     """
     source = model_sources.resolve(check_model("model", model), weights)
+    built_in = model in ("cnn", "small") or bool(MLP.fullmatch(model))
+    if dropout and not built_in:
+        raise UsageError(f"--dropout is for built-in networks: put keras.layers.Dropout into {model} instead")
     keras.utils.set_random_seed(role_seed(seed, role))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
         token_ids = input_dtype != "uint8" and keras.backend.is_int_dtype(input_dtype)
         rows = keras.Input(input_shape, dtype="int32" if token_ids else "float32")
-        if model in ("cnn", "small") or MLP.fullmatch(model):
-            body = _body(model, input_shape)
+        if built_in:
+            body = _with_dropout(_body(model, input_shape), *check_dropout(dropout or "0,0"))
             logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
             network = keras.Sequential([rows, *body, logits], name=role)
         else:
@@ -63,6 +72,10 @@ def build(
         keras.config.set_dtype_policy(before)
     if source.weights_file:
         own_networks.load_weights(network, source.weights_file)
+    if max_norm is not None:
+        weighted = [each for each in own_networks.operations_in(network) if isinstance(each, WEIGHTED)]
+        for layer in weighted[:-1]:
+            layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=list(range(len(layer.kernel.shape) - 1)))
     return network
 
 
@@ -78,6 +91,16 @@ def _body(model: str, input_shape: tuple[int, ...]) -> list[Any]:
         return [layers.Flatten(), layers.Dense(10, activation="relu")]
     units = int(model.removeprefix("mlp-"))
     return [layers.Flatten(), *(layers.Dense(units, activation="relu") for _ in range(2))]
+
+
+def _with_dropout(body: list[Any], inputs: float, hidden: float) -> list[Any]:
+    """A network's layers, with dropout where it belongs."""
+    found = [layers.Dropout(inputs)] if inputs else []
+    for layer in body:
+        found.append(layer)
+        if hidden and isinstance(layer, layers.Dense):
+            found.append(layers.Dropout(hidden))
+    return found
 
 
 def _cnn(input_shape: tuple[int, ...]) -> list[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import history, metrics, models, saved_models, training, workspace
+from kdistill.augmentation import Views
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
 from kdistill.errors import KdistillError
@@ -32,13 +33,15 @@ class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
     `source` is what the rows are called, where they come from elsewhere; None if they are training rows of the dataset,
-    some or all. With `permuted`, each row is told what was said of another one of its label: see `Joined.permuted`.
+    some or all. `views` is what the teacher saw of them, and the network is to see. With `permuted`, each row is told
+    what was said of another one of its label: see `Joined.permuted`.
     """
 
     rows: Split
     keys: NDArray[np.uint8] | None = None
     teacher: Joined | None = None
     source: str | None = None
+    views: Views | None = None
     permuted: bool = False
 
     def chosen(self, mask: NDArray[np.bool_]) -> Lesson:
@@ -107,6 +110,8 @@ def make(
             precision=settings.precision,
             input_dtype=dataset.input_dtype,
             weights=model.weights,
+            dropout=settings.dropout,
+            max_norm=settings.max_norm,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
@@ -239,8 +244,10 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
     if not keep.any():
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
     taught = lesson.chosen(keep)
-    rows, teacher = taught.rows, taught.teacher
+    teacher = taught.teacher
     if teacher and taught.permuted:
-        teacher = teacher.permuted(rows.labels, settings.seed)
-    examples = Examples(rows.inputs, rows.labels, teacher)
+        teacher = teacher.permuted(taught.rows.labels, settings.seed)
+    views = Views(settings.augment, settings.seed) if settings.augment else lesson.views
+    keys = (taught.rows.keys() if taught.keys is None else taught.keys) if views else None
+    examples = Examples(taught.rows.inputs, taught.rows.labels, teacher, views, keys)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name

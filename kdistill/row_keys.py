@@ -46,8 +46,13 @@ def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDAr
     Returns:
         (rows,) bool. Equal rows fall on the same side.
     """
+    return np.asarray(uniform(keys, seed) < fraction)
+
+
+def uniform(keys: NDArray[np.uint8], *seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each row, a pure function of its key and of a seed of one number or more, (rows,)."""
     mixed = _mixed(keys, np.random.SeedSequence(seed))
-    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction)
+    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def fraction_rows(keys: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -35,6 +35,9 @@ MODELS = (
 MLP = re.compile(r"mlp-([1-9]\d{0,4})")
 OWN = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 NEW_WEIGHTS = "new"
+AUGMENTATIONS = {"shift": (1, 1000), "crop": (1, 1000), "flip": (0, 0), "rotate": (0.1, 180), "zoom": (0.001, 0.9)}
+MOST_VIEWS = 10_000
+WHOLE = ("shift", "crop")  # of these, in pixels
 _IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
@@ -121,9 +124,58 @@ def check_batch_size(batch_size: int) -> int:
     return batch_size
 
 
+def check_augment(augment: str) -> tuple[tuple[str, float], ...]:
+    """The steps of an augmentation, each a name of `AUGMENTATIONS` and how much of it, from `shift:2,flip` and the like.
+
+    Raises:
+        UsageError: if it is no such list.
+    """
+    found: dict[str, float] = {}
+    for step in augment.split(","):
+        name, _, amount = step.partition(":")
+        low, high = AUGMENTATIONS.get(name, (1.0, 0.0))
+        value = _number(amount) if amount or name != "flip" else 0.0
+        if not low <= value <= high or (name in WHOLE and value != int(value)) or name in found:
+            raise UsageError(
+                f"--augment is {augment!r}: it needs one or more of shift:PIXELS, crop:PIXELS, flip, rotate:DEGREES and "
+                "zoom:SHARE, each once, as shift:2,flip"
+            )
+        found[name] = value
+    if "shift" in found and "crop" in found:
+        raise UsageError(f"--augment is {augment!r}: shift and crop both move the picture: take one of them")
+    return tuple(found.items())
+
+
+def _number(text: str) -> float:
+    """A number, or NaN where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def check_dropout(dropout: str) -> tuple[float, float]:
+    """The shares of inputs and of hidden units that are dropped, from `INPUT,HIDDEN`.
+
+    Raises:
+        UsageError: if it is no such pair.
+    """
+    shares = tuple(_number(share) for share in dropout.split(","))
+    if len(shares) != 2 or not all(0 <= share <= 0.9 for share in shares):
+        raise UsageError(f"--dropout is {dropout!r}: it needs two shares from 0 to 0.9, of inputs and of hidden units")
+    return shares[0], shares[1]
+
+
+def _positive(option: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"--{option} is {value:g}: it needs a finite number above 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a network is trained; teachers and students have the same choices.
+
+    None is for what is not used. `dropout` is `INPUT,HIDDEN`, `augment` a list as `shift:2,flip`.
 
     Raises:
         UsageError: naming the option, the value it got and what it needs.
@@ -140,15 +192,24 @@ class Training:
     precision: Precision = "float32"
     xla: Xla = "auto"
     memory: int = 512
+    dropout: str | None = None
+    max_norm: float | None = None
+    weight_decay: float | None = None
+    augment: str | None = None
     label_smoothing: float | None = None
 
     def __post_init__(self) -> None:
+        if self.dropout is not None:
+            check_dropout(self.dropout)
+        if self.augment is not None:
+            check_augment(self.augment)
+        _positive("max-norm", self.max_norm)
+        _positive("weight-decay", self.weight_decay)
         _whole("epochs", self.epochs, 1)
         check_batch_size(self.batch_size)
         _whole("seed", self.seed, 0, 2**32 - 1)
         _whole("memory", self.memory, 1)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UsageError(f"--learning-rate is {self.learning_rate:g}: it needs a finite number above 0")
+        _positive("learning-rate", self.learning_rate)
         if not 0.0 <= self.validation_fraction <= 0.9:
             raise UsageError(f"--validation-fraction is {self.validation_fraction:g}: it needs a number from 0 to 0.9")
         if self.label_smoothing is not None and not 0 < self.label_smoothing < 1:
@@ -247,7 +308,8 @@ class Soften:
 
     A dataset of None is the one that the teachers were trained on; no transfer sets means its training rows. A teacher
     is a name in the workspace, a SavedModel's directory or a `.keras` file, `teacher` unless told otherwise; `logits`, a
-    file of what one said of the whole transfer set, stands in for all of them.
+    file of what one said of the whole transfer set, stands in for all of them. With `augment` it is asked about `views`
+    of each row: the row as it is, and augmented ones drawn by `seed`.
     """
 
     temperature: float = 20.0
@@ -263,10 +325,14 @@ class Soften:
     selection: Selection = Selection()
     dtype: Dtype = "float32"
     top_k: int | None = None
+    augment: str | None = None
+    views: int | None = None
+    seed: int | None = None
     name: str = "soft-targets"
     batch_size: int = 1000
 
     def __post_init__(self) -> None:
+        self._check_views()
         check_temperature(self.temperature)
         check_name("name", self.name)
         check_batch_size(self.batch_size)
@@ -283,6 +349,20 @@ class Soften:
         for option, given in (("teacher", self.teachers), ("transfer-set", self.transfer_sets)):
             if repeated := [one for one in given if given.count(one) > 1]:
                 raise UsageError(f"--{option} {repeated[0]} is given twice")
+
+    def _check_views(self) -> None:
+        if self.augment is not None:
+            check_augment(self.augment)
+            if self.logits is not None:
+                raise UsageError("--augment asks the teacher about inputs that --logits says nothing of: leave one out")
+        if (self.augment is None) != (self.views is None):
+            raise UsageError("--augment and --views belong together, as --augment shift:2 --views 16")
+        if self.views is not None:
+            _whole("views", self.views, 2, MOST_VIEWS)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**32 - 1)
+            if self.augment is None:
+                raise UsageError("--seed is of the views that --augment makes: leave it out, or add --augment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +393,11 @@ class TrainStudent:
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
+        if self.training.augment and self.alpha < 1:
+            raise UsageError(
+                f"--augment {self.training.augment} gives the student inputs that the teacher wasn't asked about: "
+                f"kdistill soften --augment {self.training.augment} --views 16, which students replay; or --alpha 1"
+            )
         if self.temperature is not None:
             check_temperature(self.temperature)
         check_name("soft-targets", self.soft_targets)
@@ -449,13 +534,8 @@ class Reading:
         for name, value in self.given().items():
             if not value:
                 raise UsageError(f"--{name} is empty: it needs a value, or to be left out")
-        if self.test_fraction is not None:
-            try:
-                share = float(self.test_fraction)
-            except ValueError:
-                share = math.nan
-            if not 0 < share < 1:
-                raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
+        if self.test_fraction is not None and not 0 < _number(self.test_fraction) < 1:
+            raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
         if self.image_size is not None:
             image_size(self.image_size)
 

@@ -10,6 +10,9 @@
 A file of the k largest has `logits` (rows, k + 1), the last being the one that has the mass of all other classes at T,
 and `top_classes` (rows, k): which class each of the others is.
 
+A file of views has an axis of them after the rows: `logits` (rows, views, classes) and so on. View 0 is the row as it is,
+the others are drawn by the seed in the manifest's settings, as `augmentation.Views` has it.
+
 Fletcher-32 checksums guard the data and HDF5's own the metadata (`libver="latest"`); the attribute `digest` is a
 SHA-256 over the contents of `row_keys`, `labels`, `logits` and `top_classes`; the attribute `manifest` is the
 artifact's manifest.
@@ -21,13 +24,14 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -41,6 +45,9 @@ from kdistill.row_keys import row_keys, sortable
 from kdistill.settings import Selection, check_batch_size, check_temperature
 from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
+
+if TYPE_CHECKING:
+    from kdistill.augmentation import Views
 
 Floats = NDArray[np.floating[Any]]
 Keys = NDArray[np.uint8]
@@ -195,9 +202,10 @@ def _checked(text: str) -> NDArray[Any]:
 
 
 def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
-    row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
-    rows = max(1, min(shape[0], CHUNK_BYTES // row_bytes))
-    return file.create_dataset(name, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
+    """A new dataset; the chunks of one of views hold one view, which is what is read at a time."""
+    of_a_view = (*(1 for _ in shape[1:-1]), *shape[-1:]) if len(shape) > 1 else ()
+    rows = max(1, min(shape[0], CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(of_a_view))))
+    return file.create_dataset(name, shape, dtype, chunks=(rows, *of_a_view), fletcher32=True)
 
 
 class SoftTargets:
@@ -237,7 +245,13 @@ class SoftTargets:
                 )
             manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
             settings, results = manifest.settings, manifest.results
-            form = Form(results["classes"], float(file.attrs["temperature"]), settings["dtype"], settings["top_k"])
+            form = Form(
+                results["classes"],
+                float(file.attrs["temperature"]),
+                settings["dtype"],
+                settings["top_k"],
+                settings.get("views"),
+            )
             for name, (shape, dtype) in form.datasets.items():
                 dataset = file.get(name, getlink=True)
                 if not isinstance(dataset, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
@@ -284,6 +298,14 @@ class SoftTargets:
     def teacher(self) -> str:
         """Who was asked: a name or a path, or several."""
         return ", ".join(asked(self.manifest))
+
+    @property
+    def views(self) -> Views | None:
+        """What the teacher saw of each row; None if it saw the row as it is, once."""
+        from kdistill.augmentation import Views
+
+        how = self.manifest.settings
+        return Views(how["augment"], how["seed"], self.form.views) if self.form.views else None
 
     @property
     def exact_temperature(self) -> bool:
@@ -343,15 +365,20 @@ class SoftTargets:
                 )
             start += len(logits)
 
-    def take(self, places: NDArray[np.int64]) -> Logits:
+    def take(self, places: NDArray[np.int64], view: int = 0) -> Logits:
         """The logits of some rows, by their place in the file, in any order and with any repetition.
+
+        Args:
+            places: (n,).
+            view: which one, in a file of several.
 
         Raises:
             KdistillError: if the file is damaged.
         """
         order = np.argsort(places, kind="stable")
         ascending = places[order]
-        shapes = self.form.columns.items()
+        form = self.form.of_a_view
+        shapes = form.columns.items()
         found = {name: np.empty((len(places), *shape), dtype) for name, (shape, dtype) in shapes}
         step = self._block_rows
         edges = np.unique(ascending // step)
@@ -360,9 +387,10 @@ class SoftTargets:
                 low, high = np.searchsorted(ascending, (edge * step, (edge + 1) * step))
                 wanted = ascending[low:high]
                 for name, values in found.items():
-                    block = self.file[name][wanted[0] : wanted[-1] + 1]
+                    part = slice(wanted[0], wanted[-1] + 1)
+                    block = self.file[name][part if self.form.views is None else (part, view)]
                     values[order[low:high]] = block[wanted - wanted[0]]
-        return Logits(self.form, found["logits"], found.get("top_classes"))
+        return Logits(form, found["logits"], found.get("top_classes"))
 
     @property
     def keys(self) -> Keys:
@@ -375,7 +403,7 @@ class SoftTargets:
         return self._index[1]
 
     def logits(self) -> NDArray[np.float32]:
-        """All logits in the file's order, (rows, classes), in memory; `take` has those of some rows."""
+        """All logits in the file's order, (rows, classes), in memory; `take` has those of some rows, and of other views."""
         return self.take(np.arange(self.rows)).dense()
 
     def soft_targets(self, temperature: float | None = None) -> NDArray[np.float32]:
@@ -509,7 +537,8 @@ class Joined:
 
     @property
     def nbytes(self) -> int:
-        return len(self.places) * self.form.row_bytes
+        """Of one view."""
+        return len(self.places) * self.form.of_a_view.row_bytes
 
     def __len__(self) -> int:
         return len(self.places)
@@ -531,9 +560,9 @@ class Joined:
             order[rows] = random.permutation(rows)
         return Joined(self.soft, self.places[order])
 
-    def at(self, rows: NDArray[Any]) -> Logits:
-        """Those of some rows, by number, read from the file."""
-        return self.soft.take(self.places[rows])
+    def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
+        """Those of some rows, by number, and of one view, read from the file."""
+        return self.soft.take(self.places[rows], view)
 
 
 @contextlib.contextmanager

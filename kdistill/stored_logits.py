@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,30 @@ Floats = NDArray[np.floating[Any]]
 class Form:
     """How logits are stored: of all classes, or of the `top_k` largest and one for the rest.
 
-    `temperature` is the T at which the rest keeps its mass; `dtype` is float32 or float16.
+    `temperature` is the T at which the rest keeps its mass; `dtype` is float32 or float16; `views`, how many of each row
+    there are, None where there is but the row as it is.
     """
 
     classes: int
     temperature: float
     dtype: str = "float32"
     top_k: int | None = None
+    views: int | None = None
 
     @property
     def columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and type of what is stored of a row's logits."""
         logits = "<f2" if self.dtype == "float16" else "<f4"
+        views = () if self.views is None else (self.views,)
         if self.top_k is None:
-            return {"logits": ((self.classes,), logits)}
+            return {"logits": ((*views, self.classes), logits)}
         names = "<u2" if self.classes <= 1 << 16 else "<u4"
-        return {"logits": ((self.top_k + 1,), logits), "top_classes": ((self.top_k,), names)}
+        return {"logits": ((*views, self.top_k + 1), logits), "top_classes": ((*views, self.top_k), names)}
+
+    @property
+    def of_a_view(self) -> Form:
+        """The form of what is stored of one view."""
+        return replace(self, views=None)
 
     @property
     def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -55,11 +63,15 @@ class Form:
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self.columns.values())
 
     def store(self, logits: NDArray[np.float32]) -> Logits:
-        """Logits (rows, classes) in this form.
+        """Logits (rows, classes), or (rows, views, classes), in this form.
 
         Raises:
             KdistillError: if they are beyond what float16 can hold.
         """
+        if self.views is not None:
+            flat, shapes = self.of_a_view.store(logits.reshape(-1, self.classes)), self.columns
+            values, names = flat.values.reshape(-1, *shapes["logits"][0]), flat.top_classes
+            return Logits(self, values, None if names is None else names.reshape(-1, *shapes["top_classes"][0]))
         top = None
         if self.top_k is not None:
             top = np.argpartition(-logits, self.top_k, axis=1)[:, : self.top_k]
@@ -79,7 +91,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a file that has them."""
+    """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a form that has them."""
 
     form: Form
     values: Floats
@@ -92,25 +104,35 @@ class Logits:
     def nbytes(self) -> int:
         return len(self) * self.form.row_bytes
 
-    def at(self, rows: NDArray[Any]) -> Logits:
-        """Some of the rows, by number or mask."""
-        top = None if self.top_classes is None else self.top_classes[rows]
-        return Logits(self.form, self.values[rows], top)
+    def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
+        """Some of the rows, by number or mask, and of one view."""
+        of_view = self.view(view)
+        top = None if of_view.top_classes is None else of_view.top_classes[rows]
+        return Logits(of_view.form, of_view.values[rows], top)
+
+    def view(self, number: int) -> Logits:
+        """Those of one view; the only one, where there are no others."""
+        if self.form.views is None:
+            return self
+        top = None if self.top_classes is None else self.top_classes[:, number]
+        return Logits(self.form.of_a_view, self.values[:, number], top)
 
     def most_likely(self) -> NDArray[np.int64]:
-        """The class with the largest logit, (rows,)."""
+        """The class with the largest logit, (rows,); of the rows as they are."""
+        if self.form.views is not None:
+            return self.view(0).most_likely()
         largest = self.values[:, : self.form.top_k].argmax(axis=1)
         if self.top_classes is None:
             return np.asarray(largest, np.int64)
         return np.take_along_axis(self.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
 
     def dense(self) -> NDArray[np.float32]:
-        """One logit a class, (rows, classes)."""
+        """One logit a class, (rows, classes), or (rows, views, classes)."""
         values = self.values.astype(np.float32)
         if self.top_classes is None:
             return values
-        whole = np.repeat(values[:, -1:] - np.float32(self.form.rest), self.form.classes, axis=1)
-        np.put_along_axis(whole, self.top_classes.astype(np.int64), values[:, :-1], axis=1)
+        whole = np.repeat(values[..., -1:] - np.float32(self.form.rest), self.form.classes, axis=-1)
+        np.put_along_axis(whole, self.top_classes.astype(np.int64), values[..., :-1], axis=-1)
         return whole
 
     def block(self) -> Block:

@@ -199,7 +199,7 @@ class Sources:
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
         places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
-        return self._selected(Lesson(rows, keys, Joined(self.soft, places), named or None))
+        return self._selected(Lesson(rows, keys, Joined(self.soft, places), named or None, self.soft.views))
 
     def _selected(self, lesson: Lesson) -> Lesson:
         selection = self.settings.selection

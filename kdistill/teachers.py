@@ -15,10 +15,12 @@ from kdistill import metrics, workspace
 from kdistill.data import Dataset, Split
 from kdistill.errors import KdistillError
 from kdistill.readers import Chosen, Rows
+from kdistill.row_keys import row_keys
 from kdistill.settings import NAME, Soften
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
+    from kdistill.augmentation import Views
     from kdistill.saved_models import SavedNetwork
 
 Floats = NDArray[np.float32]
@@ -44,7 +46,10 @@ class Answers(Protocol):
     def probabilities(self) -> Sequence[bool]: ...
 
     def of(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
-        """Inputs and logits, block by block of `rows` rows, without the first `skip` blocks."""
+        """Inputs and logits, block by block of `rows` rows, without the first `skip` blocks.
+
+        Of several views of each row the logits are (rows, views, classes), and the inputs are the rows as they are.
+        """
 
 
 def find(place: Workspace, name: str) -> Candidate:
@@ -78,17 +83,23 @@ class Panel:
     """One teacher or several, loaded; of several the mean is taken.
 
     `mean` is `arithmetic`, of the probabilities at `temperature` (Hinton, Vinyals and Dean 2015, section 5: the logits
-    are T times the log of the mean), or `geometric`, of the logits.
+    are T times the log of the mean), or `geometric`, of the logits. They see each row as it is, or `views` of it.
     """
 
     members: Sequence[SavedNetwork]
     probabilities: Sequence[bool]
     mean: str
     temperature: float
+    views: Views | None = None
 
     def of(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         for block in islice(split.blocks(rows), skip, None):
-            yield block, self.logits(block)
+            yield block, self.logits(block) if self.views is None else self._of_views(block, self.views)
+
+    def _of_views(self, block: NDArray[Any], views: Views) -> Floats:
+        """Logits (rows, views, classes)."""
+        keys = row_keys(block)
+        return np.stack([self.logits(views.seen(block, keys, view)) for view in range(views.count or 1)], axis=1)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
         """Refuse data that does not fit, as `SavedNetwork.check` does."""
@@ -147,6 +158,7 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
         KdistillError: if one doesn't fit the data, or was made anew since it was found.
     """
     from kdistill import networks
+    from kdistill.augmentation import Views
 
     first = next(split.blocks(PROBED_ROWS))
     members, probabilities = [], []
@@ -162,7 +174,8 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
         _check_classes(said.shape[1], str(candidate.path), dataset)
         members.append(network)
         probabilities.append(_gives_probabilities(said, settings, str(candidate.path)))
-    return Panel(members, probabilities, settings.mean, settings.temperature)
+    views = Views(settings.augment, settings.seed or 0, settings.views) if settings.augment else None
+    return Panel(members, probabilities, settings.mean, settings.temperature, views)
 
 
 def _open(candidate: Candidate, signature: str | None, output: str | None, teacher_input: str) -> SavedNetwork:

@@ -23,20 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import history, losses, own_networks
+from kdistill import dropout, history, losses, own_networks
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.feed import Examples, Feed
+from kdistill.feed import Buffer, Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import UNTEMPERED, Loss, Training
-from kdistill.soft_targets import Joined
-from kdistill.stored_logits import Logits
 from kdistill.workspace import Manifest, flush
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
 EVALUATION_ROWS = 1000
+NOT_DECAYED = ("bias", "gamma", "beta")  # biases, and what normalisation scales and shifts by
 GAIN_BY_XLA = (  # on a CPU; measured
     *("Functional", "Sequential", "InputLayer", "Flatten", "Reshape", "Dense", "Activation", "ReLU", "Relu"),
     *("LeakyReLU", "PReLU", "BatchNormalization", "LayerNormalization", "Rescaling", "Add", "Concatenate"),
@@ -204,7 +203,7 @@ def train(
     watch(progress.rows)
     feed = Feed(examples, settings.batch_size, settings.memory << 20)
     reporter.say(f"training rows: {feed}")
-    run_steps = _step_runner(strategy, model, optimizer, examples.teacher, objective, settings)
+    run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
     judge = _judge(model, Feed(held_out, EVALUATION_ROWS, settings.memory << 20))
     names = history.columns(held_out_name, student=role == "student")
     labelled = examples.labelled
@@ -216,17 +215,22 @@ def train(
             epoch = progress.epoch + 1
             sums = np.zeros(4)
             call_rows = STEPS_A_CALL * settings.batch_size
-            for buffer, order in feed.shuffled(np.random.default_rng([role_seed(settings.seed, role), epoch])):
+            random = np.random.default_rng([role_seed(settings.seed, role), epoch])
+            draws = int(random.spawn(1)[0].integers(1 << 31))  # of dropout
+            step = 0
+            for buffer, order in feed.shuffled(random, epoch):
                 for first in range(0, len(order), call_rows):
                     rows = tf.constant(order[first : first + call_rows], tf.int32)
                     with _failing_in_one_line():
-                        sums += run_steps(*buffer, rows).numpy()
+                        sums += run_steps(buffer, rows, tf.constant([draws, step], tf.int32)).numpy()
                     if not np.isfinite(sums).all():
                         raise KdistillError(
                             f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
                             f"{settings.learning_rate:g} and --optimizer {settings.optimizer}; try a tenth of that rate"
                         )
-                    bar.advance(min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size)))
+                    taken = min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size))
+                    step += taken
+                    bar.advance(taken)
             loss, soft = sums[0] / len(examples), sums[2] / len(examples)
             hard, right = (sums[1] / labelled, sums[3] / labelled) if labelled else (math.nan, math.nan)
             with _failing_in_one_line():
@@ -299,13 +303,16 @@ def _optimizer(settings: Training, steps: int) -> keras.optimizers.Optimizer:
         "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9),
     }
     optimizer = kinds[settings.optimizer]()
+    if settings.weight_decay is not None:
+        optimizer.weight_decay = settings.weight_decay
+        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return keras.optimizers.LossScaleOptimizer(optimizer) if settings.precision == "mixed_float16" else optimizer
 
 
 def uses_xla(model: keras.Model, xla: str) -> bool:
     """What `--xla auto` means: on a CPU, for networks of nothing but layers that gain by it, and none in bfloat16.
 
-    There XLA takes some three times as long for convolutions, and for wide layers with dropout, and twice for dense
+    There XLA takes some three times as long for convolutions, and for dropout that it draws itself, and twice for dense
     layers in bfloat16; of an embedding it reads beyond the table without a word. On a GPU it is on, but for layers
     that it can't always compile: those that prepare or augment inputs, and, deterministically, max pooling.
     """
@@ -317,7 +324,9 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
             ".preprocessing." in type(each).__module__ or "MaxPool" in type(each).__name__ for each in operations
         )
     return all(
-        type(each).__name__ in GAIN_BY_XLA and getattr(each, "compute_dtype", "") != "bfloat16" for each in operations
+        (type(each).__name__ in GAIN_BY_XLA or dropout.drawn_here(each))
+        and getattr(each, "compute_dtype", "") != "bfloat16"
+        for each in operations
     )
 
 
@@ -325,18 +334,21 @@ def _step_runner(
     strategy: tf.distribute.Strategy,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    teacher: Joined | Logits | None,
+    examples: Examples,
     objective: Objective,
     settings: Training,
-) -> Callable[..., Any]:
-    """A function of a buffer and of row numbers in it that takes one step a batch of them.
+) -> Callable[[Buffer, Any, Any], Any]:
+    """A function of a buffer, of row numbers in it, and of a seed (2,), that takes one step a batch of the rows.
 
-    It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64.
+    It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64. The
+    seed's second number is that of the first step; each step draws its own dropout.
     """
-    form = teacher.form if teacher else None
+    form = examples.teacher.form if examples.teacher else None
+    views = examples.views
+    masks = dropout.Masks(model)
 
-    def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...]) -> Any:
-        with tf.GradientTape() as tape:
+    def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...], drawn: Any) -> Any:
+        with tf.GradientTape() as tape, masks.given(drawn):
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
             hard = objective.hard(batch_labels, logits)
             if form:
@@ -356,17 +368,20 @@ def _step_runner(
 
     compiled = tf.function(step, jit_compile=True) if uses_xla(model, settings.xla) else step
 
-    def run(inputs: Any, labels: Any, soft: tuple[Any, ...], order: Any) -> Any:
+    def run(buffer: Buffer, order: Any, seed: Any) -> Any:
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
         for first in tf.range(0, rows, settings.batch_size):
             batch = order[first : tf.minimum(rows, first + settings.batch_size)]
-            said = tuple(tf.gather(values, batch) for values in soft)
-            of_replicas = strategy.run(compiled, args=(tf.gather(inputs, batch), tf.gather(labels, batch), said))
+            inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+            if views:
+                inputs = views.apply(inputs, tf.gather(buffer.transforms[0], batch))
+            drawn = masks.draw(tf.shape(batch)[0], tf.stack([seed[0], seed[1] + first // settings.batch_size]))
+            of_replicas = strategy.run(compiled, args=(inputs, labels, tuple(soft), drawn))
             sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
         return sums
 
-    runner: Callable[[Any], Any] = tf.function(run, reduce_retracing=True)
+    runner: Callable[[Buffer, Any, Any], Any] = tf.function(run, reduce_retracing=True)
     return runner
 
 
@@ -387,7 +402,7 @@ def _judge(model: keras.Model, feed: Feed) -> Callable[[], tuple[float, float]]:
     graph = tf.function(sums, reduce_retracing=True)
 
     def judge() -> tuple[float, float]:
-        total = np.sum([graph(inputs, labels).numpy() for inputs, labels, _ in feed.in_order()], axis=0)
+        total = np.sum([graph(buffer.inputs, buffer.labels).numpy() for buffer in feed.in_order()], axis=0)
         loss, right = total / len(feed.examples)
         return float(loss), float(right)
 

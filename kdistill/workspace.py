@@ -49,6 +49,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student'
         "teacher_output": Soften.teacher_output,
         "teacher_input": Soften.teacher_input,
         "dtype": Soften.dtype,
+        "seed": 0,
         "batch_size": Soften.batch_size,
         "rows_seed": Soften.selection.seed,
     },

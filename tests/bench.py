@@ -244,20 +244,22 @@ def _epoch(
 
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
     said = None if teacher_logits is None else Logits(Form(10, TEMPERATURE), teacher_logits)
-    feed = Feed(Examples(Array(inputs, "mnist"), labels, said), BATCH_ROWS, settings.memory << 20)
+    examples = Examples(Array(inputs, "mnist"), labels, said)
+    feed = Feed(examples, BATCH_ROWS, settings.memory << 20)
     objective = training.Objective() if teacher_logits is None else training.Objective(ALPHA, TEMPERATURE)
     network = _build(model, role="student", precision=precision)
     optimizer = training._optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
     optimizer.build(network.trainable_variables)
-    run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, said, objective, settings)
+    run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, examples, objective, settings)
     random = np.random.default_rng(0)
     call_rows = training.STEPS_A_CALL * BATCH_ROWS
 
     def epoch() -> None:
         sums = np.zeros(4)
-        for buffer, order in feed.shuffled(random):
+        for buffer, order in feed.shuffled(random, 1):
             for first in range(0, len(order), call_rows):
-                sums += run_steps(*buffer, tf.constant(order[first : first + call_rows], tf.int32)).numpy()
+                rows = tf.constant(order[first : first + call_rows], tf.int32)
+                sums += run_steps(buffer, rows, tf.constant([0, first // BATCH_ROWS], tf.int32)).numpy()
         assert np.isfinite(sums).all()
 
     return epoch

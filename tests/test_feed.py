@@ -13,6 +13,7 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples, Feed
 from kdistill.readers import Array, Chained, Chosen
 from kdistill.readers.npz import Npz
+from kdistill.row_keys import row_keys
 from kdistill.stored_logits import Form, Logits
 
 ROWS = 1003
@@ -43,7 +44,7 @@ def test_every_row_once_an_epoch(tmp_path, kind, memory):
     orders = []
     for seed in (1, 1, 2):
         seen, sizes = [], []
-        for (inputs, labels, (said,)), order in feed.shuffled(np.random.default_rng(seed)):
+        for (inputs, labels, (said,), _), order in feed.shuffled(np.random.default_rng(seed), 1):
             np.testing.assert_array_equal(inputs.numpy()[:, 0], labels.numpy())
             np.testing.assert_array_equal(said.numpy()[:, 0], 2 * labels.numpy())
             seen.append(labels.numpy()[order])
@@ -54,7 +55,7 @@ def test_every_row_once_an_epoch(tmp_path, kind, memory):
         np.testing.assert_array_equal(np.sort(orders[-1]), np.arange(ROWS))
     assert (orders[0] == orders[1]).all()
     assert (orders[0] != orders[2]).any()
-    in_order = np.concatenate([labels.numpy() for _, labels, _ in feed.in_order()])
+    in_order = np.concatenate([buffer.labels.numpy() for buffer in feed.in_order()])
     np.testing.assert_array_equal(in_order, np.arange(ROWS))
 
 
@@ -62,8 +63,129 @@ def test_streamed_rows_are_mixed(tmp_path):
     """A buffer holds rows from all over the data, where they can be read from any place."""
     feed = Feed(examples("array", tmp_path), 8, 18_000)
     assert not feed.held
-    for (_, labels, _), _ in list(feed.shuffled(np.random.default_rng(0)))[:-1]:
-        assert labels.numpy().std() > 150
+    for buffer, _ in list(feed.shuffled(np.random.default_rng(0), 1))[:-1]:
+        assert buffer.labels.numpy().std() > 150
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 3000])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
+    """In each epoch a student's inputs, made here, are those that its logits were given for: the teacher says so.
+
+    Rows of the same label are trained on in another order than the file's, in every epoch another view.
+    """
+    from kdistill.networks import load
+    from kdistill.soft_targets import Joined, SoftTargets
+    from kdistill.workspace import Workspace
+
+    form = ["--top-k", top_k] if top_k else []
+    for command in (
+        ["train-teacher", "--model", "mlp-30", "--epochs", "1"],
+        ["soften", "--augment", "shift:2,flip", "--views", "3", "--seed", "4", *form, "--temperature", "2"],
+    ):
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+    assert "softens 3 views (shift:2,flip) of 1,437 rows of digits" in outcome.out
+    soft = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5")
+    _, teacher = load(Workspace(tmp_path / "workspace").teacher("teacher"))
+    chosen = np.random.default_rng(0).permutation(1437)[:200]
+    inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
+    keys = row_keys(inputs)
+    joined = Joined(soft, soft.join(keys, labels, "rows"))
+    feed = Feed(Examples(Array(inputs, "some"), labels, joined, soft.views, keys), 8, memory)
+    assert feed.held == (memory > 3000)
+    seen = []
+    for epoch in (1, 2, 3, 4):
+        buffers = list(feed.shuffled(np.random.default_rng(epoch), epoch))
+        pictures = np.concatenate([soft.views.apply(each.inputs, each.transforms[0]).numpy() for each, _ in buffers])
+        said, *top = (np.concatenate(column) for column in zip(*(each.soft for each, _ in buffers), strict=True))
+        logits = teacher.logits(pictures)
+        if top:
+            logits, said = np.take_along_axis(logits, top[0], axis=1), said[:, :2]
+        np.testing.assert_allclose(said, logits, atol=1e-4)
+        order = np.argsort(np.concatenate([each.labels.numpy() for each, _ in buffers]), kind="stable")
+        seen.append(pictures if memory > 3000 else pictures[order])
+    if memory > 3000:
+        np.testing.assert_array_equal(seen[0], inputs)
+        np.testing.assert_array_equal(seen[3], inputs)
+        assert (seen[1] != seen[2]).any(axis=(1, 2)).mean() > 0.9
+
+
+def test_student_of_views(run, tmp_path, digits):
+    """Views through all stages: the same bits again, verified, drawn; the command that status gives makes them."""
+    views = ["soften", "--augment", "shift:1", "--views", "3"]
+    train = ["--model", "mlp-30", "--epochs", "2"]
+    for command in (
+        [
+            "train-teacher",
+            *train,
+            "--augment",
+            "shift:1",
+            "--dropout",
+            "0.1,0.2",
+            "--max-norm",
+            "3",
+            "--weight-decay",
+            "0.01",
+        ],
+        views,
+        ["train-student", *train],
+        ["train-student", *train, "--name", "again"],
+        ["train-student", *train, "--name", "hard", "--alpha", "1", "--augment", "flip"],
+        ["plot"],
+        ["evaluate"],
+        ["verify"],
+    ):
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+    one, other = (np.load(tmp_path / f"workspace/students/{name}/checkpoint.npz") for name in ("student", "again"))
+    assert all((one[name] == other[name]).all() for name in one.files if name != "head")
+    assert "up to date" in run(*views).out
+    assert "seed 0 -> 1" in run(*views, "--seed", "1").out
+    from kdistill.workspace import Workspace
+
+    place = Workspace(tmp_path / "workspace")
+    teacher = place.teacher("teacher")
+    command = teacher.command_for(teacher.manifest())
+    assert "up to date" in run(*command.split()[1:], "--workspace", place.root).out
+    assert run("verify").code == 0
+    assert "soft-targets' has been made anew since" in run("status").out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train-teacher", "--augment", "shift"], "shift:PIXELS"),
+        (["train-teacher", "--augment", "shift:1.5"], "shift:PIXELS"),
+        (["train-teacher", "--augment", "shift:2,shift:1"], "each once"),
+        (["train-teacher", "--augment", "flip:2"], "each once"),
+        (["train-teacher", "--augment", "blur:2"], "each once"),
+        (["train-teacher", "--augment", ""], "each once"),
+        (["train-teacher", "--augment", "shift:2,crop:2"], "take one of them"),
+        (["train-teacher", "--augment", "shift:28"], "beyond pictures of 28x28"),
+        (["train-teacher", "--dropout", "0.5"], "two shares"),
+        (["train-teacher", "--max-norm", "0"], "above 0"),
+        (["train-teacher", "--weight-decay", "-1"], "above 0"),
+        (
+            ["train-teacher", "--dropout", "0,0.5", "--model", "keras.applications:MobileNetV3Small"],
+            "built-in networks",
+        ),
+        (["soften", "--augment", "flip"], "belong together"),
+        (["soften", "--views", "3"], "belong together"),
+        (["soften", "--augment", "flip", "--views", "1"], "from 2 to 10000"),
+        (["soften", "--seed", "1"], "add --augment"),
+        (["soften", "--augment", "flip", "--views", "2", "--logits", "x.npy"], "leave one out"),
+        (["train-student", "--augment", "flip"], "kdistill soften --augment flip --views 16"),
+        (["run", "--augment", "flip"], "kdistill soften --augment flip --views 16"),
+    ],
+)
+def test_wrong_views(run, workspace, command, message):
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*") if path.is_file()}
+    outcome = run(*command)
+    assert outcome.code in (1, 2)
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*") if path.is_file()} == before
 
 
 def test_errors_of_the_reader_come_through(tmp_path):
@@ -71,7 +193,7 @@ def test_errors_of_the_reader_come_through(tmp_path):
     inputs[900] = np.nan
     feed = Feed(Examples(Array(inputs, "some"), np.zeros(ROWS, np.int64)), 8, 1000)
     with pytest.raises(KdistillError, match="first in row 900"):
-        list(feed.shuffled(np.random.default_rng(0)))
+        list(feed.shuffled(np.random.default_rng(0), 1))
 
 
 def streamed(digits, tmp_path):

@@ -64,7 +64,7 @@ def run(
     known = dict.fromkeys(("model", "parameters"))
     if len(asked) == 1 and asked[0].manifest:
         known = {name: asked[0].manifest.results[name] for name in known}
-    form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k)
+    form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
     with artifact.writing(keep=BLOCKS) as staging:
         log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns})
         _ask(said, rows, log, form, settings.batch_size, reporter)
@@ -96,8 +96,10 @@ def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, 
     of = " + ".join(made.name for made in identity.made_from("transfer_set").values())
     labelled = "" if rows.labelled == len(rows) else f", {rows.labelled:,} of them labelled,"
     mean = f" ({identity.settings['mean']} mean)" if len(who) > 1 else ""
+    how = identity.settings
+    seen = f"{how['views']} views ({how['augment']}) of " if how["views"] else ""
     reporter.say(
-        f"softens {len(rows):,} rows of {of or dataset.name}{labelled} with {' + '.join(who)}{mean}: logits, and "
+        f"softens {seen}{len(rows):,} rows of {of or dataset.name}{labelled} with {' + '.join(who)}{mean}: logits, and "
         f"softmax(logits / T) at T = {identity.settings['temperature']:g}"
     )
 
@@ -142,6 +144,9 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
             "batch_size": settings.batch_size,
             "dtype": settings.dtype,
             "top_k": settings.top_k,
+            "augment": settings.augment,
+            "views": settings.views,
+            "seed": (settings.seed or 0) if settings.augment else None,
             **settings.selection.settings(),
             "mean": settings.mean if len(asked) > 1 else None,
             "signature": settings.signature if outside else None,

@@ -143,12 +143,16 @@ def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
         return
     sample = np.zeros(len(rows), bool)
     sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
-    said = panel.logits(rows.chosen(sample).read())
-    stored = soft.take(places[sample])
-    worst = float(np.abs(soft.form.store(said).values.astype(np.float32) - stored.values.astype(np.float32)).max())
-    tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
-    if worst > tolerance:
-        yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {sample.sum()} sampled rows"
+    chosen = rows.chosen(sample)
+    inputs, keys = chosen.read(), chosen.keys()
+    for view in sorted({0, (soft.form.views or 1) - 1}):
+        said = panel.logits(soft.views.seen(inputs, keys, view) if soft.views else inputs)
+        stored = soft.take(places[sample], view).values.astype(np.float32)
+        worst = float(np.abs(soft.form.of_a_view.store(said).values.astype(np.float32) - stored).max())
+        tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
+        if worst > tolerance:
+            of = f"view {view} of " if soft.views else ""
+            yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {of}{sample.sum()} sampled rows"
 
 
 def show(findings: list[Finding], checked: int, reporter: Reporter) -> None:
