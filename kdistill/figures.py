@@ -179,14 +179,14 @@ def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
 class Line:
     """One model's errors over T or alpha: means and standard deviations, and the mean of its hard-label students.
 
-    A place of None is that of students without a T.
+    A place of None is that of students without a T; `hard` is None where another line of the model shows it.
     """
 
     name: str
     places: Sequence[float | None]
     means: Sequence[float]
     deviations: Sequence[float]
-    hard: float
+    hard: float | None
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
                     elinewidth=1.2,
                     label=line.name,
                 )
-            axes.axhline(line.hard, color=colour, linestyle=(0, (3, 1.6)), linewidth=1.4, alpha=0.8)
+            if line.hard is not None:
+                axes.axhline(line.hard, color=colour, linestyle=(0, (3, 1.6)), linewidth=1.4, alpha=0.8)
         if spread:
             axes.set_xscale("log")
         axes.set_xticks(known, [f"{place:g}" for place in known])

@@ -221,8 +221,8 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
     soft = SoftTargets.open(artifact)
     if soft is None:
         raise KdistillError(
-            f"there are no soft targets {name!r} in {artifact.path.parent}: {artifact.command}; or --alpha 1 for a "
-            "student of hard labels alone"
+            f"there are no soft targets {name!r} in {artifact.path.parent}: {artifact.command}; a student of "
+            "hard labels alone needs none, train-student --alpha 1"
         )
     for reason in freshness.stale(workspace, soft.manifest):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")

@@ -405,9 +405,9 @@ def test_nothing_to_permute():
 def test_lines():
     """A line a model through its means, its hard labels dashed in the same colour."""
     lines = [figures.Line(name, [1.0, 4.0], [5.0, number], [1.0, 0.5], 6.0) for number, name in enumerate("ab")]
-    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], 6.0)], "title").axes[0]
+    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "title").axes[0]
     dashed = [line for line in axes.lines if line.is_dashed()]
-    assert [line.get_ydata()[0] for line in dashed] == [6.0] * 3
+    assert [line.get_ydata()[0] for line in dashed] == [6.0] * 2
     drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
     assert list(drawn["b"].get_ydata()) == [5.0, 1.0]
     assert to_hex(drawn["a"].get_color()) == to_hex(dashed[0].get_color()) != to_hex(dashed[1].get_color())

@@ -343,7 +343,7 @@ def _figure(summaries: Sequence[Summary], settings: Sweep, title: str) -> Figure
             [one.alpha if over_alpha else one.temperature for one in grid],
             [one.test_errors.mean for one in grid],
             [one.test_errors.sd or 0.0 for one in grid],
-            hard[key[0]].test_errors.mean,
+            hard[key[0]].test_errors.mean if key[1] == settings.losses[0] else None,
         )
         for key, grid in grids.items()
     ]
@@ -366,6 +366,7 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
     ]
     n = grid[0].test_errors.n
     of_seeds = f"mean ± standard deviation of {n} seeds" if n > 1 else "of one seed, which has no interval"
+    brackets = "in brackets: 95% interval of the mean difference to the hard-label student of the same seed\n" * (n > 1)
     marked = (
         "* has the fewest validation errors" + (" of its model" if several else "")
         if held
@@ -375,7 +376,7 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
         f"errors, {of_seeds}",
         ("student", *(["validation  "] if held else []), "test", "test, less hard labels"),
         rows,
-        note="in brackets: 95% interval of the mean difference to the hard-label student of the same seed\n" + marked,
+        note=brackets + marked,
     )
     for model in dict.fromkeys(one.model for one in grid):
         _show_controls([one for one in summaries if one.model == model], reporter)
