@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.settings import Export, Plot, Selection, Soften, Sweep, Training, TrainStudent, TrainTeacher
+    from kdistill.settings import (
+        CorrectBias,
+        Export,
+        Plot,
+        Selection,
+        Soften,
+        Sweep,
+        Training,
+        TrainStudent,
+        TrainTeacher,
+    )
     from kdistill.soft_targets import SoftTargets
+    from kdistill.stages.correct_bias import run as correct_bias
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CorrectBias",
     "DistillationLoss",
     "Export",
     "KdistillError",
@@ -43,6 +55,7 @@ __all__ = [
     "TrainTeacher",
     "Training",
     "Workspace",
+    "correct_bias",
     "distillation_loss",
     "evaluate",
     "export",
@@ -63,13 +76,24 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "console": ("Reporter",),
         "errors": ("KdistillError",),
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "settings": ("Export", "Plot", "Selection", "Soften", "Sweep", "TrainStudent", "TrainTeacher", "Training"),
+        "settings": (
+            "CorrectBias",
+            "Export",
+            "Plot",
+            "Selection",
+            "Soften",
+            "Sweep",
+            "TrainStudent",
+            "TrainTeacher",
+            "Training",
+        ),
         "soft_targets": ("SoftTargets",),
         "workspace": ("Workspace",),
     }
     _PLACES = {name: (f"kdistill.{room}", name) for room, names in _HOMES.items() for name in names}
     _PLACES["load_dataset"] = ("kdistill.data", "load")
     for _stage in (
+        "correct_bias",
         "evaluate",
         "export",
         "plot",

@@ -18,6 +18,7 @@ from kdistill import __version__
 from kdistill.console import Reporter, hush
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
+    CorrectBias,
     Dtype,
     Export,
     ExportFormat,
@@ -621,6 +622,51 @@ def export(
         print(json.dumps(stage.as_json(session.workspace.export(settings), manifest), indent=2))
     else:
         stage.show(manifest, Reporter())
+
+
+@command
+def correct_bias(
+    session: Session,
+    student: Annotated[str, typer.Option(metavar="NAME", help="Which student; it stays as it is.")] = (
+        CorrectBias.student
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="What to call the corrected student. Default: STUDENT-corrected.")
+    ] = CorrectBias.name,
+    frequencies: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="How often each class should be predicted: training, as in the training set; uniform; or a number a "
+            "class, as 0.2,0.5,0.3.",
+        ),
+    ] = CorrectBias.frequencies,
+    inputs: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Other inputs to count predictions on than the training rows'; no labels."),
+    ] = CorrectBias.inputs,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle", help="Also show the one offset that the test labels favour, as in the paper; it isn't written."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Shift a student's output biases until classes are predicted as often as they should be.
+
+    For students whose transfer set lacked classes or had them in other proportions. Test labels have no part in it.
+    """
+    from kdistill.stages import correct_bias as stage
+
+    settings = CorrectBias(student=student, name=name, frequencies=frequencies, inputs=inputs)
+    reporter = Reporter(quiet=True) if as_json else session.reporter
+    manifest = stage.run(session.workspace, settings, force=session.force, reporter=reporter)
+    tuned = stage.oracle(session.workspace, settings, manifest) if oracle else None
+    if as_json:
+        print(json.dumps(stage.as_json(session.workspace.corrected(settings), manifest, tuned), indent=2))
+    else:
+        stage.show(manifest, Reporter(), tuned)
 
 
 @command

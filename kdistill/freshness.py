@@ -36,7 +36,7 @@ def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
     found = []
     for role, made_from in manifest.inputs.items():
         kind = role.split()[0]
-        if kind in ("dataset", "transfer_set"):
+        if kind in ("dataset", "transfer_set", "inputs"):
             found += _stale_data(made_from, kind.replace("_", " "))
         elif Path(made_from.name).is_absolute():
             found += _stale_file(made_from, kind if kind == "teacher" else f"{kind} file")

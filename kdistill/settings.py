@@ -503,6 +503,49 @@ class Plot:
         check_name("soft-targets", self.soft_targets)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorrectBias:
+    """The settings of `correct-bias`.
+
+    No name means the student's and `-corrected`; no inputs those of the training rows. `frequencies` says how often
+    each class should be predicted: as often as in the training set, all alike, or numbers with commas between them.
+    """
+
+    student: str = "student"
+    name: str | None = None
+    frequencies: str = "training"
+    inputs: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name("student", self.student)
+        if self.name is not None:
+            check_name("name", self.name)
+        check_name("name", self.corrected)
+        if self.corrected == self.student:
+            raise UsageError(f"--name {self.name} is the student that is corrected, which stays as it is: another name")
+        if self.frequencies in ("training", "uniform"):
+            return
+        try:
+            numbers = self.numbers()
+        except ValueError:
+            raise UsageError(
+                f"--frequencies is {self.frequencies!r}: it needs training, uniform, or a number a class, as 0.2,0.5,0.3"
+            ) from None
+        if wrong := [number for number in numbers if not 0 <= number <= 1]:  # NaN too
+            raise UsageError(f"--frequencies holds {wrong[0]:g}: a class's frequency is a number from 0 to 1")
+        if abs(sum(numbers) - 1) > 0.01:
+            raise UsageError(f"--frequencies sum to {sum(numbers):g}: those of all classes sum to 1")
+
+    @property
+    def corrected(self) -> str:
+        """What the corrected student is called."""
+        return self.name or f"{self.student}-corrected"
+
+    def numbers(self) -> list[float]:
+        """The frequencies that are given as numbers."""
+        return [float(number) for number in self.frequencies.split(",")]
+
+
 def image_size(size: str) -> tuple[int, int]:
     """Height and width.
 

@@ -20,13 +20,25 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Export, Plot, Soften, Sweep, Training, TrainStudent, TrainTeacher, short, written
+from kdistill.settings import (
+    NAME,
+    CorrectBias,
+    Export,
+    Plot,
+    Soften,
+    Sweep,
+    Training,
+    TrainStudent,
+    TrainTeacher,
+    short,
+    written,
+)
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
@@ -233,6 +245,8 @@ class Artifact:
         """The command that makes what a manifest describes, with every option that is not a default."""
         if self.complete:
             return self.command
+        if "student" in manifest.inputs:  # its biases were corrected
+            return self._correction(manifest)
         options: dict[str, Any] = {}
         for role, made in manifest.inputs.items():
             if (option := role.split()[0]) in NAMED_BY_OPTION and (self.kind != "plots" or option == "soft_targets"):
@@ -246,6 +260,17 @@ class Artifact:
         defaults = DEFAULTS[self.kind]
         given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
         return " ".join([self.command, *(_option(key, value) for key, value in given.items())])
+
+    def _correction(self, manifest: Manifest) -> str:
+        """The command that makes a corrected student."""
+        made_from, pool = manifest.inputs["student"].name, manifest.inputs.get("inputs")
+        settings = CorrectBias(
+            student=made_from,
+            name=self.name,
+            frequencies=manifest.settings.get("frequencies", CorrectBias.frequencies),
+            inputs=pool.name if pool else None,
+        )
+        return Workspace(self.path.parent.parent).corrected(settings).command
 
     def manifest(self) -> Manifest | None:
         """The manifest of a directory, None where nothing stands.
@@ -518,6 +543,14 @@ class Workspace:
 
     def student(self, name: str) -> Artifact:
         return Artifact("student", name, self.root / "students" / name, self._command("train-student", name, "student"))
+
+    def corrected(self, settings: CorrectBias) -> Artifact:
+        """A student whose biases are corrected, which stands among the others."""
+        options = {"student": settings.student, "frequencies": settings.frequencies, "inputs": settings.inputs}
+        given = [_option(key, value) for key, value in options.items() if value != getattr(CorrectBias, key)]
+        default = CorrectBias(student=settings.student).corrected
+        command = " ".join([self._command("correct-bias", settings.corrected, default), *given])
+        return replace(self.student(settings.corrected), command=command)
 
     def soft_targets(self, name: str) -> Artifact:
         command = self._command("soften", name, "soft-targets")

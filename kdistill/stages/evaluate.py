@@ -135,6 +135,11 @@ def _teacher_of(
     workspace: Workspace, manifest: Manifest, group: Mapping[Artifact, Manifest], judged: dict[str, Judged]
 ) -> Judged | None:
     """Whoever a student learned from, if it is still there; added to the networks that are measured."""
+    if corrected := manifest.inputs.get("student"):  # it learned what the student did whose biases were shifted
+        student = workspace.student(corrected.name).manifest()
+        if student is None or student.outputs["saved_model"] != corrected.digest:
+            return None
+        manifest = student
     name = manifest.results.get("teacher")
     if not name or "soft_targets" not in manifest.inputs:
         return None

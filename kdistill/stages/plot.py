@@ -37,7 +37,7 @@ def run(
     Raises:
         KdistillError: if there is nothing to draw, or a network asked for is not there.
     """
-    networks = {network: network.require() for network in _networks(workspace, settings.networks)}
+    networks = _with_histories(workspace, settings.networks, reporter)
     inputs: dict[str, Input] = {}
     for network, manifest in networks.items():
         for reason in freshness.stale(workspace, manifest):
@@ -81,6 +81,23 @@ def _networks(workspace: Workspace, names: tuple[str, ...]) -> list[Artifact]:
         known = ", ".join(network.name for network in standing)
         raise KdistillError(f"--network {unknown[0]}: there is no such network in {workspace.root}, only {known}")
     return [network for network in standing if not names or network.name in names]
+
+
+def _with_histories(workspace: Workspace, names: tuple[str, ...], reporter: Reporter) -> dict[Artifact, Manifest]:
+    """The networks to draw: a student whose biases were corrected was not trained, and is left out."""
+    standing = {network: network.require() for network in _networks(workspace, names)}
+    trained = {network: manifest for network, manifest in standing.items() if "history.csv" in manifest.outputs}
+    without = [network for network in standing if network not in trained]
+    if not trained:
+        trained_one = standing[without[0]].inputs["student"].name
+        raise KdistillError(
+            f"{without[0]} has no learning curve of its own, as its biases alone were changed: "
+            f"{workspace.command('plot')} --network {trained_one}"
+        )
+    if names and without:
+        left_out = ", ".join(map(str, without))
+        reporter.say(f"{left_out}: no learning curve, as a corrected student's biases alone were changed")
+    return trained
 
 
 def _soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:

@@ -103,7 +103,8 @@ def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     from kdistill.networks import test_errors
     from kdistill.saved_models import SavedNetwork
 
-    history.read(artifact.path / "history.csv", artifact.command)
+    if "history.csv" in manifest.outputs:
+        history.read(artifact.path / "history.csv", artifact.command)
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(manifest)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
