@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.settings import CorrectBias, Export, Plot, Selection, Soften, Training, TrainStudent, TrainTeacher
+    from kdistill.settings import (
+        CorrectBias,
+        Export,
+        Plot,
+        Selection,
+        Soften,
+        Sweep,
+        Training,
+        TrainStudent,
+        TrainTeacher,
+    )
     from kdistill.soft_targets import SoftTargets
     from kdistill.stages.correct_bias import run as correct_bias
     from kdistill.stages.evaluate import run as evaluate
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
     from kdistill.stages.plot import run as plot
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
+    from kdistill.stages.sweep import run as sweep
     from kdistill.stages.train_student import run as train_student
     from kdistill.stages.train_teacher import run as train_teacher
     from kdistill.stages.verify import run as verify
@@ -39,6 +50,7 @@ __all__ = [
     "Selection",
     "SoftTargets",
     "Soften",
+    "Sweep",
     "TrainStudent",
     "TrainTeacher",
     "Training",
@@ -53,6 +65,7 @@ __all__ = [
     "soft_loss",
     "soften",
     "status",
+    "sweep",
     "train_student",
     "train_teacher",
     "verify",
@@ -69,6 +82,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
             "Plot",
             "Selection",
             "Soften",
+            "Sweep",
             "TrainStudent",
             "TrainTeacher",
             "Training",
@@ -85,6 +99,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "plot",
         "soften",
         "status",
+        "sweep",
         "train_student",
         "train_teacher",
         "verify",

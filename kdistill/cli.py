@@ -32,6 +32,7 @@ from kdistill.settings import (
     Schedule,
     Selection,
     Soften,
+    Sweep,
     TeacherInput,
     TeacherOutput,
     Training,
@@ -39,6 +40,7 @@ from kdistill.settings import (
     TrainTeacher,
     Xla,
     check_model,
+    written,
 )
 from kdistill.workspace import Workspace
 
@@ -168,11 +170,24 @@ def selection(
     return Selection(**locals())
 
 
+def without(option: str, group: Callable[..., Any]) -> Callable[..., Any]:
+    """A group of options less one, which keeps its default."""
+    signature = inspect.signature(group, eval_str=True)
+    left = [parameter for name, parameter in signature.parameters.items() if name != option]
+
+    def less(**given: Any) -> Any:
+        return group(**given, **{option: signature.parameters[option].default})
+
+    less.__signature__ = signature.replace(parameters=left)  # type: ignore[attr-defined]
+    return less
+
+
 GROUPS: dict[str, Callable[..., Any]] = {
     "session": session,
     "training": training,
     "reading": reading,
     "selection": selection,
+    "unseeded": without("seed", training),
 }
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
@@ -222,6 +237,17 @@ TensorBoard = Annotated[
 Formats = Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; may be given again.")]
 
 
+def _listed(option: str, values: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The values of a list as 1,2,4."""
+    if not values.strip():
+        raise UsageError(f"--{option} is empty: it needs one value or more")
+    try:
+        return tuple(kind(value.strip()) for value in values.split(","))
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--{option} is {values!r}: it needs {what} with commas between them, as 1,2") from None
+
+
 def _named(dataset: str | None, reading: Reading) -> str | None:
     """A dataset's name with how it is read put on it, so that what is recorded says both."""
     if dataset is None and (given := reading.given()):
@@ -261,7 +287,7 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _fail(
-            "stopped; the workspace is as it was (train-teacher, soften and train-student go on when run again)",
+            "stopped; the workspace is as it was (train-teacher, soften, train-student and sweep go on when run again)",
             130,
             debug,
         )
@@ -434,6 +460,13 @@ def train_student(
     model: StudentModel = TrainStudent.model,
     weights: Weights = TrainStudent.weights,
     dataset: OtherDataset = TrainStudent.dataset,
+    permute_soft_targets: Annotated[
+        bool,
+        typer.Option(
+            "--permute-soft-targets",
+            help="A control: tell each row what the teacher said of another one of its label, drawn by the seed.",
+        ),
+    ] = TrainStudent.permute_soft_targets,
     name: Annotated[str, typer.Option(help="What to call the student.")] = TrainStudent.name,
     tensorboard: TensorBoard = TrainStudent.tensorboard,
 ) -> None:
@@ -452,12 +485,84 @@ def train_student(
         model=model,
         weights=weights,
         dataset=_named(dataset, reading),
+        permute_soft_targets=permute_soft_targets,
         name=name,
         selection=selection,
         training=training,
         tensorboard=tensorboard,
     )
     stage.run(session.workspace, settings, force=session.force, reporter=session.reporter)
+
+
+@command
+def sweep(
+    session: Session,
+    unseeded: Training,
+    reading: Reading,
+    selection: Selection,
+    temperature: Annotated[
+        str, typer.Option(metavar="T,T,...", help="Values of T, with commas between them.")
+    ] = written(Sweep.temperatures),
+    alpha: Annotated[
+        str,
+        typer.Option(metavar="A,A,...", help="Weights of the hard labels, below 1; students of 1 are always there."),
+    ] = written(Sweep.alphas),
+    loss: Annotated[
+        str, typer.Option(metavar="LOSS,...", help="Losses, as of train-student: kd, mse, dkd, dist, jsd, reverse-kl.")
+    ] = written(Sweep.losses),
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL,...", help="Networks, as a teacher's. Default: the teacher's architecture."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Each trains a student of every setting.")] = written(
+        Sweep.seeds
+    ),
+    standardize_logits: StandardizeLogits = TrainStudent.standardize_logits,
+    soft_targets: SoftTargetsName = TrainStudent.soft_targets,
+    dataset: OtherDataset = TrainStudent.dataset,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Beside each model's best setting: smoothed labels, permuted soft targets, temperature scaling.",
+        ),
+    ] = Sweep.controls,
+    other_soft_targets: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another teacher's soft targets, for one more control.")
+    ] = Sweep.other_soft_targets,
+    name: Annotated[str, typer.Option(help="What to call the sweep.")] = Sweep.name,
+    as_json: Json = False,
+) -> None:
+    """Train students at many settings and seeds, and compare them.
+
+    Each is compared with the student of the same model and seed that learned from hard labels alone.
+    """
+    from kdistill.stages import sweep as stage
+
+    settings = Sweep(
+        temperatures=_listed("temperature", temperature, float),
+        alphas=_listed("alpha", alpha, float),
+        losses=_listed("loss", loss, str),
+        models=() if model is None else _listed("model", model, str),
+        seeds=_listed("seeds", seeds, int),
+        student=TrainStudent(
+            standardize_logits=standardize_logits,
+            soft_targets=soft_targets,
+            dataset=_named(dataset, reading),
+            selection=selection,
+            training=unseeded,
+        ),
+        name=name,
+        controls=controls,
+        other_soft_targets=other_soft_targets,
+    )
+    found = stage.run(
+        session.workspace, settings, force=session.force, reporter=Reporter(quiet=True) if as_json else session.reporter
+    )
+    if as_json:
+        print(json.dumps(stage.as_json(found), indent=2, ensure_ascii=False))
+    else:
+        stage.show(found, Reporter())
 
 
 @command

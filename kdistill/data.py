@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
+from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import (
     BLOCK_ROWS,
@@ -252,7 +253,12 @@ def joined(splits: Sequence[Split]) -> Split:
 
 
 def selected(
-    rows: Split, selection: Selection, dataset: Dataset, keys: NDArray[np.uint8] | None = None
+    rows: Split,
+    selection: Selection,
+    dataset: Dataset,
+    keys: NDArray[np.uint8] | None = None,
+    *,
+    reporter: Reporter = Reporter(quiet=True),
 ) -> NDArray[np.bool_]:
     """Which rows a selection keeps, (rows,) bool: those of its classes, and the fraction of them.
 
@@ -261,6 +267,7 @@ def selected(
         selection: classes are meant by their names in the dataset, or else by their numbers.
         dataset: says which classes there are.
         keys: the rows' keys, where they are known already; only a fraction needs any.
+        reporter: hears how many rows and classes are kept, where not all are asked for.
 
     Raises:
         UsageError: if there is no such class.
@@ -281,6 +288,10 @@ def selected(
         keep[keep] = fraction_rows(of_kept, rows.labels[keep], selection.fraction, selection.seed)
     if not keep.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: it needs to leave some")
+    if str(selection):
+        all_of, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
+        which = f", {kept} of {all_of} classes" if all_of else ""
+        reporter.say(f"{selection} keeps {int(keep.sum()):,} of {len(rows):,} rows{which}")
     return keep
 
 

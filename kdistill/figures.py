@@ -12,8 +12,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
@@ -171,6 +173,116 @@ def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None
 def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
     scaled = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     return np.asarray(scaled / scaled.sum())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's errors over T or alpha: means and standard deviations, and the mean of its hard-label students.
+
+    A place of None is that of students without a T; `hard` is None where another line of the model shows it.
+    """
+
+    name: str
+    places: Sequence[float | None]
+    means: Sequence[float]
+    deviations: Sequence[float]
+    hard: float | None
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One model's differences to its hard-label students, a value a setting: T and alpha as they are written."""
+
+    name: str
+    temperatures: Sequence[str]
+    alphas: Sequence[str]
+    differences: Sequence[float]
+    best: Sequence[bool]
+
+
+def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
+    """Errors over `what` (T or alpha), a line a model with bars of one standard deviation; its hard labels dashed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        axes = figure.subplots()
+        known = sorted({place for line in lines for place in line.places if place is not None})
+        spread = len(known) > 1 and known[0] > 0 and what == "T"
+        for number, line in enumerate(lines):
+            colour = (*STUDENTS, *TEACHERS)[number % (len(STUDENTS) + len(TEACHERS))]
+            if None in line.places:  # the same at every place
+                axes.axhline(line.means[0], color=colour, linewidth=1.6, label=f"{line.name} (no T)")
+                axes.axhspan(
+                    line.means[0] - line.deviations[0],
+                    line.means[0] + line.deviations[0],
+                    color=colour,
+                    alpha=0.12,
+                    lw=0,
+                )
+            else:
+                shift = 1.02 ** (number - (len(lines) - 1) / 2) if spread else 1.0  # bars beside each other
+                axes.errorbar(
+                    [place * shift for place in line.places if place is not None],
+                    line.means,
+                    line.deviations,
+                    color=colour,
+                    marker="o",
+                    markersize=5,
+                    capsize=3,
+                    elinewidth=1.2,
+                    label=line.name,
+                )
+            if line.hard is not None:
+                axes.axhline(line.hard, color=colour, linestyle=(0, (3, 1.6)), linewidth=1.4, alpha=0.8)
+        if spread:
+            axes.set_xscale("log")
+        axes.set_xticks(known, [f"{place:g}" for place in known])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel=what, ylabel="test errors")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="best")
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        return figure
+
+
+def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
+    """Mean differences in errors over T and alpha, a map a model: blue is fewer than from hard labels, orange more.
+
+    The best setting of a model, where one is, has a frame.
+    """
+    with mpl.rc_context(STYLE):
+        columns = min(2, len(maps))
+        rows = -(-len(maps) // columns)
+        shapes = [(list(dict.fromkeys(one.temperatures)), list(dict.fromkeys(one.alphas))) for one in maps]
+        width, height = max(len(shape[0]) for shape in shapes), max(len(shape[1]) for shape in shapes)
+        size = columns * (0.85 * width + 1.2) + 0.9, rows * (0.5 * height + 1.3) + 0.5
+        figure = Figure(figsize=(max(size[0], 5.5), max(size[1], 3.0)), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        reach = max([abs(value) for one in maps for value in one.differences if np.isfinite(value)] + [1e-9])
+        colours = LinearSegmentedColormap.from_list("fewer to more", [NAVY, "#f4f4f6", ORANGE])
+        for axes in grid.flat[len(maps) :]:
+            axes.axis("off")
+        for axes, one, (temperatures, alphas) in zip(grid.flat, maps, shapes, strict=False):
+            values = np.full((len(alphas), len(temperatures)), np.nan)
+            for temperature, alpha, value, best in zip(
+                one.temperatures, one.alphas, one.differences, one.best, strict=True
+            ):
+                x, y = temperatures.index(temperature), alphas.index(alpha)
+                values[y, x] = value
+                ink = "white" if value < -0.5 * reach else "black"
+                axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=10, color=ink)
+                if best:
+                    axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, linewidth=2.2))
+            drawn = axes.imshow(values, cmap=colours, vmin=-reach, vmax=reach, aspect="auto")
+            axes.set_xticks(range(len(temperatures)), temperatures)
+            axes.set_yticks(range(len(alphas)), alphas)
+            axes.tick_params(length=0)
+            axes.grid(visible=False)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            axes.set(title=one.name, xlabel="T", ylabel="alpha")
+        figure.colorbar(drawn, ax=grid, shrink=0.8, pad=0.02).outline.set_visible(False)
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        return figure
 
 
 def save(figure: Figure, path: Path) -> None:

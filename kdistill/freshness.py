@@ -25,8 +25,8 @@ def manifest_of(artifact: Artifact) -> Manifest | None:
 
 
 def _artifact(workspace: Workspace, role: str, name: str) -> Artifact:
-    """What an input of a manifest names: `soft_targets`, `teacher`, or, for plots, `teacher NAME` or `student NAME`."""
-    if role == "soft_targets":
+    """What an input of a manifest names: soft targets, `teacher`, or, for plots, `teacher NAME` or `student NAME`."""
+    if role.endswith("soft_targets"):
         return workspace.soft_targets(name)
     return workspace.teacher(name) if role.startswith("teacher") else workspace.student(name)
 

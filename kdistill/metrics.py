@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.settings import TEMPERATURES
+
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
@@ -65,3 +67,23 @@ def kl_divergence(teacher_logits: Floats, student_logits: Floats, temperature: f
     """KL(softmax(teacher / T) || softmax(student / T)), (rows,) in nats."""
     teacher, student = log_softmax(teacher_logits, temperature), log_softmax(student_logits, temperature)
     return np.asarray((np.exp(teacher) * (teacher - student)).sum(axis=1))
+
+
+def fitted_temperature(logits: Floats, labels: Labels) -> float:
+    """The T for which softmax(logits / T) has the lowest NLL on some rows (Guo et al. 2017, temperature scaling).
+
+    The NLL is convex in 1 / T, and its slope is the mean of E[logit] - logit of the label: halving the range of log T
+    finds where that is 0. T is within `settings.TEMPERATURES`, at an end where the rows know none: with all of them
+    right, the lower T the better.
+
+    Args:
+        logits: (rows, classes).
+        labels: (rows,).
+    """
+    own = logits.astype(np.float64)[np.arange(len(labels)), labels]
+    low, high = np.log(TEMPERATURES)
+    for _ in range(60):
+        middle = float(low + high) / 2
+        expected = (np.exp(log_softmax(logits, float(np.exp(middle)))) * logits).sum(axis=1)
+        low, high = (low, middle) if (expected - own).mean() < 0 else (middle, high)
+    return float(np.exp((low + high) / 2))

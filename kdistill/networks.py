@@ -33,7 +33,8 @@ class Lesson:
     """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
 
     `source` is what the rows are called, where they come from elsewhere; None if they are training rows of the dataset,
-    some or all. `views` is what the teacher saw of them, and the network is to see.
+    some or all. `views` is what the teacher saw of them, and the network is to see. With `permuted`, each row is told
+    what was said of another one of its label: see `Joined.permuted`.
     """
 
     rows: Split
@@ -41,11 +42,13 @@ class Lesson:
     teacher: Joined | None = None
     source: str | None = None
     views: Views | None = None
+    permuted: bool = False
 
     def chosen(self, mask: NDArray[np.bool_]) -> Lesson:
         """The rows that a mask (rows,) chooses."""
         keys = None if self.keys is None else self.keys[mask]
-        return replace(self, rows=self.rows.chosen(mask), keys=keys, teacher=self.teacher and self.teacher.chosen(mask))
+        teacher = self.teacher and self.teacher.chosen(mask)
+        return replace(self, rows=self.rows.chosen(mask), keys=keys, teacher=teacher)
 
 
 def make(
@@ -145,6 +148,7 @@ def make(
             "training_rows": len(examples),
             "labelled_rows": examples.labelled,
             "held_out": held_out_name,
+            "held_out_rows": len(held_out),
             "test_rows": rows,
             "test_errors": errors,
             "test_accuracy": 1 - errors / rows,
@@ -201,6 +205,21 @@ def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
     return sum(metrics.errors(network.logits(block), of_block) for block, of_block in blocks)
 
 
+def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.bool_]:
+    """Which training rows, by their keys (rows, 16), are for validation; (rows,) bool.
+
+    Raises:
+        KdistillError: if that leaves none on one side.
+    """
+    out = validation_rows(keys, settings.validation_fraction, settings.seed)
+    if not 0 < out.sum() < len(out):
+        raise KdistillError(
+            f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
+            "it needs to leave some on either side"
+        )
+    return out
+
+
 def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Reporter) -> tuple[Examples, Examples, str]:
     """The rows to train on, those to judge by, and what the latter are called.
 
@@ -213,12 +232,7 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
     if settings.validation_fraction:
         ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
         keys = ours if rows is dataset.train else keys
-        out = validation_rows(ours, settings.validation_fraction, settings.seed)
-        if not 0 < out.sum() < len(out):
-            raise KdistillError(
-                f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
-                "it needs to leave some on either side"
-            )
+        out = held_out_rows(ours, settings)
         held_out, held_out_name = dataset.train.chosen(out), "validation"
         forbidden.append(ours[out])
     keep = np.ones(len(rows), bool)
@@ -230,7 +244,10 @@ def _parts(dataset: Dataset, lesson: Lesson, settings: Training, reporter: Repor
     if not keep.any():
         raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
     taught = lesson.chosen(keep)
+    teacher = taught.teacher
+    if teacher and taught.permuted:
+        teacher = teacher.permuted(taught.rows.labels, settings.seed)
     views = Views(settings.augment, settings.seed) if settings.augment else lesson.views
     keys = (taught.rows.keys() if taught.keys is None else taught.keys) if views else None
-    examples = Examples(taught.rows.inputs, taught.rows.labels, taught.teacher, views, keys)
+    examples = Examples(taught.rows.inputs, taught.rows.labels, teacher, views, keys)
     return examples, Examples(held_out.inputs, held_out.labels), held_out_name

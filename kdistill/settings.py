@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -370,7 +370,8 @@ class TrainStudent:
     """The settings of `train-student`.
 
     None stands for what the soft-target file says: its temperature, its dataset, its teacher's architecture. Rows are
-    selected from those of the file, or, at alpha 1, from the dataset's training rows.
+    selected from those of the file, or, at alpha 1, from the dataset's training rows. With `permute_soft_targets` each
+    row is told what the teacher said of another one of its label: a control.
 
     Raises:
         UsageError: naming the option, the value it got and what it needs; also of one that would mean nothing.
@@ -384,6 +385,7 @@ class TrainStudent:
     model: str | None = None
     weights: str | None = None
     dataset: str | None = None
+    permute_soft_targets: bool = False
     name: str = "student"
     selection: Selection = Selection()
     training: Training = Training()
@@ -403,6 +405,8 @@ class TrainStudent:
         if self.model is not None:
             check_model("model", self.model)
         check_weights(self.weights)
+        if self.permute_soft_targets and self.alpha == 1.0:
+            raise UsageError("--permute-soft-targets has nothing to permute at --alpha 1: leave one of them out")
         _choice("loss", self.loss, Loss)
         if self.alpha == 1 and (self.loss != "kd" or self.standardize_logits):
             option = "--standardize-logits" if self.loss == "kd" else f"--loss {self.loss}"
@@ -411,6 +415,76 @@ class TrainStudent:
             raise UsageError(f"--temperature means nothing for --loss {self.loss}, which has no T: leave it out")
         if self.alpha == 0 and self.training.label_smoothing is not None:
             raise UsageError("--label-smoothing means nothing at --alpha 0, which leaves labels out: a higher --alpha")
+
+    def hard(self) -> TrainStudent:
+        """The same student from hard labels alone: without what can only be said of soft targets."""
+        soft = ("temperature", "loss", "standardize_logits", "permute_soft_targets")
+        return replace(self, alpha=1.0, **{name: getattr(TrainStudent, name) for name in soft})
+
+    def seeded(self, seed: int) -> TrainStudent:
+        """The same student from another seed."""
+        return replace(self, training=replace(self.training, seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The settings of `sweep`: every model at every loss, temperature and alpha, and from hard labels, by every seed.
+
+    No models means the one of `student`, which has what all students have in common; its own temperature, alpha, loss,
+    name and seed don't count. `other_soft_targets` names another teacher's, for a control.
+
+    Raises:
+        UsageError: naming the option, the value it got and what it needs.
+    """
+
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 20.0)
+    alphas: tuple[float, ...] = (0.1,)
+    losses: tuple[Loss, ...] = (TrainStudent.loss,)
+    models: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    student: TrainStudent = TrainStudent()
+    name: str = "sweep"
+    controls: bool = False
+    other_soft_targets: str | None = None
+
+    def __post_init__(self) -> None:
+        _each("temperature", self.temperatures, check_temperature)
+        _each("alpha", self.alphas, check_alpha)
+        _each("loss", self.losses, lambda loss: _choice("loss", loss, Loss))
+        _each("seeds", self.seeds, lambda seed: _whole("seeds", seed, 0, 2**32 - 1))
+        if self.models:
+            _each("model", self.models, lambda model: check_model("model", model))
+        if 1.0 in self.alphas:
+            raise UsageError("--alpha 1 is the student of hard labels, which every sweep has: leave it out")
+        check_name("name", self.name)
+        if self.other_soft_targets is not None:
+            check_name("other-soft-targets", self.other_soft_targets)
+            if not self.controls:
+                raise UsageError("--other-soft-targets is for a control: add --controls")
+            if self.other_soft_targets == self.student.soft_targets:
+                raise UsageError(
+                    f"--other-soft-targets {self.other_soft_targets} are the --soft-targets: name another teacher's"
+                )
+
+
+def _each(option: str, values: Sequence[Any], check: Callable[[Any], object]) -> None:
+    """One value or more, none of them twice, each of which passes a check."""
+    if not values:
+        raise UsageError(f"--{option} is empty: it needs one value or more")
+    for value in values:
+        check(value)
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise UsageError(f"--{option} has {written(repeated[:1])} twice")
+
+
+def written(values: Sequence[Any]) -> str:
+    """Values as a list on the command line: 1,2.5,20."""
+    return ",".join(map(short, values))
+
+
+def short(value: Any) -> str:
+    """A value as on the command line: 2 and not 2.0, and whatever else it takes to be read as the same."""
+    return text if isinstance(value, float) and float(text := f"{value:g}") == value else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -547,6 +547,19 @@ class Joined:
         """The rows that a mask (rows,) chooses."""
         return Joined(self.soft, self.places[mask])
 
+    def permuted(self, labels: Labels, seed: int) -> Joined:
+        """Each row with what was said of another of the same label, in an order drawn from the seed.
+
+        The rows of a label are told what they were told before, each something else: what a teacher says of a class
+        is kept, and what it says of a row is lost. Rows without a label are exchanged among each other.
+        """
+        random = np.random.default_rng([seed, len(labels)])
+        order = np.arange(len(labels))
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            order[rows] = random.permutation(rows)
+        return Joined(self.soft, self.places[order])
+
     def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
         """Those of some rows, by number, and of one view, read from the file."""
         return self.soft.take(self.places[rows], view)

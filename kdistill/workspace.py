@@ -26,7 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, CorrectBias, Export, Plot, Soften, Training, TrainStudent, TrainTeacher
+from kdistill.settings import (
+    NAME,
+    CorrectBias,
+    Export,
+    Plot,
+    Soften,
+    Sweep,
+    Training,
+    TrainStudent,
+    TrainTeacher,
+    short,
+    written,
+)
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
@@ -37,7 +49,9 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "teacher",
     "logits",
     "soft_targets",
+    "other_soft_targets",
 )
+LOOSE = ("plots", "sweep")  # directories in which other things stand too
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
     "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},
@@ -55,6 +69,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student'
         **TRAINING,
         "dataset": [TrainTeacher.dataset],
         "soft_targets": [TrainStudent.soft_targets],
+        "rows_seed": TrainStudent.selection.seed,
+    },
+    "sweep": {
+        **TRAINING,
+        "dataset": [TrainTeacher.dataset],
+        "soft_targets": [TrainStudent.soft_targets],
+        "temperature": written(Sweep.temperatures),
+        "alpha": written(Sweep.alphas),
+        "loss": written(Sweep.losses),
+        "seeds": written(Sweep.seeds),
         "rows_seed": TrainStudent.selection.seed,
     },
     "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
@@ -178,9 +202,7 @@ def _option(key: str, value: Any) -> str:
         return " ".join(_option("format" if key == "formats" else key, one) for one in value)
     if value is True:
         return f"--{key.replace('_', '-')}"
-    if isinstance(value, float) and float(short := f"{value:g}") == value:
-        value = short
-    return f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+    return f"--{key.replace('_', '-')} {shlex.quote(short(value))}"
 
 
 def _plain(value: Any) -> str:
@@ -197,12 +219,16 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One thing of the workspace: a directory with a `manifest.json`, or a file that carries its own."""
+    """One thing of the workspace: a directory with a `manifest.json`, or a file that carries its own.
+
+    `command` makes it; with `complete` there is no option to add, as where its name says them all.
+    """
 
     kind: str
     name: str
     path: Path
     command: str
+    complete: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
@@ -217,7 +243,7 @@ class Artifact:
 
     def command_for(self, manifest: Manifest) -> str:
         """The command that makes what a manifest describes, with every option that is not a default."""
-        if self.kind == "export":  # its name says them all
+        if self.complete:
             return self.command
         if "student" in manifest.inputs:  # its biases were corrected
             return self._correction(manifest)
@@ -255,7 +281,7 @@ class Artifact:
         try:
             text = self.manifest_path.read_bytes()
         except FileNotFoundError:
-            if self.path.exists() and self.kind != "plots":
+            if self.path.exists() and self.kind not in LOOSE:
                 raise KdistillError(f"{self.path} has no manifest.json: remove it, then {self.command}") from None
             return None
         except NotADirectoryError:
@@ -534,7 +560,14 @@ class Workspace:
         options = {"network": settings.network, "format": settings.format, "quantize": settings.quantize}
         given = [_option(key, value) for key, value in options.items() if value != getattr(Export, key)]
         command = " ".join([self.command("export"), *given])
-        return Artifact("export", settings.name, self.root / "exports" / settings.name, command)
+        return Artifact("export", settings.name, self.root / "exports" / settings.name, command, complete=True)
+
+    def sweep(self, name: str) -> Artifact:
+        return Artifact("sweep", name, self.root / "sweeps" / name, self._command("sweep", name, Sweep.name))
+
+    def sweep_student(self, sweep: str, name: str) -> Artifact:
+        whole = self.sweep(sweep)
+        return Artifact("student", name, whole.path / "students" / name, whole.command, complete=True)
 
     @cached_property
     def plots(self) -> Artifact:
@@ -563,6 +596,14 @@ class Workspace:
 
     def exports(self) -> list[Artifact]:
         return [self.export(settings) for name in self._names("exports") if (settings := Export.named(name))]
+
+    def sweeps(self) -> list[Artifact]:
+        """Those that have come to their end."""
+        found = [self.sweep(name) for name in self._names("sweeps")]
+        return [sweep for sweep in found if sweep.manifest_path.exists()]
+
+    def sweep_students(self, sweep: str) -> list[Artifact]:
+        return [self.sweep_student(sweep, name) for name in self._names(f"sweeps/{sweep}/students")]
 
     def _names(self, directory: str, suffix: str = "") -> list[str]:
         place = self.root / directory

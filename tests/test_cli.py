@@ -25,7 +25,7 @@ from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Workspace
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-COMMANDS = ["train-teacher", "soften", "train-student", "plot", "evaluate", "export", "status", "run"]
+COMMANDS = ["train-teacher", "soften", "train-student", "plot", "evaluate", "export", "status", "sweep", "run"]
 HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
 KDISTILL = [sys.executable, "-m", "kdistill"]
 

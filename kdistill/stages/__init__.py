@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdistill import data
 from kdistill.console import Reporter
-from kdistill.data import NO_LABEL, Dataset, Split
-from kdistill.settings import Selection
-from kdistill.workspace import Artifact
+from kdistill.workspace import LOOSE, Artifact
 
 
 def up_to_date(
@@ -34,23 +28,6 @@ def up_to_date(
 
             show_history(artifact, events)
         return True
-    if artifact.path.exists() and artifact.kind != "plots":
+    if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
     return False
-
-
-def selected(
-    rows: Split,
-    selection: Selection,
-    dataset: Dataset,
-    keys: NDArray[np.uint8] | None = None,
-    *,
-    reporter: Reporter,
-) -> NDArray[np.bool_]:
-    """As `data.selected`, and says how many rows and classes are kept, where not all are asked for."""
-    keep = data.selected(rows, selection, dataset, keys)
-    if str(selection):
-        classes, of_kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
-        which = f", {of_kept} of {classes} classes" if classes else ""
-        reporter.say(f"{selection} keeps {int(keep.sum()):,} of {len(rows):,} rows{which}")
-    return keep

@@ -14,7 +14,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.row_keys import row_keys
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
-from kdistill.stages import selected, up_to_date
+from kdistill.stages import up_to_date
 from kdistill.stored_logits import Form
 from kdistill.teachers import Answers, Candidate
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
@@ -51,7 +51,7 @@ def run(
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
     whole = whole_transfer_set(identity, dataset)
-    chosen = selected(whole, settings.selection, dataset, reporter=reporter)
+    chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
     rows = whole.chosen(chosen)
 
     start = time.perf_counter()

@@ -43,6 +43,7 @@ def run(workspace: Workspace) -> tuple[list[Standing], str]:
         *workspace.teachers(),
         *workspace.soft_target_files(),
         *workspace.students(),
+        *workspace.sweeps(),
         *workspace.exports(),
     ]
     if workspace.plots.manifest_path.exists():
@@ -92,6 +93,8 @@ def _summary(manifest: Manifest) -> str:
         return ", ".join(parts)
     if manifest.kind == "plots":
         return ", ".join(manifest.outputs)
+    if manifest.kind == "sweep":
+        return f"{len(results['students'])} students"
     if manifest.kind == "export":
         errors, rows = results["test_errors"], results["test_rows"]
         return f"{errors:,} errors of {rows:,} test rows, {results['bytes']:,} bytes"

@@ -43,6 +43,8 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
         *workspace.students(),
         *workspace.exports(),
     ]
+    for sweep in workspace.sweeps():
+        artifacts += [sweep, *workspace.sweep_students(sweep.name)]
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
     if not artifacts:

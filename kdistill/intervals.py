@@ -1,0 +1,60 @@
+"""Means over seeds, with Student's t intervals. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of `n` numbers, their standard deviation (n - 1), and a 95% interval of the mean by Student's t.
+
+    Of one number there is neither deviation nor interval. The interval takes the numbers for independent draws of a
+    normal distribution; of differences between two networks of the same seed it is the paired one.
+    """
+
+    mean: float
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From one number or more."""
+        mean, n = statistics.fmean(values), len(values)
+        if n == 1:
+            return cls(mean, n)
+        sd = statistics.stdev(values)
+        reach = t_quantile(CONFIDENCE, n - 1) * sd / math.sqrt(n)
+        return cls(mean, n, sd, mean - reach, mean + reach)
+
+
+def t_quantile(confidence: float, degrees: int) -> float:
+    """The t for which |T| <= t with a probability, T having Student's t distribution.
+
+    Args:
+        confidence: the probability, above 0 and below 1.
+        degrees: of freedom, at least 1.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):  # halvings of the angle whose tangent is t / sqrt(degrees): to the last bit
+        angle = (low + high) / 2
+        low, high = (angle, high) if _coverage(angle, degrees) < confidence else (low, angle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _coverage(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) * tan(angle)): the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= cosine * cosine * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
