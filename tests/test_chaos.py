@@ -40,3 +40,19 @@ def test_two_at_once():
     code, out = script("pairs.py")
     assert code == 0, out
     assert "10 pairs, 0 with anything lost" in out
+
+
+@pytest.mark.slow
+def test_paper_in_miniature(tmp_path):
+    """`make paper QUICK=1`: every command runs, and the table has each row; again, all is up to date; see paper.py."""
+    arguments = ("paper.py", "--quick", "--seeds", "0,1", "--place", tmp_path)
+    code, out = script(*arguments)
+    assert code == 0, out[-3000:]
+    results = (tmp_path / "results.md").read_text()
+    assert (tmp_path / "temperatures.png").stat().st_size > 10_000
+    for row in ("hard labels", "cached views", "without a single 3", "7s and 8s only", "biases corrected", "permuted"):
+        assert row in results
+    code, again = script(*arguments)
+    assert code == 0
+    assert "epoch 1/" not in again
+    assert (tmp_path / "results.md").read_text() == results
