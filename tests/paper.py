@@ -35,7 +35,7 @@ from kdistill.saved_models import SavedNetwork
 VALIDATION = "--validation-fraction 0.02"
 TEACHER = "--model mlp-1200 --dropout 0,0.25 --epochs 100 --batch-size 256 --schedule cosine"
 AUGMENT = "shift:2,rotate:12,zoom:0.12"
-STUDENT = "--epochs 60 --batch-size 128 --schedule cosine"
+STUDENT = "--epochs 40 --batch-size 128 --schedule cosine"
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Plan:
     teacher: str = f"{TEACHER} {VALIDATION}"
     model: str = "mlp-800"
     student: str = f"{STUDENT} {VALIDATION}"
-    views: int = 60
+    views: int = 40
     fraction: str = "0.03"
     few: str = f"--epochs 300 --batch-size 100 --schedule cosine {VALIDATION}"
     other: str = f"--model mlp-1200 --epochs 20 --batch-size 256 --schedule cosine {VALIDATION}"
-    temperatures: str = "1,2,2.5,3,4,8,20"
+    temperatures: str = "1,2.5,4,8,20"
     models: str = "mlp-30,mlp-300,mlp-800"
-    sweep: str = f"--epochs 20 --batch-size 128 --schedule cosine {VALIDATION}"
+    sweep: str = f"--epochs 15 --batch-size 128 --schedule cosine {VALIDATION}"
     losses: str = "kd,mse,dkd,dist,jsd,reverse-kl"
     loss_models: str = "mlp-30,mlp-800"
     loss_seeds: str = "0,1,2,3,4"
-    loss: str = f"--epochs 15 --batch-size 128 --schedule cosine {VALIDATION}"
+    loss: str = f"--epochs 10 --batch-size 128 --schedule cosine {VALIDATION}"
 
 
 SHORT = "--epochs 3 --batch-size 32 --validation-fraction 0.1 --xla off"
