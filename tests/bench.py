@@ -151,6 +151,21 @@ def measure_epoch(setup: Setup) -> Iterator[Row]:
     yield Row("epoch, mlp-800 / `fit`", mlp["float32"], mlp["fit"], 0.62)
 
 
+def measure_dropout(setup: Setup) -> Iterator[Row]:
+    """An epoch of the paper's teacher with dropout, and with jittered inputs too, against neither."""
+    inputs, labels = _mnist(setup)
+    times = medians(
+        setup.runs,
+        {
+            "neither": _epoch("mlp-1200", inputs, labels),
+            "dropout": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5"),
+            "both": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5", augment="shift:2"),
+        },
+    )
+    yield Row("epoch, mlp-1200 with `--dropout 0.2,0.5` / without", times["dropout"], times["neither"], 1.2)
+    yield Row("the same with `--augment shift:2` / without either", times["both"], times["neither"], 1.3)
+
+
 def measure_distil(setup: Setup) -> Iterator[Row]:
     """An epoch of distillation from cached logits against hard labels alone, and against the teacher in the loop.
 
@@ -204,6 +219,7 @@ GROUPS: dict[str, Callable[[Setup], Iterator[Row]]] = {
     "help": measure_help,
     "fresh": measure_fresh,
     "epoch": measure_epoch,
+    "dropout": measure_dropout,
     "distil": measure_distil,
     "soften": measure_soften,
 }
@@ -220,10 +236,10 @@ def _as_floats(inputs: np.ndarray) -> np.ndarray:
     return inputs.astype(np.float32) / np.float32(255.0)
 
 
-def _build(model: str, *, role: str, precision: str = "float32") -> Any:
+def _build(model: str, *, role: str, precision: str = "float32", dropout: str | None = None) -> Any:
     from kdistill import models
 
-    return models.build(model, (28, 28), 10, role=role, seed=0, precision=precision)
+    return models.build(model, (28, 28), 10, role=role, seed=0, precision=precision, dropout=dropout)
 
 
 def _epoch(
@@ -233,21 +249,26 @@ def _epoch(
     *,
     teacher_logits: np.ndarray | None = None,
     precision: Any = "float32",
+    dropout: str | None = None,
+    augment: str | None = None,
 ) -> Work:
     """One epoch as `training.train` has it, but for judging, checkpoint and report."""
     from kdistill import training
+    from kdistill.augmentation import Views
     from kdistill.backend import tf
     from kdistill.feed import Examples, Feed
     from kdistill.readers import Array
+    from kdistill.row_keys import row_keys
     from kdistill.settings import Training
     from kdistill.stored_logits import Form, Logits
 
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
     said = None if teacher_logits is None else Logits(Form(10, TEMPERATURE), teacher_logits)
-    examples = Examples(Array(inputs, "mnist"), labels, said)
+    views = (Views(augment, 0), row_keys(inputs)) if augment else ()
+    examples = Examples(Array(inputs, "mnist"), labels, said, *views)
     feed = Feed(examples, BATCH_ROWS, settings.memory << 20)
     objective = training.Objective() if teacher_logits is None else training.Objective(ALPHA, TEMPERATURE)
-    network = _build(model, role="student", precision=precision)
+    network = _build(model, role="student", precision=precision, dropout=dropout)
     optimizer = training._optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
     optimizer.build(network.trainable_variables)
     run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, examples, objective, settings)
