@@ -47,7 +47,7 @@ class Plan:
     student: str = f"{STUDENT} {VALIDATION}"
     views: int = 40
     fraction: str = "0.03"
-    few: str = f"--epochs 300 --batch-size 100 --schedule cosine {VALIDATION}"
+    few: str = f"--epochs 100 --batch-size 100 --schedule cosine {VALIDATION}"
     other: str = f"--model mlp-1200 --epochs 20 --batch-size 256 --schedule cosine {VALIDATION}"
     temperatures: str = "1,2.5,4,8,20"
     models: str = "mlp-30,mlp-300,mlp-800"
