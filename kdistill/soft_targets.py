@@ -202,9 +202,13 @@ def _checked(text: str) -> NDArray[Any]:
 
 
 def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
-    """A new dataset; the chunks of one of views hold one view, which is what is read at a time."""
+    """A new dataset; the chunks of one of views hold one view, which is what is read at a time.
+
+    All are stored whole, so that they are made of a size by which the last is full, or nearly.
+    """
     of_a_view = (*(1 for _ in shape[1:-1]), *shape[-1:]) if len(shape) > 1 else ()
-    rows = max(1, min(shape[0], CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(of_a_view))))
+    most = max(1, CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(of_a_view)))
+    rows = math.ceil(shape[0] / math.ceil(shape[0] / most))
     return file.create_dataset(name, shape, dtype, chunks=(rows, *of_a_view), fletcher32=True)
 
 

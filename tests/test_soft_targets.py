@@ -53,6 +53,18 @@ def begin(place, manifest=IDENTITY, form=None):
     return BlockLog(place / "blocks.log", manifest, {"row_keys": ((16,), "u1"), **(form or Form(CLASSES, 4.0)).columns})
 
 
+@pytest.mark.parametrize("shape", [(60_000, 40, 10), (60_000, 10), (26_215, 10), (5, 300_000), (1, 10), (60_000,)])
+def test_chunks_waste_nothing(tmp_path, shape):
+    """Chunks are of a megabyte at most, unless a row is more, and hold hardly more rows than there are."""
+    with h5py.File(tmp_path / "some.h5", "w") as file:
+        made = soft_targets._create(file, "logits", shape, "<f4")
+        assert made.shape == shape
+        assert made.chunks[1:-1] == (1,) * len(shape[1:-1])
+        assert np.prod(made.chunks) * 4 <= max(soft_targets.CHUNK_BYTES, 4 * shape[-1])
+        chunks = -(-shape[0] // made.chunks[0])
+        assert chunks * made.chunks[0] < shape[0] + chunks
+
+
 def joined(soft, keys, labels):
     """The logits of rows, as a student would get them."""
     return soft.take(soft.join(keys, labels, "some")).dense()
