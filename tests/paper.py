@@ -48,6 +48,7 @@ class Plan:
     views: int = 40
     fraction: str = "0.03"
     few: str = f"--epochs 100 --batch-size 100 --schedule cosine {VALIDATION}"
+    few_views: str = f"--epochs 200 --batch-size 100 --schedule cosine {VALIDATION}"
     other: str = f"--model mlp-1200 --epochs 20 --batch-size 256 --schedule cosine {VALIDATION}"
     temperatures: str = "1,2.5,4,8,20"
     models: str = "mlp-30,mlp-300,mlp-800"
@@ -66,6 +67,7 @@ QUICK = Plan(
     views=3,
     fraction="0.1",
     few="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
+    few_views="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
     other=f"--model mlp-30 {SHORT}",
     temperatures="1,4,20",
     models="mlp-10,mlp-30",
@@ -115,6 +117,11 @@ class Paper:
                 self.kdistill(f"correct-bias --student {kind}-{seed}")
         few = f"--fraction {plan.fraction} {plan.few}"
         self.kdistill(f"sweep --name few --soft-targets plain --model {plan.model} {grid} {few}")
+        few = f"--fraction {plan.fraction} --model {plan.model} {plan.few_views}"
+        for seed in self.each_seed():
+            self.kdistill(f"train-student --soft-targets views --name few-views-{seed} --seed {seed} --alpha 0 {few}")
+            hard = f"--alpha 1 --augment {AUGMENT} {few}"
+            self.kdistill(f"train-student --soft-targets plain --name few-augmented-{seed} --seed {seed} {hard}")
         self.kdistill(
             f"sweep --name temperatures --soft-targets plain --temperature {plan.temperatures} --alpha 0 "
             f"--model {plan.models} --seeds {self.seeds} {plan.sweep}"
@@ -160,6 +167,8 @@ class Paper:
         table += [
             (f"{share}: hard labels", self.swept(few, "hard labels"), ""),
             (f"{share}: distilled, T = 20", self.swept(few, "distilled"), ""),
+            (f"{share}: hard labels, augmented", self.students("few-augmented"), ""),
+            (f"{share}: distilled, {self.plan.views} cached views", self.students("few-views"), ""),
         ]
         return "\n\n".join(
             [
