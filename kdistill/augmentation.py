@@ -6,7 +6,9 @@ TensorFlow's operations applies.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,11 @@ class Views:
     seed: int
     count: int | None = None
 
+    @cached_property
+    def steps(self) -> Mapping[str, float]:
+        """How much of what is done to a row."""
+        return dict(check_augment(self.augment))
+
     def of_epoch(self, epoch: int) -> int:
         """The view that an epoch, counted from 1, sees."""
         return epoch if self.count is None else (epoch - 1) % self.count
@@ -66,7 +73,7 @@ class Views:
         rows = len(keys)
         if view == 0:
             return np.tile(np.array([1, 0, 0, 0, 1, 0, 0, 0], np.float32), (rows, 1))
-        steps = dict(check_augment(self.augment))
+        steps = self.steps
 
         def draw(number: int) -> NDArray[np.float64]:
             return uniform(keys, self.seed, view, number)
@@ -93,7 +100,7 @@ class Views:
 
     def apply(self, inputs: Any, transforms: Any) -> Any:
         """Rows as one view has them: tensors (rows, ...) and (rows, 8) to (rows, ...) of the same type."""
-        steps = dict(check_augment(self.augment))
+        steps = self.steps
         between = "rotate" in steps or "zoom" in steps
         shape, kind = tf.shape(inputs), inputs.dtype
         known = inputs.shape

@@ -40,6 +40,7 @@ from kdistill.settings import (
     TrainTeacher,
     Xla,
     check_model,
+    listed,
     written,
 )
 from kdistill.workspace import Workspace
@@ -242,7 +243,7 @@ def _listed(option: str, values: str, kind: Callable[[str], Any]) -> tuple[Any, 
     if not values.strip():
         raise UsageError(f"--{option} is empty: it needs one value or more")
     try:
-        return tuple(kind(value.strip()) for value in values.split(","))
+        return tuple(map(kind, listed(values)))
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise UsageError(f"--{option} is {values!r}: it needs {what} with commas between them, as 1,2") from None

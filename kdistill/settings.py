@@ -280,9 +280,9 @@ class Selection:
         return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in said)
 
 
-def listed(classes: str | None) -> list[str]:
+def listed(values: str | None) -> list[str]:
     """The members of a list such as `7,8`."""
-    return [] if classes is None else [one.strip() for one in classes.split(",")]
+    return [] if values is None else [value.strip() for value in values.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True)
