@@ -117,7 +117,8 @@ def training(
     augment: Annotated[
         str | None,
         typer.Option(
-            metavar="STEPS", help="New views of pictures each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1."
+            metavar="STEPS",
+            help="New views of pictures each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1, elastic:5.",
         ),
     ] = Training.augment,
     label_smoothing: Annotated[

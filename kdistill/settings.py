@@ -35,9 +35,17 @@ MODELS = (
 MLP = re.compile(r"mlp-([1-9]\d{0,4})")
 OWN = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 NEW_WEIGHTS = "new"
-AUGMENTATIONS = {"shift": (1, 1000), "crop": (1, 1000), "flip": (0, 0), "rotate": (0.1, 180), "zoom": (0.001, 0.9)}
+AUGMENTATIONS = {
+    "shift": (1, 1000),
+    "crop": (1, 1000),
+    "flip": (0, 0),
+    "rotate": (0.1, 180),
+    "zoom": (0.001, 0.9),
+    "elastic": (0.1, 1000),
+}
 MOST_VIEWS = 10_000
 WHOLE = ("shift", "crop")  # of these, in pixels
+BETWEEN = {"rotate", "zoom", "elastic"}  # of these, whose values come from between pixels
 _IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
@@ -137,8 +145,8 @@ def check_augment(augment: str) -> tuple[tuple[str, float], ...]:
         value = _number(amount) if amount or name != "flip" else 0.0
         if not low <= value <= high or (name in WHOLE and value != int(value)) or name in found:
             raise UsageError(
-                f"--augment is {augment!r}: it needs one or more of shift:PIXELS, crop:PIXELS, flip, rotate:DEGREES and "
-                "zoom:SHARE, each once, as shift:2,flip"
+                f"--augment is {augment!r}: it needs one or more of shift:PIXELS, crop:PIXELS, flip, rotate:DEGREES, "
+                "zoom:SHARE and elastic:PIXELS, each once, as shift:2,flip"
             )
         found[name] = value
     if "shift" in found and "crop" in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdistill.augmentation import Views
+from kdistill.augmentation import KNOT_WIDTH, KNOTS, Views
 from kdistill.errors import KdistillError
 from kdistill.row_keys import row_keys
 
@@ -65,7 +65,43 @@ def test_turned_and_scaled_about_the_middle():
     assert np.abs(angle.mean()) < 3
 
 
-@pytest.mark.parametrize("augment", ["shift:3", "flip,crop:1,rotate:30,zoom:0.2"])
+@pytest.mark.parametrize("mode", ["shift", "crop"])
+def test_bent(mode):
+    """Bilinear values, as NumPy has them, at places that the knots move by no more than was asked for."""
+    inputs = DRAW.uniform(0, 255, (40, 15, 12)).astype(np.float32)
+    keys = KEYS[:40]
+    views = Views(f"elastic:3,{mode}:2,rotate:10", 3)
+    transforms = views.transforms(keys, 1, (15, 12)).astype(np.float64)
+    knots = transforms[:, 8:].reshape(-1, 2, KNOTS, KNOTS)
+    assert 2.9 < np.abs(knots).max() <= 3
+    assert np.abs(knots.mean()) < 0.2
+    y, x = np.mgrid[:15, :12].astype(np.float64)
+    near = []
+    for size in (15, 12):
+        apart = (np.arange(size)[:, None] - np.linspace(0, size - 1, KNOTS)) / ((size - 1) / (KNOTS - 1))
+        share = np.exp(-((apart / KNOT_WIDTH) ** 2) / 2)
+        near.append(share / share.sum(axis=1, keepdims=True))
+    bent = near[0] @ knots @ near[1].T
+    a, b, c, d, e, f = (transforms[:, i, None, None] for i in range(6))
+    right, down = a * x + b * y + c + bent[:, 1], d * x + e * y + f + bent[:, 0]
+    padding = "constant" if mode == "shift" else "symmetric"
+    padded = np.pad(inputs, [(0, 0), (15, 15), (12, 12)], mode=padding)
+    down, right = np.clip(down + 15, 0, 43.99), np.clip(right + 12, 0, 34.99)
+    top, left = np.floor(down).astype(int), np.floor(right).astype(int)
+    below, beside = down - top, right - left
+    row = np.arange(40)[:, None, None]
+    expected = (
+        padded[row, top, left] * (1 - below) * (1 - beside)
+        + padded[row, top, left + 1] * (1 - below) * beside
+        + padded[row, top + 1, left] * below * (1 - beside)
+        + padded[row, top + 1, left + 1] * below * beside
+    )
+    np.testing.assert_allclose(views.seen(inputs, keys, 1), expected, atol=0.02)
+    colours = np.stack([inputs, inputs / 2, inputs / 4], axis=-1)
+    np.testing.assert_allclose(views.seen(colours, keys, 1)[..., 1], expected / 2, atol=0.02)
+
+
+@pytest.mark.parametrize("augment", ["shift:3", "flip,crop:1,rotate:30,zoom:0.2", "elastic:2,shift:1"])
 def test_pure_function_of_key_view_and_seed(augment):
     """The same in any order and company; another view or seed is another picture; view 0 is the row as it is."""
     views = Views(augment, 7, count=4)
@@ -82,7 +118,7 @@ def test_pure_function_of_key_view_and_seed(augment):
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
 def test_types_are_kept(dtype):
     inputs = (PICTURES[:50] // 2).astype(dtype)
-    for augment in ("shift:2", "rotate:10"):
+    for augment in ("shift:2", "rotate:10", "elastic:2"):
         seen = Views(augment, 0).seen(inputs, KEYS[:50], 1)
         assert seen.dtype == inputs.dtype
         assert seen.shape == inputs.shape
