@@ -27,15 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from kdistill import __version__, data
+from kdistill import __version__, data, metrics, sweeps
 from kdistill.cli import app
 from kdistill.console import hush
 from kdistill.saved_models import SavedNetwork
+from kdistill.teachers import Panel
 
 VALIDATION = "--validation-fraction 0.02"
 TEACHER = "--model mlp-1200 --dropout 0,0.25 --epochs 100 --batch-size 256 --schedule cosine"
-AUGMENT = "shift:2,rotate:12,zoom:0.12"
+AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"
 STUDENT = "--epochs 40 --batch-size 128 --schedule cosine"
+TEACHERS = ("teacher", "teacher-1", "teacher-2")  # the first alone, or the mean of all
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Plan:
     student: str = f"{STUDENT} {VALIDATION}"
     views: int = 40
     fraction: str = "0.03"
-    few: str = f"--epochs 100 --batch-size 100 --schedule cosine {VALIDATION}"
+    few: str = f"--epochs 100 --batch-size 20 --schedule cosine {VALIDATION}"
+    few_dropout: str = "0.2,0"
     few_views: str = f"--epochs 200 --batch-size 100 --schedule cosine {VALIDATION}"
-    other: str = f"--model mlp-1200 --epochs 20 --batch-size 256 --schedule cosine {VALIDATION}"
     temperatures: str = "1,2.5,4,8,20"
     models: str = "mlp-30,mlp-300,mlp-800"
     sweep: str = f"--epochs 15 --batch-size 128 --schedule cosine {VALIDATION}"
@@ -68,7 +70,6 @@ QUICK = Plan(
     fraction="0.1",
     few="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
     few_views="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
-    other=f"--model mlp-30 {SHORT}",
     temperatures="1,4,20",
     models="mlp-10,mlp-30",
     sweep=SHORT,
@@ -102,52 +103,56 @@ class Paper:
         """All but the last step."""
         plan = self.plan
         student = f"--model {plan.model} --alpha 0 {plan.student}"
-        self.kdistill(f"train-teacher --dataset {shlex.quote(self.dataset)} --augment {AUGMENT} {plan.teacher}")
+        for seed, name in enumerate(TEACHERS):
+            asked = f"--name {name} --seed {seed} --dataset {shlex.quote(self.dataset)}"
+            self.kdistill(f"train-teacher {asked} --augment {AUGMENT} {plan.teacher}")
         self.kdistill("soften --temperature 20 --name plain")
+        self.kdistill(f"soften --temperature 20 --name ensemble {' '.join(f'--teacher {name}' for name in TEACHERS)}")
         self.kdistill(f"soften --temperature 20 --name views --augment {AUGMENT} --views {plan.views}")
         self.kdistill("soften --temperature 20 --name no-3 --omit-class 3")
         self.kdistill("soften --temperature 20 --name only-7-8 --only-classes 7,8")
+        self.kdistill(f"soften --temperature 20 --name other --teacher {TEACHERS[1]}")
         grid = f"--temperature 20 --alpha 0 --seeds {self.seeds}"
-        self.kdistill(f"sweep --name main --soft-targets plain --model {plan.model} {grid} {plan.student}")
-        for kind in ("views", "no-3", "only-7-8"):
+        main = f"--model {plan.model} {grid} {plan.student}"
+        self.kdistill(f"sweep --name main --soft-targets plain {main}")
+        for kind in ("ensemble", "views", "no-3", "only-7-8"):
             for seed in self.each_seed():
                 self.kdistill(f"train-student --soft-targets {kind} --name {kind}-{seed} --seed {seed} {student}")
         for kind in ("no-3", "only-7-8"):
             for seed in self.each_seed():
                 self.kdistill(f"correct-bias --student {kind}-{seed}")
-        few = f"--fraction {plan.fraction} {plan.few}"
-        self.kdistill(f"sweep --name few --soft-targets plain --model {plan.model} {grid} {few}")
-        few = f"--fraction {plan.fraction} --model {plan.model} {plan.few_views}"
+        few = f"--model {plan.model} --fraction {plan.fraction}"
+        self.kdistill(f"sweep --name few --soft-targets plain {grid} {few} {plan.few}")
+        self.kdistill(
+            f"sweep --name few-dropout --soft-targets plain {grid} {few} {plan.few} --dropout {plan.few_dropout}"
+        )
         for seed in self.each_seed():
-            self.kdistill(f"train-student --soft-targets views --name few-views-{seed} --seed {seed} --alpha 0 {few}")
-            hard = f"--alpha 1 --augment {AUGMENT} {few}"
-            self.kdistill(f"train-student --soft-targets plain --name few-augmented-{seed} --seed {seed} {hard}")
+            of_seed = f"--seed {seed} {few} {plan.few_views}"
+            self.kdistill(f"train-student --soft-targets views --name few-views-{seed} --alpha 0 {of_seed}")
+            hard = f"--alpha 1 --augment {AUGMENT} {of_seed}"
+            self.kdistill(f"train-student --soft-targets plain --name few-augmented-{seed} {hard}")
         self.kdistill(
             f"sweep --name temperatures --soft-targets plain --temperature {plan.temperatures} --alpha 0 "
             f"--model {plan.models} --seeds {self.seeds} {plan.sweep}"
         )
-        self.kdistill(f"train-teacher --name other --seed 1 --dataset {shlex.quote(self.dataset)} {plan.other}")
-        self.kdistill("soften --teacher other --temperature 20 --name other")
-        self.kdistill(
-            f"sweep --name main --soft-targets plain --model {plan.model} {grid} {plan.student} --controls "
-            "--other-soft-targets other"
-        )
         losses = f"--alpha 0.1 --model {plan.loss_models} --seeds {plan.loss_seeds} --soft-targets plain {plan.loss}"
         self.kdistill(f"sweep --name losses --loss {plan.losses} --temperature 4 {losses}")
         self.kdistill(f"sweep --name standardized --standardize-logits --temperature 2 {losses}")
+        self.kdistill(f"sweep --name main --soft-targets plain {main} --controls --other-soft-targets other")
 
     def report(self) -> str:
         """The last step: test errors, counted, as Markdown."""
         dataset = data.load(self.dataset)
-        teacher = self.manifest("teachers", "teacher")
-        main, few = self.summary("main"), self.summary("few")
+        alone = self.manifest("teachers", TEACHERS[0])["test_errors"]
         of_test = f"{len(dataset.test):,} test rows"
         table = [
             ("network", f"errors of {of_test}: mean ± sd (each seed)", "the paper"),
-            ("teacher, augmented, dropout", f"{teacher['test_errors']:,}", "67"),
-            (f"{self.plan.model}, hard labels", self.swept(main, "hard labels"), "146"),
-            ("distilled, T = 20, without views", self.swept(main, "distilled"), "74"),
-            (f"distilled, {self.plan.views} cached views", self.students("views"), ""),
+            ("teacher, augmented, dropout", f"{alone:,}", "67"),
+            (f"mean of {len(TEACHERS)} such teachers", f"{self.ensemble(dataset):,}", ""),
+            (f"{self.plan.model}, hard labels", self.swept("main", "hard labels"), "146"),
+            ("distilled from the teacher, T = 20, without views", self.swept("main", "distilled"), "74"),
+            (f"distilled from the {len(TEACHERS)} teachers, T = 20, without views", self.students("ensemble"), ""),
+            (f"distilled from the teacher, {self.plan.views} cached views", self.students("views"), ""),
         ]
         for kind, classes, what, paper in (
             ("no-3", (3,), "without a single 3", ("206 (133 of the 3s)", "109 (14 of the 3s)")),
@@ -165,17 +170,19 @@ class Paper:
             ]
         share = f"{self.plan.fraction} of the rows"
         table += [
-            (f"{share}: hard labels", self.swept(few, "hard labels"), ""),
-            (f"{share}: distilled, T = 20", self.swept(few, "distilled"), ""),
+            (f"{share}: hard labels", self.swept("few", "hard labels"), ""),
+            (f"{share}: distilled, T = 20", self.swept("few", "distilled"), ""),
+            (f"{share}: hard labels, dropout {self.plan.few_dropout}", self.swept("few-dropout", "hard labels"), ""),
+            (f"{share}: distilled, dropout {self.plan.few_dropout}", self.swept("few-dropout", "distilled"), ""),
             (f"{share}: hard labels, augmented", self.students("few-augmented"), ""),
             (f"{share}: distilled, {self.plan.views} cached views", self.students("few-views"), ""),
         ]
         return "\n\n".join(
             [
                 _markdown(table),
-                f"Seeds: teacher 0, students {self.seeds}.",
+                f"Seeds: teacher 0, the others 1 and 2, students {self.seeds}.",
                 "Controls, on test rows:",
-                self.controls(main),
+                self.controls(self.summary("main")),
                 "Ways to match logits, test errors less those from hard labels of the same seed, 95% intervals:",
                 self.losses(),
                 f"kdistill {__version__}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -190,9 +197,10 @@ class Paper:
         found: list[dict[str, Any]] = json.loads((self.workspace / "sweeps" / sweep / "summary.json").read_text())
         return found
 
-    def swept(self, summary: list[dict[str, Any]], kind: str) -> str:
-        one = next(one for one in summary if one["kind"] == kind)
-        return _estimate(one["test_errors"])
+    def swept(self, sweep: str, kind: str) -> str:
+        """Errors of a sweep's students of one kind, of which it has one setting."""
+        rows = sweeps.read(self.workspace / "sweeps" / sweep / "table.csv", "make paper")
+        return _each([row.test_errors for row in rows if row.kind == kind])
 
     def students(
         self,
@@ -213,6 +221,12 @@ class Paper:
             logits = SavedNetwork.load(self.workspace / "students" / name / "saved_model").logits(rows.read())
             wrong.append(int((logits.argmax(axis=1) != rows.labels).sum()))
         return f"{_each(errors)}; {_each(wrong)} of {len(rows):,} {named}"
+
+    def ensemble(self, dataset: data.Dataset) -> int:
+        """Errors of what all teachers say together, as `soften` takes their mean."""
+        each = [SavedNetwork.load(self.workspace / "teachers" / name / "saved_model") for name in TEACHERS]
+        said = Panel(each, [False] * len(each), "arithmetic", 20.0).logits(dataset.test.read())
+        return metrics.errors(said, dataset.test.labels)
 
     def oracle(self, kind: str) -> str:
         said = [
