@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import platform
 import shlex
@@ -21,7 +22,10 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +34,46 @@ import numpy as np
 from kdistill import __version__, data, metrics, sweeps
 from kdistill.cli import app
 from kdistill.console import hush
-from kdistill.saved_models import SavedNetwork
-from kdistill.teachers import Panel
 
 VALIDATION = "--validation-fraction 0.02"
-TEACHER = "--model mlp-1200 --dropout 0,0.25 --epochs 100 --batch-size 256 --schedule cosine"
+TEACHER = "--model mlp-1200 --dropout 0,0.25 --batch-size 256 --schedule cosine"
 AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"
-STUDENT = "--epochs 40 --batch-size 128 --schedule cosine"
-TEACHERS = ("teacher", "teacher-1", "teacher-2")  # the first alone, or the mean of all
+STUDENT = f"--batch-size 32 --schedule cosine {VALIDATION}"
+SHORTER = f"--epochs 10 --batch-size 64 --schedule cosine {VALIDATION}"
+TEACHERS = tuple(f"teacher{ending}" for ending in ("", "-1", "-2", "-3", "-4"))  # the first alone, or the mean of all
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much is done: the whole, or a miniature of it."""
 
-    teacher: str = f"{TEACHER} {VALIDATION}"
+    teacher: str = f"{TEACHER} {VALIDATION} --epochs 100"
+    others: str = f"{TEACHER} {VALIDATION} --epochs 60"
     model: str = "mlp-800"
-    student: str = f"{STUDENT} {VALIDATION}"
+    student: str = f"--epochs 30 {STUDENT}"
     views: int = 40
+    of_views: str = f"--epochs 40 {STUDENT}"
     fraction: str = "0.03"
-    few: str = f"--epochs 100 --batch-size 20 --schedule cosine {VALIDATION}"
-    few_dropout: str = "0.2,0"
-    few_views: str = f"--epochs 200 --batch-size 100 --schedule cosine {VALIDATION}"
-    temperatures: str = "1,2.5,4,8,20"
-    models: str = "mlp-30,mlp-300,mlp-800"
-    sweep: str = f"--epochs 15 --batch-size 128 --schedule cosine {VALIDATION}"
+    few: str = f"--epochs 150 --batch-size 20 --schedule cosine {VALIDATION}"
+    few_dropout: str = "0.25,0.1"
+    sweep: str = f"--temperature 1,2.5,4,8,20 --model mlp-30,mlp-300,mlp-800 {SHORTER}"
     losses: str = "kd,mse,dkd,dist,jsd,reverse-kl"
     loss_models: str = "mlp-30,mlp-800"
     loss_seeds: str = "0,1,2,3,4"
-    loss: str = f"--epochs 10 --batch-size 128 --schedule cosine {VALIDATION}"
+    loss: str = SHORTER
 
 
 SHORT = "--epochs 3 --batch-size 32 --validation-fraction 0.1 --xla off"
 QUICK = Plan(
     teacher=f"--model mlp-100 --dropout 0,0.25 {SHORT}",
+    others=f"--model mlp-30 {SHORT}",
     model="mlp-30",
     student=SHORT,
     views=3,
+    of_views=SHORT,
     fraction="0.1",
     few="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
-    few_views="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
-    temperatures="1,4,20",
-    models="mlp-10,mlp-30",
-    sweep=SHORT,
+    sweep=f"--temperature 1,4,20 --model mlp-10,mlp-30 {SHORT}",
     losses="kd,mse,dkd",
     loss_models="mlp-10",
     loss_seeds="0,1",
@@ -81,20 +82,21 @@ QUICK = Plan(
 
 
 class Paper:
-    """The commands, in order, in one workspace."""
+    """The commands, in order, in one workspace, as many at once as there are cores."""
 
     def __init__(self, place: Path, dataset: str, seeds: str, plan: Plan) -> None:
         self.place, self.dataset, self.seeds, self.plan = place, dataset, seeds, plan
         self.workspace = place / "workspace"
 
-    def kdistill(self, command: str) -> str:
-        """Run a command; what it prints is shown, and returned."""
-        print(f"$ kdistill {command}", flush=True)
-        said = io.StringIO()
-        name, *options = shlex.split(command)
-        with contextlib.redirect_stdout(_Both(sys.stdout, said)):
-            app([name, "--workspace", str(self.workspace), *options], standalone_mode=False)
-        return said.getvalue()
+    def kdistill(self, commands: Sequence[str]) -> list[str]:
+        """Run commands that don't need each other; what they print, which is shown too, is returned."""
+        context = multiprocessing.get_context("spawn")
+        cores = context.SimpleQueue()
+        free = sorted(os.sched_getaffinity(0))
+        for core in free:
+            cores.put(core)
+        with ProcessPoolExecutor(min(len(free), len(commands)), context, _take_a_core, (cores,)) as pool:
+            return list(pool.map(_kdistill, commands, repeat(self.workspace)))
 
     def each_seed(self) -> list[str]:
         return self.seeds.split(",")
@@ -102,43 +104,63 @@ class Paper:
     def train(self) -> None:
         """All but the last step."""
         plan = self.plan
-        student = f"--model {plan.model} --alpha 0 {plan.student}"
-        for seed, name in enumerate(TEACHERS):
-            asked = f"--name {name} --seed {seed} --dataset {shlex.quote(self.dataset)}"
-            self.kdistill(f"train-teacher {asked} --augment {AUGMENT} {plan.teacher}")
-        self.kdistill("soften --temperature 20 --name plain")
-        self.kdistill(f"soften --temperature 20 --name ensemble {' '.join(f'--teacher {name}' for name in TEACHERS)}")
-        self.kdistill(f"soften --temperature 20 --name views --augment {AUGMENT} --views {plan.views}")
-        self.kdistill("soften --temperature 20 --name no-3 --omit-class 3")
-        self.kdistill("soften --temperature 20 --name only-7-8 --only-classes 7,8")
-        self.kdistill(f"soften --temperature 20 --name other --teacher {TEACHERS[1]}")
-        grid = f"--temperature 20 --alpha 0 --seeds {self.seeds}"
-        main = f"--model {plan.model} {grid} {plan.student}"
-        self.kdistill(f"sweep --name main --soft-targets plain {main}")
-        for kind in ("ensemble", "views", "no-3", "only-7-8"):
-            for seed in self.each_seed():
-                self.kdistill(f"train-student --soft-targets {kind} --name {kind}-{seed} --seed {seed} {student}")
-        for kind in ("no-3", "only-7-8"):
-            for seed in self.each_seed():
-                self.kdistill(f"correct-bias --student {kind}-{seed}")
-        few = f"--model {plan.model} --fraction {plan.fraction}"
-        self.kdistill(f"sweep --name few --soft-targets plain {grid} {few} {plan.few}")
+        teachers = [
+            f"train-teacher --name {name} --seed {seed} --dataset {shlex.quote(self.dataset)} --augment {AUGMENT} "
+            f"{plan.others if seed else plan.teacher}"
+            for seed, name in enumerate(TEACHERS)
+        ]
+        self.kdistill(teachers)
+        every = " ".join(f"--teacher {name}" for name in TEACHERS)
+        soft_targets = {
+            "views": f"--augment {AUGMENT} --views {plan.views}",
+            "ensemble": every,
+            "plain": "",
+            "no-3": "--omit-class 3",
+            "only-7-8": "--only-classes 7,8",
+            "other": f"--teacher {TEACHERS[1]}",
+        }
+        self.kdistill([f"soften --temperature 20 --name {name} {how}".strip() for name, how in soft_targets.items()])
+        main, *sweeps_ = self.swept_students()
+        self.kdistill([main, *self.students_alone(), *sweeps_])
         self.kdistill(
-            f"sweep --name few-dropout --soft-targets plain {grid} {few} {plan.few} --dropout {plan.few_dropout}"
+            [f"correct-bias --student {kind}-{seed}" for kind in ("no-3", "only-7-8") for seed in self.each_seed()]
         )
+
+    def swept_students(self) -> list[str]:
+        """Those that are compared with their like from hard labels, the longest sweep first."""
+        plan = self.plan
+        grid = f"--soft-targets plain --temperature 20 --alpha 0 --seeds {self.seeds} --model {plan.model}"
+        few = f"{grid} --fraction {plan.fraction} {plan.few}"
+        losses = f"--soft-targets plain --alpha 0.1 --model {plan.loss_models} --seeds {plan.loss_seeds} {plan.loss}"
+        return [
+            f"sweep --name main {grid} {plan.student} --controls --other-soft-targets other",
+            f"sweep --name losses --loss {plan.losses} --temperature 4 {losses}",
+            f"sweep --name temperatures --soft-targets plain --alpha 0 --seeds {self.seeds} {plan.sweep}",
+            f"sweep --name standardized --standardize-logits --temperature 2 {losses}",
+            f"sweep --name few-dropout {few} --dropout {plan.few_dropout}",
+            f"sweep --name few {few}",
+        ]
+
+    def students_alone(self) -> list[str]:
+        plan = self.plan
+        found = []
         for seed in self.each_seed():
-            of_seed = f"--seed {seed} {few} {plan.few_views}"
-            self.kdistill(f"train-student --soft-targets views --name few-views-{seed} --alpha 0 {of_seed}")
-            hard = f"--alpha 1 --augment {AUGMENT} {of_seed}"
-            self.kdistill(f"train-student --soft-targets plain --name few-augmented-{seed} {hard}")
-        self.kdistill(
-            f"sweep --name temperatures --soft-targets plain --temperature {plan.temperatures} --alpha 0 "
-            f"--model {plan.models} --seeds {self.seeds} {plan.sweep}"
-        )
-        losses = f"--alpha 0.1 --model {plan.loss_models} --seeds {plan.loss_seeds} --soft-targets plain {plan.loss}"
-        self.kdistill(f"sweep --name losses --loss {plan.losses} --temperature 4 {losses}")
-        self.kdistill(f"sweep --name standardized --standardize-logits --temperature 2 {losses}")
-        self.kdistill(f"sweep --name main --soft-targets plain {main} --controls --other-soft-targets other")
+            of_seed = f"--seed {seed} --model {plan.model}"
+            found += [
+                f"train-student --soft-targets {kind} --name {kind}-{seed} --alpha 0 {of_seed} {how}"
+                for kind, how in (
+                    ("ensemble", plan.student),
+                    ("views", plan.of_views),
+                    ("no-3", plan.student),
+                    ("only-7-8", plan.student),
+                )
+            ]
+            few = f"{of_seed} --fraction {plan.fraction} {plan.few}"
+            found += [
+                f"train-student --soft-targets views --name few-views-{seed} --alpha 0 {few}",
+                f"train-student --soft-targets plain --name few-augmented-{seed} --alpha 1 --augment {AUGMENT} {few}",
+            ]
+        return found
 
     def report(self) -> str:
         """The last step: test errors, counted, as Markdown."""
@@ -180,7 +202,7 @@ class Paper:
         return "\n\n".join(
             [
                 _markdown(table),
-                f"Seeds: teacher 0, the others 1 and 2, students {self.seeds}.",
+                f"Seeds: teacher 0, the others 1 to {len(TEACHERS) - 1}, students {self.seeds}.",
                 "Controls, on test rows:",
                 self.controls(self.summary("main")),
                 "Ways to match logits, test errors less those from hard labels of the same seed, 95% intervals:",
@@ -211,6 +233,8 @@ class Paper:
         ending: str = "",
     ) -> str:
         """Errors of one kind's students, and, of some classes, how many of their rows are wrong."""
+        from kdistill.saved_models import SavedNetwork
+
         names = [f"{kind}-{seed}{ending}" for seed in self.each_seed()]
         errors = [self.manifest("students", name)["test_errors"] for name in names]
         if dataset is None:
@@ -224,15 +248,16 @@ class Paper:
 
     def ensemble(self, dataset: data.Dataset) -> int:
         """Errors of what all teachers say together, as `soften` takes their mean."""
+        from kdistill.saved_models import SavedNetwork
+        from kdistill.teachers import Panel
+
         each = [SavedNetwork.load(self.workspace / "teachers" / name / "saved_model") for name in TEACHERS]
         said = Panel(each, [False] * len(each), "arithmetic", 20.0).logits(dataset.test.read())
         return metrics.errors(said, dataset.test.labels)
 
     def oracle(self, kind: str) -> str:
-        said = [
-            json.loads(self.kdistill(f"correct-bias --student {kind}-{seed} --oracle --json"))
-            for seed in self.each_seed()
-        ]
+        commands = [f"correct-bias --student {kind}-{seed} --oracle --json" for seed in self.each_seed()]
+        said = [json.loads(told) for told in self.kdistill(commands)]
         return _each([one["oracle"]["test_errors"] for one in said if "oracle" in one])
 
     def controls(self, summary: list[dict[str, Any]]) -> str:
@@ -282,20 +307,21 @@ def _markdown(table: list[tuple[str, ...]]) -> str:
     return "\n".join([head, "|---" * len(table[0]) + "|", *rows])
 
 
-class _Both(io.TextIOBase):
-    """What is written goes to two places."""
+def _take_a_core(cores: Any) -> None:
+    """Of several networks at once each is trained on a core of its own: two so are done sooner than one after another."""
+    os.sched_setaffinity(0, {cores.get()})
+    hush()
 
-    def __init__(self, *places: Any) -> None:
-        self.places = places
 
-    def write(self, text: str) -> int:
-        for place in self.places:
-            place.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for place in self.places:
-            place.flush()
+def _kdistill(command: str, workspace: Path) -> str:
+    print(f"$ kdistill {command}", flush=True)
+    said = io.StringIO()
+    name, *options = shlex.split(command)
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(said):
+        app([name, "--workspace", str(workspace), *options], standalone_mode=False)
+    print(f"{said.getvalue()}({name}: {time.perf_counter() - start:.0f} s)", flush=True)
+    return said.getvalue()
 
 
 def main() -> int:
