@@ -206,7 +206,7 @@ def _correlation_distance(teacher: Tensor, student: Tensor, *, axis: int) -> Ten
 def standardized(logits: Tensor, *, axis: int = -1) -> Tensor:
     """Z-scores of each row's logits: less their mean, divided by their standard deviation, the root of a mean square.
 
-    Sun et al., Logit Standardization in Knowledge Distillation, arXiv:2403.01734, algorithm 1. Put into a loss for the
+    Sun et al., Logit Standardization in Knowledge Distillation, arXiv:2403.01427, algorithm 1. Put into a loss for the
     logits of both sides, T is in standard deviations: a row's logits are divided by T * sigma, sigma being its own and
     its side's, so that the student matches the order and spacing of the teacher's logits and not their range. A T that
     suits logits as they are is too high by about their sigma; the paper's code runs at 2 for the most part.
