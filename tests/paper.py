@@ -315,12 +315,14 @@ def _take_a_core(cores: Any) -> None:
 
 def _kdistill(command: str, workspace: Path) -> str:
     print(f"$ kdistill {command}", flush=True)
-    said = io.StringIO()
+    said, warned = io.StringIO(), io.StringIO()
     name, *options = shlex.split(command)
     start = time.perf_counter()
-    with contextlib.redirect_stdout(said):
-        app([name, "--workspace", str(workspace), *options], standalone_mode=False)
-    print(f"{said.getvalue()}({name}: {time.perf_counter() - start:.0f} s)", flush=True)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):  # no bars: two would share a line
+            app([name, "--workspace", str(workspace), *options], standalone_mode=False)
+    finally:
+        print(f"{said.getvalue()}{warned.getvalue()}({name}: {time.perf_counter() - start:.0f} s)", flush=True)
     return said.getvalue()
 
 
