@@ -15,12 +15,13 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
 TEACHERS = (NAVY, "#4b74c9", "#7a5bb5", "#2b8a9e")
 STUDENTS = (ORANGE, "#b8321f", "#2f8f4e", "#d6489b", "#8c6d1f", "#6b6b6b")
+FAR_APART = 3  # errors that differ by more than this factor are drawn on a logarithmic axis
 
 STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -239,7 +240,16 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel=what, ylabel="test errors")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="best")
+        hard = [line.hard for line in lines if line.hard is not None]
+        axes.update_datalim([(known[0], one) for one in hard] if known else [])
+        axes.autoscale_view(scalex=False)
+        every = [*hard, *(mean for line in lines for mean in line.means)]
+        if min(every) > 0 and max(every) > FAR_APART * min(every):  # what small networks differ by hides the rest
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
         figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
         return figure
 

@@ -414,6 +414,18 @@ def test_lines():
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
 
 
+@pytest.mark.parametrize(("large", "scale"), [(330.0, "log"), (200.0, "linear")])
+def test_lines_far_apart(large, scale):
+    """Networks of which one makes many times the errors of another are drawn on a logarithmic axis, all of each."""
+    lines = [figures.Line("a", [1.0, 4.0], [large, large], [9.0, 8.0], 80.0)]
+    lines.append(figures.Line("b", [1.0, 4.0], [100.0, 90.0], [4.0, 3.0], 130.0))
+    axes = figures.errors_over("T", lines, "title").axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < 80.0
+    assert high > large + 9.0
+
+
 def test_heat_map():
     """Each cell has its mean difference, and the best a frame."""
     heat = figures.Heat(
