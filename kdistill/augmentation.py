@@ -86,7 +86,7 @@ class Views:
             return uniform(keys, self.seed, view, number)
 
         pixels = steps.get("shift", steps.get("crop", 0.0))
-        if pixels >= min(height, width):
+        if max(pixels, steps.get("elastic", 0.0)) >= min(height, width):
             raise KdistillError(f"--augment {self.augment} moves beyond pictures of {height}x{width}")
         down, right = (np.floor(draw(number) * (2 * pixels + 1)) - pixels for number in (1, 2))
         mirror = np.where((draw(3) < 0.5) & ("flip" in steps), -1.0, 1.0)

@@ -129,5 +129,6 @@ def test_types_are_kept(dtype):
 def test_rows_that_are_no_pictures():
     with pytest.raises(KdistillError, match=r"rows here have shape \(64,\)"):
         Views("shift:1", 0).transforms(KEYS, 1, (64,))
-    with pytest.raises(KdistillError, match="beyond pictures of 9x12"):
-        Views("shift:9", 0).transforms(KEYS, 1, (9, 12))
+    for augment in ("shift:9", "flip,elastic:9"):
+        with pytest.raises(KdistillError, match=f"--augment {augment} moves beyond pictures of 9x12"):
+            Views(augment, 0).transforms(KEYS, 1, (9, 12))
