@@ -119,7 +119,7 @@ class Panel:
         each = np.stack([metrics.log_softmax(logits, self.temperature) for logits in said])
         peak = each.max(axis=0)
         mean = peak + np.log(np.exp(each - peak).mean(axis=0))
-        return np.asarray(self.temperature * mean, np.float32)
+        return _zero_mean(self.temperature * mean)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,16 @@ def _as_logits(said: Floats, probabilities: bool, where: str) -> Floats:
         raise KdistillError(
             f"{where} gives rows that are no probabilities after rows that are: --teacher-output logits"
         )
-    return np.log(np.maximum(said, np.float32(SMALLEST)))
+    return _zero_mean(np.log(np.maximum(said, np.float32(SMALLEST))))
+
+
+def _zero_mean(logits: NDArray[np.floating[Any]]) -> Floats:
+    """The logits (rows, classes) of the same probabilities that have a mean of 0 in each row.
+
+    The logarithms of probabilities lie far below 0, by T * log(classes) and more: a student that matches logits would
+    learn little else.
+    """
+    return np.asarray(logits - logits.mean(axis=-1, keepdims=True), np.float32)
 
 
 def are_probabilities(said: NDArray[np.floating[Any]]) -> bool:
