@@ -21,6 +21,7 @@ import shlex
 import shutil
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,8 +40,9 @@ VALIDATION = "--validation-fraction 0.02"
 TEACHER = "--model mlp-1200 --dropout 0,0.25 --batch-size 256 --schedule cosine"
 AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"
 STUDENT = f"--batch-size 32 --schedule cosine {VALIDATION}"
-SHORTER = f"--epochs 10 --batch-size 64 --schedule cosine {VALIDATION}"
+SHORTER = f"--epochs 8 --batch-size 64 --schedule cosine {VALIDATION}"
 TEACHERS = tuple(f"teacher{ending}" for ending in ("", "-1", "-2", "-3", "-4"))  # the first alone, or the mean of all
+MOST_AT_ONCE = 8  # of commands, which take some 2 GiB of memory each
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Plan:
     views: int = 40
     of_views: str = f"--epochs 40 {STUDENT}"
     fraction: str = "0.03"
-    few: str = f"--epochs 150 --batch-size 20 --schedule cosine {VALIDATION}"
+    few: str = f"--epochs 100 --batch-size 20 --schedule cosine {VALIDATION}"
     few_dropout: str = "0.25,0.1"
     sweep: str = f"--temperature 1,2.5,4,8,20 --model mlp-30,mlp-300,mlp-800 {SHORTER}"
     losses: str = "kd,mse,dkd,dist,jsd,reverse-kl"
@@ -82,7 +84,7 @@ QUICK = Plan(
 
 
 class Paper:
-    """The commands, in order, in one workspace, as many at once as there are cores."""
+    """The commands, in order, in one workspace, several at once, each on its share of the cores."""
 
     def __init__(self, place: Path, dataset: str, seeds: str, plan: Plan) -> None:
         self.place, self.dataset, self.seeds, self.plan = place, dataset, seeds, plan
@@ -91,11 +93,14 @@ class Paper:
     def kdistill(self, commands: Sequence[str]) -> list[str]:
         """Run commands that don't need each other; what they print, which is shown too, is returned."""
         context = multiprocessing.get_context("spawn")
-        cores = context.SimpleQueue()
-        free = sorted(os.sched_getaffinity(0))
-        for core in free:
-            cores.put(core)
-        with ProcessPoolExecutor(min(len(free), len(commands)), context, _take_a_core, (cores,)) as pool:
+        shares = context.SimpleQueue()
+        cores = (
+            sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        )
+        at_once = min(len(cores), len(commands), MOST_AT_ONCE)
+        for number in range(at_once):
+            shares.put(cores[number::at_once])
+        with ProcessPoolExecutor(at_once, context, _begin, (shares,)) as pool:
             return list(pool.map(_kdistill, commands, repeat(self.workspace)))
 
     def each_seed(self) -> list[str]:
@@ -307,10 +312,19 @@ def _markdown(table: list[tuple[str, ...]]) -> str:
     return "\n".join([head, "|---" * len(table[0]) + "|", *rows])
 
 
-def _take_a_core(cores: Any) -> None:
-    """Of several networks at once each is trained on a core of its own: two so are done sooner than one after another."""
-    os.sched_setaffinity(0, {cores.get()})
+def _begin(shares: Any) -> None:
+    """Keep to a share of the cores: networks so trained side by side are done sooner than one after another on all."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, shares.get())
     hush()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Stop where the one that gave the commands was killed: what goes on would stand in the way of its next run."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _kdistill(command: str, workspace: Path) -> str:
@@ -320,7 +334,7 @@ def _kdistill(command: str, workspace: Path) -> str:
     start = time.perf_counter()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):  # no bars: two would share a line
-            app([name, "--workspace", str(workspace), *options], standalone_mode=False)
+            app([name, "--debug", "--workspace", str(workspace), *options], standalone_mode=False)
     finally:
         print(f"{said.getvalue()}{warned.getvalue()}({name}: {time.perf_counter() - start:.0f} s)", flush=True)
     return said.getvalue()
