@@ -26,6 +26,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 MNIST = REPOSITORY.parent / "shared" / "data" / "mnist.npz"
 BATCH_ROWS = 128
+BENT = "shift:1,rotate:10,zoom:0.1,elastic:3"  # what the teacher of tests/paper.py sees
 SOFTEN_ROWS = 1000
 TEMPERATURE = 20.0
 ALPHA = 0.1
@@ -160,10 +161,12 @@ def measure_dropout(setup: Setup) -> Iterator[Row]:
             "neither": _epoch("mlp-1200", inputs, labels),
             "dropout": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5"),
             "both": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5", augment="shift:2"),
+            "bent": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5", augment=BENT),
         },
     )
     yield Row("epoch, mlp-1200 with `--dropout 0.2,0.5` / without", times["dropout"], times["neither"], 1.2)
     yield Row("the same with `--augment shift:2` / without either", times["both"], times["neither"], 1.3)
+    yield Row(f"the same with `--augment {BENT}` / without either", times["bent"], times["neither"], 1.3)
 
 
 def measure_distil(setup: Setup) -> Iterator[Row]:
@@ -223,7 +226,7 @@ GROUPS: dict[str, Callable[[Setup], Iterator[Row]]] = {
     "distil": measure_distil,
     "soften": measure_soften,
 }
-ON_MNIST = ("epoch", "distil", "soften")
+ON_MNIST = ("epoch", "dropout", "distil", "soften")
 
 
 def _mnist(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
