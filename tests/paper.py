@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import platform
 import shlex
-import shutil
 import statistics
 import sys
 import threading
@@ -40,7 +39,8 @@ VALIDATION = "--validation-fraction 0.02"
 TEACHER = "--model mlp-1200 --dropout 0,0.25 --batch-size 256 --schedule cosine"
 AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"
 STUDENT = f"--batch-size 32 --schedule cosine {VALIDATION}"
-SHORTER = f"--epochs 8 --batch-size 64 --schedule cosine {VALIDATION}"
+LARGE = f"--epochs 8 --batch-size 64 --schedule cosine {VALIDATION}"
+SMALL = f"--epochs 30 --batch-size 64 --learning-rate 0.003 --schedule cosine {VALIDATION}"
 TEACHERS = tuple(f"teacher{ending}" for ending in ("", "-1", "-2", "-3", "-4"))  # the first alone, or the mean of all
 MOST_AT_ONCE = 8  # of commands, which take some 2 GiB of memory each
 
@@ -58,11 +58,17 @@ class Plan:
     fraction: str = "0.03"
     few: str = f"--epochs 100 --batch-size 20 --schedule cosine {VALIDATION}"
     few_dropout: str = "0.25,0.1"
-    sweep: str = f"--temperature 1,2.5,4,8,20 --model mlp-30,mlp-300,mlp-800 {SHORTER}"
+    temperatures: str = "1,2.5,4,8,20"
     losses: str = "kd,mse,dkd,dist,jsd,reverse-kl"
-    loss_models: str = "mlp-30,mlp-800"
     loss_seeds: str = "0,1,2,3,4"
-    loss: str = SHORTER
+    sizes: tuple[tuple[str, str], ...] = (  # students of a size, and how they are trained
+        ("small", f"--model mlp-30 {SMALL}"),
+        ("large", f"--model mlp-300,mlp-800 {LARGE}"),
+    )
+    loss_sizes: tuple[tuple[str, str], ...] = (
+        ("small", f"--model mlp-30 {SMALL}"),
+        ("large", f"--model mlp-800 {LARGE}"),
+    )
 
 
 SHORT = "--epochs 3 --batch-size 32 --validation-fraction 0.1 --xla off"
@@ -75,11 +81,11 @@ QUICK = Plan(
     of_views=SHORT,
     fraction="0.1",
     few="--epochs 3 --batch-size 16 --validation-fraction 0.1 --xla off",
-    sweep=f"--temperature 1,4,20 --model mlp-10,mlp-30 {SHORT}",
+    temperatures="1,4,20",
     losses="kd,mse,dkd",
-    loss_models="mlp-10",
     loss_seeds="0,1",
-    loss=SHORT,
+    sizes=(("small", f"--model mlp-10 {SHORT}"), ("large", f"--model mlp-30 {SHORT}")),
+    loss_sizes=(("small", f"--model mlp-10 {SHORT}"),),
 )
 
 
@@ -136,12 +142,19 @@ class Paper:
         plan = self.plan
         grid = f"--soft-targets plain --temperature 20 --alpha 0 --seeds {self.seeds} --model {plan.model}"
         few = f"{grid} --fraction {plan.fraction} {plan.few}"
-        losses = f"--soft-targets plain --alpha 0.1 --model {plan.loss_models} --seeds {plan.loss_seeds} {plan.loss}"
+        ways = f"--soft-targets plain --alpha 0.1 --seeds {plan.loss_seeds}"
+        temperatures = f"--soft-targets plain --alpha 0 --seeds {self.seeds} --temperature {plan.temperatures}"
         return [
             f"sweep --name main {grid} {plan.student} --controls --other-soft-targets other",
-            f"sweep --name losses --loss {plan.losses} --temperature 4 {losses}",
-            f"sweep --name temperatures --soft-targets plain --alpha 0 --seeds {self.seeds} {plan.sweep}",
-            f"sweep --name standardized --standardize-logits --temperature 2 {losses}",
+            *(
+                f"sweep --name losses-{size} --loss {plan.losses} --temperature 4 {ways} {how}"
+                for size, how in plan.loss_sizes
+            ),
+            *(f"sweep --name temperatures-{size} {temperatures} {how}" for size, how in plan.sizes),
+            *(
+                f"sweep --name standardized-{size} --standardize-logits --temperature 2 {ways} {how}"
+                for size, how in plan.loss_sizes
+            ),
             f"sweep --name few-dropout {few} --dropout {plan.few_dropout}",
             f"sweep --name few {few}",
         ]
@@ -274,18 +287,35 @@ class Paper:
         return _markdown(table)
 
     def losses(self) -> str:
-        table = [("loss", *self.plan.loss_models.split(","))]
-        for sweep, ending in (("losses", ""), ("standardized", ", logits standardized, T = 2")):
-            by_loss: dict[str, dict[str, str]] = {}
-            for one in self.summary(sweep):
-                errors = f"{one['test_errors']['mean']:,.1f}"
-                name = "hard labels" if one["loss"] is None else f"{one['loss']}{ending}"
-                difference = _interval(one["difference"])
-                by_loss.setdefault(name, {})[one["model"]] = f"{errors} ({difference})" if difference else errors
-            if ending:
-                by_loss.pop("hard labels")
-            table += [(name, *(of[model] for model in table[0][1:])) for name, of in by_loss.items()]
-        return _markdown(table)
+        table: dict[str, list[str]] = {}
+        models = []
+        for size, _ in self.plan.loss_sizes:
+            for sweep, ending in (("losses", ""), ("standardized", ", logits standardized, T = 2")):
+                for one in self.summary(f"{sweep}-{size}"):
+                    name = "hard labels" if one["loss"] is None else f"{one['loss']}{ending}"
+                    if name == "hard labels" and ending:
+                        continue
+                    difference = _interval(one["difference"])
+                    errors = f"{one['test_errors']['mean']:,.1f}"
+                    table.setdefault(name, []).append(f"{errors} ({difference})" if difference else errors)
+            models.append(one["model"])
+        return _markdown([("loss", *models), *((name, *cells) for name, cells in table.items())])
+
+    def picture(self, path: Path) -> None:
+        """Errors over T of students of all sizes."""
+        from kdistill import figures
+
+        lines = []
+        for size, _ in self.plan.sizes:
+            every = self.summary(f"temperatures-{size}")
+            for model in dict.fromkeys(one["model"] for one in every):
+                hard, *of = [one for one in every if one["model"] == model]
+                errors = [one["test_errors"] for one in of]
+                places, means = [one["temperature"] for one in of], [one["mean"] for one in errors]
+                deviations = [one["sd"] or 0.0 for one in errors]
+                lines.append(figures.Line(model, places, means, deviations, hard["test_errors"]["mean"]))
+        title = f"test errors, {len(self.each_seed())} seeds; dashed: hard labels"
+        figures.errors_over("T", lines, title).savefig(path)
 
 
 def _each(values: list[int]) -> str:
@@ -355,7 +385,7 @@ def main() -> int:
     paper.train()
     said = paper.report()
     (options.place / "results.md").write_text(f"{said}\n", encoding="utf-8")
-    shutil.copyfile(paper.workspace / "sweeps" / "temperatures" / "errors.png", options.place / "temperatures.png")
+    paper.picture(options.place / "temperatures.png")
     print(f"{said}\n\nwrote {options.place}/results.md and temperatures.png after {time.perf_counter() - start:.0f} s")
     return 0
 
