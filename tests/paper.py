@@ -3,9 +3,9 @@
     python tests/paper.py --data mnist --seeds 0,1,2 --place .paper
 
 Every step is a `kdistill` command, which is printed; one that is up to date does nothing, so that a run that was stopped
-goes on where it was. No step but the last looks at test labels: networks are trained and judged on training rows and on
-a validation part of them, and how they were to be trained was chosen so. The last one counts test errors and writes
-`results.md` and the picture.
+goes on where it was. Nothing is chosen by test labels: networks are trained and judged on training rows and on a
+validation part of them, and how they were to be trained was chosen so; the commands count a network's test errors once it
+is trained. The last step collects them, and writes `results.md` and the picture.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class Paper:
             "other": f"--teacher {TEACHERS[1]}",
         }
         self.kdistill([f"soften --temperature 20 --name {name} {how}".strip() for name, how in soft_targets.items()])
-        main, *sweeps_ = self.swept_students()
-        self.kdistill([main, *self.students_alone(), *sweeps_])
+        longest, *others = self.swept_students()
+        self.kdistill([longest, *self.students_alone(), *others])
         self.kdistill(
             [f"correct-bias --student {kind}-{seed}" for kind in ("no-3", "only-7-8") for seed in self.each_seed()]
         )
