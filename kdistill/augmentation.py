@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.errors import KdistillError
 from kdistill.row_keys import uniform
-from kdistill.settings import BETWEEN, check_augment
+from kdistill.settings import check_augment
 
 Transforms = NDArray[np.float32]
 
+BETWEEN = {"rotate", "zoom", "elastic"}  # steps after which values come from between pixels
 KNOTS = 5  # along either axis, from edge to edge: where a picture is bent by a number drawn for the place
 KNOT_WIDTH = 0.6  # standard deviation of a knot's influence, of the distance between two: 4 pixels of 28
 

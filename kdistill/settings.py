@@ -45,7 +45,6 @@ AUGMENTATIONS = {
 }
 MOST_VIEWS = 10_000
 WHOLE = ("shift", "crop")  # of these, in pixels
-BETWEEN = {"rotate", "zoom", "elastic"}  # of these, whose values come from between pixels
 _IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 

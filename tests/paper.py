@@ -42,7 +42,7 @@ STUDENT = f"--batch-size 32 --schedule cosine {VALIDATION}"
 LARGE = f"--epochs 8 --batch-size 64 --schedule cosine {VALIDATION}"
 SMALL = f"--epochs 30 --batch-size 64 --learning-rate 0.003 --schedule cosine {VALIDATION}"
 TEACHERS = tuple(f"teacher{ending}" for ending in ("", "-1", "-2", "-3", "-4"))  # the first alone, or the mean of all
-MOST_AT_ONCE = 8  # of commands, which take some 2 GiB of memory each
+MOST_AT_ONCE = 8  # of commands, each of which has TensorFlow and the data in its memory
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Paper:
         wrong = []
         for name in names:
             logits = SavedNetwork.load(self.workspace / "students" / name / "saved_model").logits(rows.read())
-            wrong.append(int((logits.argmax(axis=1) != rows.labels).sum()))
+            wrong.append(metrics.errors(logits, rows.labels))
         return f"{_each(errors)}; {_each(wrong)} of {len(rows):,} {named}"
 
     def ensemble(self, dataset: data.Dataset) -> int:
