@@ -27,6 +27,8 @@ from kdistill.tensorboard import Board
 CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
 
+Compiled = dict[tuple[Any, ...], training.Trainers]  # by architecture
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -64,6 +66,7 @@ def make(
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
     events: Path | None = None,
+    compiled: Compiled | None = None,
 ) -> workspace.Manifest:
     """Train a network, and put what comes of it where the artifact is.
 
@@ -79,6 +82,8 @@ def make(
         results: more for the manifest.
         show_layers: whether to print the network's layers.
         events: where TensorBoard's event files go, if any are wanted.
+        compiled: the trainers that earlier calls compiled, to be reused by networks of the same architecture. Networks
+            from the user's own code and files are always compiled anew, since their graphs may differ from call to call.
 
     Returns:
         The manifest as written.
@@ -117,6 +122,10 @@ def make(
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
         return network
 
+    trainers = None
+    if compiled is not None and model.file is None:
+        architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
+        trainers = compiled.setdefault(architecture, {})
     with artifact.writing(keep=CHECKPOINT) as staging:
         checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
         if not checkpoint.path.exists() and _lacks_epochs(artifact, identity):
@@ -131,6 +140,7 @@ def make(
             role=role,
             checkpoint=checkpoint,
             reporter=reporter,
+            trainers=trainers,
             **({"watch": Board(events).show} if events else {}),
         )
         if problem := saved_models.save(network, staging.path):

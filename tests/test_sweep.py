@@ -145,7 +145,7 @@ def test_scaled_is_fitted_on_validation_rows(swept, digits):
     ],
 )
 def test_students_are_train_students(run, workspace, kind, options):
-    """A student of a sweep, and of a control, has the weights that the same options of train-student give."""
+    """A student of a sweep, and of a control, has the bytes that the same options of train-student give."""
     row = [row for row in table(workspace) if row["kind"] == kind][-1]
     at = ["--temperature", row["temperature"]] if row["temperature"] else []
     outcome = run("train-student", *options, *at, "--model", "mlp-10", "--seed", row["seed"], *SMALL)
@@ -156,6 +156,8 @@ def test_students_are_train_students(run, workspace, kind, options):
         json.loads((place / "manifest.json").read_text()) for place in (workspace / "students/student", own)
     )
     assert (mine["settings"], mine["inputs"]) == (theirs["settings"], theirs["inputs"])
+    for output in ("saved_model", "model.keras"):
+        assert mine["outputs"][output] == theirs["outputs"][output]
 
 
 def test_manifests_tell_controls_apart(swept):
