@@ -7,6 +7,7 @@ give equal networks other digests after a resumed run or within a sweep, and mak
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _TRACED = re.compile(r"(?<=_)\d+$")  # the number that TensorFlow ends the name of a traced function with
+_TABLE = re.compile(r"key_value_init\d+")  # numbered likewise
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can store
 DATE_SAVED = "1980-01-01@00:00:00"
 
@@ -30,10 +32,14 @@ def canonical_saved_model(file: Path) -> None:
     saved = SavedModel.FromString(file.read_bytes())
     for meta_graph in saved.meta_graphs:
         library = meta_graph.graph_def.library
-        names = [function.signature.name for function in library.function if _TRACED.search(function.signature.name)]
-        names.sort(key=lambda name: (int(_TRACED.search(name)[0]), name))
-        renamed = {name: _TRACED.sub(str(number), name) for number, name in enumerate(names)}
+        traced = (_TRACED.search(function.signature.name) for function in library.function)
+        numbers = sorted((int(found[0]), found.string) for found in traced if found)
+        renamed = {name: _TRACED.sub(str(place), name) for place, (_, name) in enumerate(numbers)}
+        tables: dict[str, str] = {}
         for attributes in _attributes(meta_graph.graph_def):
+            if "shared_name" in attributes and attributes["shared_name"].s.isdigit():  # a lookup table's number
+                number = attributes["shared_name"].s.decode()
+                attributes["shared_name"].s = tables.setdefault(number, f"table_{len(tables)}").encode()
             if "_user_specified_name" in attributes and attributes["_user_specified_name"].s.isdigit():
                 del attributes["_user_specified_name"]  # the number of a captured variable
             for value in attributes.values():
@@ -41,7 +47,7 @@ def canonical_saved_model(file: Path) -> None:
                     if called.name in renamed:  # An assignment would turn any attribute into a function.
                         called.name = renamed[called.name]
         for function in library.function:
-            function.signature.name = renamed.get(function.signature.name, function.signature.name)
+            _rename(function, renamed.get(function.signature.name, function.signature.name), tables)
         functions = sorted(library.function, key=lambda function: str(function.signature.name))
         del library.function[:]
         library.function.extend(functions)
@@ -49,7 +55,41 @@ def canonical_saved_model(file: Path) -> None:
             gradient.function_name = renamed.get(gradient.function_name, gradient.function_name)
             gradient.gradient_func = renamed.get(gradient.gradient_func, gradient.gradient_func)
         _rename_in_objects(meta_graph.object_graph_def, renamed)
+    _name_tables_by_content(saved)
     file.write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _name_tables_by_content(saved: Any) -> None:
+    """Add a digest of the network to the names of its lookup tables: a process shares tables of the same name."""
+    content = hashlib.sha256(saved.SerializeToString(deterministic=True)).hexdigest()[:16]
+    for meta_graph in saved.meta_graphs:
+        for attributes in _attributes(meta_graph.graph_def):
+            if "shared_name" in attributes and attributes["shared_name"].s.startswith(b"table_"):
+                attributes["shared_name"].s += f"_{content}".encode()
+
+
+def _rename(function: Any, name: str, tables: dict[str, str]) -> None:
+    """Rename a function, and in it what is named after it (a loop's arguments) or after the number of a lookup table."""
+    old_name, function.signature.name = function.signature.name, name
+
+    def renamed(text: str) -> str:
+        text = text.replace(old_name, name)
+        return _TABLE.sub(lambda found: tables.setdefault(found[0], f"key_value_init{len(tables)}"), text)
+
+    if not any(old_name in argument.name for argument in function.signature.input_arg) and not any(
+        _TABLE.search(node.name) for node in function.node_def
+    ):
+        return
+    for argument in function.signature.input_arg:
+        argument.name = renamed(argument.name)
+    for node in function.node_def:
+        node.name = renamed(node.name)
+        node.input[:] = [renamed(given) for given in node.input]
+    function.signature.control_output[:] = [renamed(output) for output in function.signature.control_output]
+    for results in (function.ret, function.control_ret):
+        pairs = {renamed(key): renamed(value) for key, value in results.items()}
+        results.clear()
+        results.update(pairs)
 
 
 def _attributes(graph: Any) -> Iterator[Any]:

@@ -150,7 +150,7 @@ def continues(written: Manifest, wanted: Manifest) -> bool:
     """Whether a run of one identity goes on as the other: the same, or more epochs where no epoch depends on it."""
     if not written.differences(wanted):
         return True
-    before, after = written.settings, current.settings
+    before, after = written.settings, wanted.settings
     if after["schedule"] != "constant" or before.get("epochs", math.inf) > after["epochs"]:
         return False
     return not replace(written, settings={**before, "epochs": after["epochs"]}).differences(wanted)

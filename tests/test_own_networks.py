@@ -344,6 +344,21 @@ def test_saved_bytes_depend_on_the_network_alone(tmp_path, rows, model):
     assert [name for name in saved[0] if saved[0][name] != saved[1][name]] == []
 
 
+def test_lookup_tables_are_not_shared_by_networks(tmp_path, rows):
+    """Two SavedModels with vocabularies of their own give their own logits in one process."""
+    inputs, networks = some_rows(rows, "int64")[:5] % 3, []
+    for vocabulary in ([0, 1, 2], [2, 1, 0]):
+        taken = keras.Input(inputs.shape[1:], dtype="int32")
+        numbers = keras.layers.IntegerLookup(vocabulary=vocabulary)(taken)
+        networks.append(keras.Model(taken, keras.ops.cast(numbers, "float32")))
+    for number, network in enumerate(networks):
+        (tmp_path / str(number)).mkdir()
+        saved_models.save(network, tmp_path / str(number))
+    loaded = [saved_models.SavedNetwork.load(tmp_path / str(number) / "saved_model") for number in (0, 1)]
+    for saved, network in zip(loaded, networks, strict=True):
+        np.testing.assert_array_equal(saved.logits(inputs), network(inputs))
+
+
 def test_token_ids_arrive_whole(rows):
     """Ids that bfloat16 can't tell apart are told apart, also by a network that names no input dtype."""
     network = build("nets:unbuilt_words", (6,), dtype="int64", precision="mixed_bfloat16")
