@@ -34,7 +34,11 @@ def canonical_saved_model(file: Path) -> None:
         library = meta_graph.graph_def.library
         traced = (_TRACED.search(function.signature.name) for function in library.function)
         numbers = sorted((int(found[0]), found.string) for found in traced if found)
-        renamed = {name: _TRACED.sub(str(place), name) for place, (_, name) in enumerate(numbers)}
+        order = {name: place for place, (_, name) in enumerate(numbers)}
+        renamed = {name: _TRACED.sub(str(place), name) for name, place in order.items()}
+        functions = sorted(library.function, key=lambda function: order.get(function.signature.name, len(order)))
+        del library.function[:]
+        library.function.extend(functions)
         tables: dict[str, str] = {}
         for attributes in _attributes(meta_graph.graph_def):
             if "shared_name" in attributes and attributes["shared_name"].s.isdigit():  # a lookup table's number
@@ -48,9 +52,6 @@ def canonical_saved_model(file: Path) -> None:
                         called.name = renamed[called.name]
         for function in library.function:
             _rename(function, renamed.get(function.signature.name, function.signature.name), tables)
-        functions = sorted(library.function, key=lambda function: str(function.signature.name))
-        del library.function[:]
-        library.function.extend(functions)
         for gradient in library.gradient:
             gradient.function_name = renamed.get(gradient.function_name, gradient.function_name)
             gradient.gradient_func = renamed.get(gradient.gradient_func, gradient.gradient_func)
