@@ -31,7 +31,7 @@ from kdistill.feed import Buffer, Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import UNTEMPERED, Loss, Training
-from kdistill.workspace import Manifest, flush
+from kdistill.workspace import Manifest, flush, threads
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
 EVALUATION_ROWS = 1000
@@ -79,6 +79,7 @@ class Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
     best: list[NDArray[Any]] | None = None
     best_epoch: int = 0
+    threads: int = 0  # that the epochs were computed with, where they were read from a checkpoint
 
     @property
     def epoch(self) -> int:
@@ -98,7 +99,12 @@ class Checkpoint:
 
     def write(self, progress: Progress, variables: Sequence[Any]) -> None:
         """Put it in its place whole."""
-        head = {"rows": progress.rows, "best_epoch": progress.best_epoch, "identity": self.identity.to_json()}
+        head = {
+            "rows": progress.rows,
+            "best_epoch": progress.best_epoch,
+            "identity": self.identity.to_json(),
+            "threads": threads(),
+        }
         arrays: dict[str, Any] = {f"variable_{i}": _array(variable) for i, variable in enumerate(variables)}
         arrays |= {f"best_{i}": value for i, value in enumerate(progress.best or [])}
         beside = self.path.with_suffix(".new")
@@ -116,6 +122,11 @@ class Checkpoint:
             reporter.say("starts over: the run that was stopped here had other settings, or left nothing whole")
             return Progress()
         reporter.say(f"goes on after epoch {progress.epoch}")
+        if progress.threads not in (0, threads()):
+            reporter.warn(
+                f"epochs 1 to {progress.epoch} were computed with {progress.threads} threads, and the rest will be with "
+                f"{threads()}: the result may differ in its last bits from an uninterrupted run"
+            )
         return progress
 
     def _read(self, variables: Sequence[Any]) -> Progress | None:
@@ -134,7 +145,7 @@ class Checkpoint:
             return None
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return Progress(head["rows"], best, head["best_epoch"])
+        return Progress(head["rows"], best, head["best_epoch"], head.get("threads", 0))
 
 
 def _array(variable: keras.Variable) -> NDArray[Any]:

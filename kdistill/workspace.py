@@ -143,6 +143,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     seconds: float = 0.0
+    threads: int = 0  # that TensorFlow computed with; 0 in manifests written before this was recorded
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -165,7 +166,9 @@ class Manifest:
             manifest = cls(**{**fields, "inputs": {role: Input(**made) for role, made in fields["inputs"].items()}})
             texts = [manifest.kind, manifest.created, *manifest.outputs.values()]
             texts += [value for made in manifest.inputs.values() for value in (made.name, made.digest)]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
+            if not all(isinstance(text, str) for text in texts) or not all(
+                isinstance(number, int) for number in (standing, manifest.threads)
+            ):
                 raise TypeError
             dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
             counts = COUNTS.get(manifest.kind, ()) if finished else ()
@@ -482,7 +485,20 @@ def recorded(manifest: Manifest, *, outputs: Mapping[str, str], results: Mapping
         versions=_versions(),
         created=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        threads=threads(),
     )
+
+
+def threads() -> int:
+    """How many threads TensorFlow computes an operation with: `TF_NUM_INTRAOP_THREADS`, or one per available core.
+
+    Sums over several threads are rounded differently, so that the bits of a result can depend on it.
+    """
+    if (number := os.environ.get("TF_NUM_INTRAOP_THREADS", "")).isdecimal() and int(number):
+        return int(number)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def flush(path: Path, *, inside: bool = True) -> None:
