@@ -160,6 +160,16 @@ def test_students_are_train_students(run, workspace, kind, options):
         assert mine["outputs"][output] == theirs["outputs"][output]
 
 
+def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
+    """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
+    compile_step, compiled = training._step_runner, []
+    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
+    assert run("sweep", *options, "--name", "other").code == 0
+    assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
+    assert len(compiled) == 2, "one from hard labels, one distilled"
+
+
 def test_manifests_tell_controls_apart(swept):
     """No two students of a seed have the same settings and inputs."""
     manifests = [json.loads(path.read_text()) for path in (swept / "sweeps/sweep/students").glob("*/manifest.json")]
