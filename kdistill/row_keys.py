@@ -35,6 +35,25 @@ def sortable(keys: NDArray[np.uint8]) -> NDArray[Any]:
     return np.ascontiguousarray(keys).view("S16").ravel()
 
 
+def positions(
+    keys: NDArray[np.uint8], among: NDArray[np.uint8], order: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Return the place of each key among others: the first of equal ones, -1 where there is none.
+
+    Args:
+        keys: (n, 16), from `row_keys`.
+        among: (m, 16), at least one.
+        order: (m,), the stable order that sorts `among`, where it is known already.
+
+    Returns:
+        (n,) whole numbers from -1 to m - 1.
+    """
+    names, wanted = sortable(among), sortable(keys)
+    order = np.argsort(names, kind="stable") if order is None else order
+    places = order[np.minimum(np.searchsorted(names, wanted, sorter=order), len(names) - 1)]
+    return np.where(names[places] == wanted, places, -1)
+
+
 def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Which rows are held out: a row's key and the seed alone decide, so every stage holds out the same ones.
 

@@ -154,7 +154,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
     [
         (["--teacher", "nosuch", *DIGITS], 1, "kdistill train-teacher"),
         (["--teacher", "./nosuch", *DIGITS], 1, "no such SavedModel or .keras file, and no such teacher in workspace"),
-        (["--teacher", "PLACE", *DIGITS], 1, "is no SavedModel (a directory with saved_model.pb)"),
+        (["--teacher", "PLACE", *DIGITS], 1, "is neither a SavedModel (a directory with saved_model.pb)"),
         (["--teacher", "PLACE/one"], 2, "--dataset is missing"),
         (["--teacher", "PLACE/none", *DIGITS], 1, "has no signatures to call"),
         (
@@ -266,9 +266,9 @@ def test_logits_of_pytorch(run, tmp_path, digits):
     (lines,) = re.findall(r"^```python\n(with torch\.no_grad.*?)^```", readme, re.DOTALL | re.MULTILINE)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
-    names = {"torch": torch, "np": np, "network": network, "x_train": digits.train.read()}
+    names = {"torch": torch, "np": np, "kdistill": kdistill, "network": network, "x_train": digits.train.read()}
     exec(lines, names)
-    assert run("soften", "--logits", "logits.npy", *DIGITS).code == 0
+    assert run("soften", "--logits", "logits.npz", *DIGITS).code == 0
     np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], names["logits"].numpy())
 
 
