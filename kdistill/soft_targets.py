@@ -5,7 +5,7 @@
 | `logits` | (rows, classes) float32 or float16 | the teacher's logits, of which any temperature is a view |
 | `soft_targets` | as `logits` | softmax(logits / T), T being the attribute `temperature` |
 | `labels` | (rows,) int64 | hard labels, -1 where there is none |
-| `row_keys` | (rows, 16) uint8 | `row_keys.row_keys` of each input row |
+| `row_keys` | (rows, 16) uint8 | `kdistill.row_keys` of each input row |
 
 A file of the k largest has `logits` (rows, k + 1), the last being the one that has the mass of all other classes at T,
 and `top_classes` (rows, k): which class each of the others is.
@@ -41,7 +41,7 @@ from kdistill import metrics
 from kdistill.block_log import Block, BlockLog
 from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, selected
 from kdistill.errors import KdistillError
-from kdistill.row_keys import positions, row_keys, sortable
+from kdistill.row_hashes import positions, row_keys, sortable
 from kdistill.settings import Selection, check_batch_size, check_temperature
 from kdistill.stored_logits import Form, Logits, unusable, unusable_row
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
@@ -474,7 +474,7 @@ class SoftTargets:
         """The place in the file of each row, found by key, never by position.
 
         Args:
-            keys: (n, 16), `row_keys.row_keys` of the inputs to be trained on, in any order, with any repetition.
+            keys: (n, 16), `kdistill.row_keys` of the inputs to be trained on, in any order, with any repetition.
             labels: (n,) their hard labels, `data.NO_LABEL` for none.
             whose: what rows these are, for messages.
             remedy: the command that makes a file of these rows, for messages; the one that made this unless told

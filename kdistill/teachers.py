@@ -16,7 +16,7 @@ from kdistill import metrics, workspace
 from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.errors import KdistillError
 from kdistill.readers import Array, Chosen, Rows, text
-from kdistill.row_keys import positions, row_keys
+from kdistill.row_hashes import positions, row_keys
 from kdistill.settings import NAME, Soften
 from kdistill.stored_logits import unusable, unusable_row
 from kdistill.workspace import Artifact, Input, Manifest, Workspace

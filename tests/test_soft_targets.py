@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kdistill import metrics, soft_targets
 from kdistill.block_log import BlockLog
 from kdistill.errors import KdistillError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 from kdistill.soft_targets import SoftTargets
 from kdistill.stored_logits import Form
 from kdistill.workspace import Input, Manifest, Workspace

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
+import kdistill
 from kdistill import metrics
 from kdistill.backend import keras, tf
-from kdistill.row_keys import validation_rows
+from kdistill.row_hashes import validation_rows
 from kdistill.soft_targets import SoftTargets
 from kdistill.stored_logits import Form
 

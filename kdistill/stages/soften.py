@@ -11,7 +11,7 @@ from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL, Dataset, Source, Split
 from kdistill.errors import KdistillError, UsageError
-from kdistill.row_keys import positions, row_keys
+from kdistill.row_hashes import positions, row_keys
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.stages import up_to_date

@@ -22,6 +22,7 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     Returns:
         (rows, 16) uint8.
     """
+    inputs = np.asarray(inputs)
     inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
     salt = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=16).digest()
     rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
