@@ -352,7 +352,7 @@ def _joined(
     if missing := int((found < 0).sum()):
         raise KdistillError(
             f"{missing:,} of the {len(wanted):,} rows of the transfer set are not in {where} by its row_keys (expected "
-            f"kdistill.row_keys of the inputs as they are in {dataset.name}: {dataset.input_dtype} rows of "
+            f"kdistill.row_keys of the inputs as they are there, not scaled: {dataset.input_dtype} rows of "
             f"{dataset.input_shape})"
         )
     return found
