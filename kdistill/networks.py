@@ -19,7 +19,7 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples
 from kdistill.model_sources import ModelSource
 from kdistill.readers import BLOCK_ROWS
-from kdistill.row_keys import sortable, validation_rows
+from kdistill.row_hashes import sortable, validation_rows
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
 from kdistill.tensorboard import Board

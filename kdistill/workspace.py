@@ -51,6 +51,7 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "soft_targets",
     "other_soft_targets",
 )
+CONSTANTS = ("zero_mass",)  # settings that no option gives
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
@@ -259,7 +260,7 @@ class Artifact:
             options.pop("dataset", None)
         if "soft_targets" in options:
             options.pop("transfer_set", None)
-        options |= manifest.settings
+        options |= {key: value for key, value in manifest.settings.items() if key not in CONSTANTS}
         defaults = DEFAULTS[self.kind]
         given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
         return " ".join([self.command, *(_option(key, value) for key, value in given.items())])

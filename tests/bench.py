@@ -261,7 +261,7 @@ def _epoch(
     from kdistill.backend import tf
     from kdistill.feed import Examples, Feed
     from kdistill.readers import Array
-    from kdistill.row_keys import row_keys
+    from kdistill.row_hashes import row_keys
     from kdistill.settings import Training
     from kdistill.stored_logits import Form, Logits
 

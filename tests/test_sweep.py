@@ -117,7 +117,7 @@ def test_summary_is_of_pairs_of_the_same_seed(swept):
 
 def test_scaled_is_fitted_on_validation_rows(swept, digits):
     """The T of temperature scaling has the lowest NLL on the rows that were held out; test NLL and ECE are after it."""
-    from kdistill.row_keys import validation_rows
+    from kdistill.row_hashes import validation_rows
 
     for row in (row for row in table(swept) if row["kind"] == HARD):
         network = SavedNetwork.load(swept / "sweeps/sweep/students" / row["student"] / "saved_model")
