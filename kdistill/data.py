@@ -51,11 +51,15 @@ MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none."""
+    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none.
+
+    `warnings` are lines for the user, of a transfer set; those of a dataset's splits are the dataset's.
+    """
 
     name: str
     inputs: Rows
     labels: NDArray[np.int64]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,7 +83,7 @@ class Split:
 
     def chosen(self, mask: NDArray[np.bool_]) -> Split:
         """The rows that a mask (rows,) chooses."""
-        return self if mask.all() else Split(self.name, Chosen(self.inputs, mask), self.labels[mask])
+        return self if mask.all() else replace(self, inputs=Chosen(self.inputs, mask), labels=self.labels[mask])
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Dataset:
     """Training and test rows of one classification task.
 
     `preprocessing` is what was done to the inputs as they lie in their files, for whoever deploys a network: nothing,
-    or `standardised`, each column's mean and standard deviation, or the size and colours of images.
+    or `standardised`, each column's mean and standard deviation, or the size and colours of images. `warnings` are lines
+    for the user, which whoever loads the dataset prints.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -117,7 +123,8 @@ class Source:
         """What the data is: its name, and a digest of its bytes and of how they are read."""
         digest = self.reader.digest()
         given = self.reader.options.given()
-        if how := sorted((name, value) for name, value in given.items() if name not in self.reader.files):
+        left_out = (*self.reader.files, *self.reader.limits)
+        if how := sorted((name, value) for name, value in given.items() if name not in left_out):
             digest = "sha256:" + hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
@@ -161,7 +168,8 @@ class Source:
             standards = standards_of(train.inputs, contents.columns, self.place)
             preprocessing["standardised"] = standards
             train, test = (replace(one, inputs=Standardised(one.inputs, standards)) for one in (train, test))
-        return Dataset(self.name, train, test, classes, tuple(names or map(str, range(classes))), preprocessing)
+        class_names = tuple(names or map(str, range(classes)))
+        return Dataset(self.name, train, test, classes, class_names, preprocessing, contents.warnings)
 
     def transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
@@ -191,7 +199,7 @@ class Source:
                 f"{self.place}: {contents.train.labels_name} holds the label {split.labels.max()}, beyond the "
                 f"{dataset.classes} classes of {dataset.name}"
             )
-        return split
+        return replace(split, warnings=contents.warnings)
 
     @property
     def place(self) -> str:
@@ -249,7 +257,8 @@ def joined(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     labels = np.concatenate([split.labels for split in splits])
-    return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
+    inputs, warnings = Chained([split.inputs for split in splits]), sum((split.warnings for split in splits), ())
+    return Split(" + ".join(split.name for split in splits), inputs, labels, warnings)
 
 
 def selected(

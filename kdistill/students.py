@@ -144,7 +144,10 @@ class Sources:
 
     @cached_property
     def dataset(self) -> data.Dataset:
-        return self.source.load()
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
 
     @cached_property
     def _dataset_identity(self) -> Input:
@@ -196,6 +199,8 @@ class Sources:
                 f"{self.dataset.classes}: {self._remedy}"
             )
         rows = transfer_set(self.soft.manifest, self.dataset)
+        for warning in rows.warnings:
+            self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
         places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)

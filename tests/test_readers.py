@@ -7,8 +7,11 @@ import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
 
 import h5py
 import numpy as np
@@ -358,6 +361,68 @@ def _with(place, make):
     return folder
 
 
+def test_ignored_files_are_one_warning(run, tmp_path):
+    """Beside folders, files that are not images are ignored and named in one line; they are no part of the data."""
+    for part in ("train", "test"):
+        save_images(tmp_path / "photos" / part, *small(), NAMES)
+    clean = data.resolve(str(tmp_path / "photos"))
+    assert clean.load().warnings == ()
+    digest = clean.identity().digest
+    for name in ("LICENSE", "train/README.md", "test/labels.csv"):
+        (tmp_path / "photos" / name).write_text("text")
+    assert clean.identity().digest == digest
+    outcome = run("train-teacher", "--dataset", "photos", "--batch-size", "1000")
+    warning, error = outcome.err.splitlines()
+    assert warning.startswith("warning: ")
+    assert all(name in warning for name in ("photos", "LICENSE", "train/README.md", "test/labels.csv"))
+    assert "--batch-size" in error
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    for number in range(9):
+        (tmp_path / "photos/train" / f"notes{number}.txt").write_text("text")
+    soften = ["soften", "--dataset", "photos", "--transfer-set", "photos/train", "--logits", "logits.npy"]
+    *warnings, error = run(*soften).err.splitlines()
+    assert ["LICENSE" in warning for warning in warnings] == [True, False]
+    assert all("more" in warning and "notes8" not in warning for warning in warnings)
+
+
+def _bomb(height, width):
+    """A PNG whose header claims a size, and that holds no pixels."""
+
+    def chunk(kind, contents=b""):
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT") + chunk(b"IEND")
+
+
+def test_bound_on_pixels(tmp_path, monkeypatch):
+    """--max-pixels decides alone, changes nothing that is read, and leaves Pillow's own bound as it was."""
+    x, y = small()
+    place = save_images(tmp_path / "photos", x, y, NAMES)
+    expected = load(place, **CUT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounded = load(place, max_pixels="24", **CUT)
+        np.testing.assert_array_equal(bounded.train.read(), expected.train.read())
+        with pytest.raises(KdistillError, match=r"\.png has 6x4 pixels.*--max-pixels 24"):
+            load(place, max_pixels="23", **CUT)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    assert bounded.name.endswith("max-pixels=24&test-fraction=0.5")
+    assert data.resolve(bounded.name).identity().digest == data.resolve(expected.name).identity().digest
+
+
+def test_links_to_images_are_followed(tmp_path):
+    x, y = small()
+    save_images(tmp_path / "real", x, y, NAMES)
+    for file in (tmp_path / "real").rglob("*.png"):
+        link = tmp_path / "links" / file.relative_to(tmp_path / "real")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    real, links = load(tmp_path / "real", **CUT), load(tmp_path / "links", **CUT)
+    np.testing.assert_array_equal(links.train.read(), real.train.read())
+
+
 CUT = {"test_fraction": "0.5"}
 BAD_IMAGES = {
     "corrupt image": (lambda p: _spoiled(p, b"no image"), CUT, "cat/000.png can't be read as an image"),
@@ -384,8 +449,37 @@ BAD_IMAGES = {
     "images beside classes": (
         lambda p: _with(p, lambda f: (f / "cat/000.png").rename(f / "000.png")),
         CUT,
-        "holds folders and files (ant, 000.png)",
+        "photos/000.png is an image beside folders (ant, ...): move it",
     ),
+    "images beside train": (
+        lambda p: _with(p / "train", lambda f: (f / "cat/000.png").rename(p / "000.png")).parent.parent,
+        {},
+        "000.png is an image beside folders (train, ...): move it",
+    ),
+    "pipe": (lambda p: _with(p, lambda f: os.mkfifo(f / "cat/pipe.png")), CUT, "cat/pipe.png", "not a regular file"),
+    "endless device": (
+        lambda p: _with(p, lambda f: (f / "cat/zero.png").symlink_to("/dev/zero")),
+        CUT,
+        "cat/zero.png",
+        "not a regular file",
+    ),
+    "link to itself": (
+        lambda p: _with(p, lambda f: (f / "cat/loop.png").symlink_to("loop.png")),
+        CUT,
+        "cat/loop.png can't be read",
+    ),
+    "loop of directories": (
+        lambda p: _with(p, lambda f: (f / "loop").symlink_to(f)),
+        CUT,
+        "loop/ant is a directory where images are meant",
+    ),
+    "169 million pixels": (
+        lambda p: _spoiled(p, _bomb(13_000, 13_000)),
+        {"image_size": "8", **CUT},
+        "cat/000.png has 13000x13000 pixels",
+        "--max-pixels allows 50000000: pass --max-pixels 169000000",
+    ),
+    "4 billion pixels": (lambda p: _spoiled(p, _bomb(65_535, 65_535)), CUT, "--max-pixels 4294836225"),
     "several sizes": (
         lambda p: _with(p, lambda f: Image.fromarray(colours(9, 9)).save(f / "cat" / "0.png")),
         CUT,
@@ -1011,6 +1105,8 @@ BAD |= BAD_IMAGES | BAD_TABLES
         ({"test_fraction": "a fifth"}, "--test-fraction is a fifth"),
         ({"image_size": "0"}, "--image-size is 0: it needs height and width"),
         ({"image_size": "32x"}, "--image-size is 32x"),
+        ({"max_pixels": "0"}, "--max-pixels is 0"),
+        ({"max_pixels": "5e7"}, "--max-pixels is 5e7"),
         ({"labels": ""}, "--labels is empty"),
     ],
 )

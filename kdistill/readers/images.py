@@ -10,11 +10,12 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 from kdistill import workspace
 from kdistill.errors import KdistillError, gist
 from kdistill.readers import Contents, Part, Reader, Rows, Task
-from kdistill.settings import image_size
+from kdistill.settings import MAX_PIXELS, image_size
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # of all that Pillow knows, some are programs
@@ -34,6 +37,8 @@ TEST_FOLDERS = ("test", "validation", "val")
 GREY, DEEP_GREY = {"1", "L", "LA", "La"}, {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and those of its values that swap height and width
 
+CHUNK = 16  # files a task: one small file takes less time than handing it to a thread
+NAMED = 5  # ignored files that a warning names
 STORED_SIZE = 0x0100, 0x0101  # TIFF's tags: some versions of Pillow turn its `size`, others leave it as stored
 
 
@@ -52,26 +57,27 @@ class Images(Reader):
 
     row: tuple[int, ...] | None = None
     format = "a folder of images"
-    takes = ("image-size", "test-fraction")
+    takes = ("image-size", "max-pixels", "test-fraction")
+    limits = ("max-pixels",)
 
     def suited(self, task: Task) -> Images:
         is_image = len(task.shape) == 2 or (len(task.shape) == 3 and task.shape[2] in (1, 3))
         return replace(self, row=task.shape) if is_image else self
 
     def digest(self) -> str:
-        files = [file for part in self._parts() for file in part.files]
+        files = [file for part in self._parts()[0] for file in part.files]
         whole = hashlib.sha256()
-        for file, digest in zip(files, _pool().map(_digest, files), strict=True):
+        for file, digest in zip(files, _each(_digest, files), strict=True):
             name = os.fsencode(file.relative_to(self.path))
             whole.update(b"%d:%s%s" % (len(name), name, digest.encode()))
         return f"sha256:{whole.hexdigest()}"
 
     def contents(self) -> Contents:
-        parts = self._parts()
+        parts, ignored = self._parts()
         row = self._row([file for part in parts for file in part.files])
         train, *test = (
             Part(
-                ImageRows(part.files, row),
+                ImageRows(part.files, row, self._max_pixels),
                 None if part.classes is None else np.array(part.classes),
                 name=part.place.name,
                 labels_name=f"class folders in {part.place.name}",
@@ -84,20 +90,40 @@ class Images(Reader):
             "colours": "RGB" if row[2:] == (3,) else "grey",
             "resized": "bilinear",
         }
-        return Contents(train, test[0] if test else None, categories=True, preprocessing={"images": preprocessing})
+        return Contents(
+            train,
+            test[0] if test else None,
+            categories=True,
+            preprocessing={"images": preprocessing},
+            warnings=self._warnings(ignored),
+        )
 
-    def _parts(self) -> list[Folder]:
-        """Training images, and test images if they are apart."""
+    def _parts(self) -> tuple[list[Folder], list[Path]]:
+        """Training images, and test images if they are apart; and the files beside their folders, which are ignored."""
         folders, files = _listed(self.path)
         names = {folder.name for folder in folders}
-        if not files and "train" in names and names <= {"train", *TEST_FOLDERS}:
-            test = [name for name in TEST_FOLDERS if name in names][:1]
-            return [_folder(self.path / name) for name in ("train", *test)]
-        return [_folder(self.path)]
+        if "train" not in names or not names <= {"train", *TEST_FOLDERS}:
+            part, ignored = _folder(self.path)
+            return [part], ignored
+        _check_beside(folders, files)
+        test = [name for name in TEST_FOLDERS if name in names][:1]
+        parts, inside = zip(*(_folder(self.path / name) for name in ("train", *test)), strict=True)
+        return list(parts), [*files, *(file for ignored in inside for file in ignored)]
+
+    def _warnings(self, ignored: Sequence[Path]) -> tuple[str, ...]:
+        if not ignored:
+            return ()
+        names = ", ".join(str(file.relative_to(self.path)) for file in ignored[:NAMED])
+        more = f" and {len(ignored) - NAMED} more" if len(ignored) > NAMED else ""
+        return (f"{self.place}: ignoring files that are not images: {names}{more}",)
+
+    @property
+    def _max_pixels(self) -> int:
+        return int(self.options.max_pixels or MAX_PIXELS)
 
     def _row(self, files: Sequence[Path]) -> tuple[int, ...]:
         """The shape of a row, from the heads of all images as far as nothing else says it."""
-        heads = list(_pool().map(_head, files))
+        heads = list(_each(functools.partial(_head, max_pixels=self._max_pixels), files))
         size = heads[0][0]
         if self.options.image_size:
             size = image_size(self.options.image_size)
@@ -116,8 +142,8 @@ class Images(Reader):
 class ImageRows(Rows):
     """Images as rows of one shape: (height, width), the same with a channel of grey, or (height, width, 3); uint8."""
 
-    def __init__(self, files: Sequence[Path], row: tuple[int, ...]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[Path], row: tuple[int, ...], max_pixels: int) -> None:
+        self._files, self._max_pixels = files, max_pixels
         self.shape, self.dtype = (len(files), *row), np.dtype(np.uint8)
 
     def part(self, start: int, stop: int) -> NDArray[Any]:
@@ -128,7 +154,8 @@ class ImageRows(Rows):
 
     def _decoded(self, files: Sequence[Path]) -> NDArray[Any]:
         block = np.empty((len(files), *self.shape[1:]), self.dtype)
-        for place, values in enumerate(_pool().map(functools.partial(_pixels, row=self.shape[1:]), files)):
+        pixels = functools.partial(_pixels, row=self.shape[1:], max_pixels=self._max_pixels)
+        for place, values in enumerate(_each(pixels, files)):
             block[place] = values
         return block
 
@@ -139,32 +166,67 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
+def _each(function: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
+    """What a function returns for each file, in order, computed in threads."""
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    for results in _pool().map(lambda chunk: [function(file) for file in chunk], chunks):
+        yield from results
+
+
 def _listed(place: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files of a directory, sorted; without hidden ones, and without what file managers leave."""
+    """The folders and the other entries of a directory, sorted.
+
+    Hidden ones are left out, and what file managers leave. Links are followed.
+
+    Raises:
+        KdistillError: if something is named like an image and is not a regular file, as reading it may never end.
+    """
     folders: list[Path] = []
     files: list[Path] = []
     with os.scandir(place) as entries:
         for entry in entries:
-            if entry.name[0] != "." and entry.name.lower() not in LITTER:
-                (folders if entry.is_dir() else files).append(place / entry.name)
+            if entry.name[0] == "." or entry.name.lower() in LITTER:
+                continue
+            path = place / entry.name
+            with _refused_by_name(path):
+                if entry.is_dir():
+                    folders.append(path)
+                    continue
+                if _is_image(path) and not entry.is_file():
+                    broken = entry.is_symlink() and not path.exists()
+                    raise ValueError("broken link" if broken else "not a regular file")
+            files.append(path)
     return sorted(folders), sorted(files)
 
 
-def _folder(place: Path) -> Folder:
-    folders, files = _listed(place)
-    if folders and files:
+def _is_image(path: Path) -> bool:
+    """Whether a file is named like an image."""
+    return path.suffix.lower() in ENDINGS
+
+
+def _check_beside(folders: Sequence[Path], files: Sequence[Path]) -> None:
+    """Refuse images beside folders, as they would be in no class."""
+    if images := [file for file in files if _is_image(file)]:
+        more = f" (and {len(images) - 1} more)" if len(images) > 1 else ""
         raise KdistillError(
-            f"{place} holds folders and files ({folders[0].name}, {files[0].name}): it needs a folder of images for "
-            "each class, or images alone"
+            f"{images[0]}{more} is an image beside folders ({folders[0].name}, ...): move it into the folder of its "
+            "class, or elsewhere"
         )
+
+
+def _folder(place: Path) -> tuple[Folder, list[Path]]:
+    """The images of a part, and the files beside its class folders."""
+    folders, files = _listed(place)
+    if folders:
+        _check_beside(folders, files)
     if not folders and not files:
         raise KdistillError(f"{place} is a directory with nothing in it: it needs a folder of images for each class")
     found = [(file, folder.name) for folder in folders for file in _images(folder)]
     order = np.random.default_rng(len(found) or len(files)).permutation(len(found) or len(files))  # classes mixed
-    if files:
+    if not folders:
         _images(place)
-        return Folder(place, [files[i] for i in order], None)
-    return Folder(place, [found[i][0] for i in order], [found[i][1] for i in order])
+        return Folder(place, [files[i] for i in order], None), []
+    return Folder(place, [found[i][0] for i in order], [found[i][1] for i in order]), files
 
 
 def _images(folder: Path) -> list[Path]:
@@ -173,7 +235,7 @@ def _images(folder: Path) -> list[Path]:
         raise KdistillError(f"{folders[0]} is a directory where images are meant: a folder of images for each class")
     if not files:
         raise KdistillError(f"{folder} is the folder of a class, and empty: put its images there, or remove it")
-    if strange := [file for file in files if file.suffix.lower() not in ENDINGS]:
+    if strange := [file for file in files if not _is_image(file)]:
         raise KdistillError(
             f"{strange[0]} is no image (they end in {', '.join(sorted(ENDINGS))}): move it elsewhere"
             + f", and {len(strange) - 1} more" * (len(strange) > 1)
@@ -198,17 +260,63 @@ def _digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header has been read, and nothing more.
+
+    Raises:
+        KdistillError: if it has more pixels than `max_pixels`, or is none.
+    """
     from PIL import Image
 
     # As a stream: by name, Pillow (13.0.0) maps an uncompressed TIFF, and scrambles it if it is to be turned.
-    with _refused_by_name(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+    with (
+        _refused_by_name(path),
+        _PILLOWS_BOUND.lifted(),
+        path.open("rb") as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+        if width * height > max_pixels:
+            raise KdistillError(
+                f"{path} has {height}x{width} pixels, and --max-pixels allows {max_pixels}: pass --max-pixels "
+                f"{width * height}, or make the image smaller"
+            )
         yield image
 
 
-def _head(path: Path) -> tuple[tuple[int, int], bool]:
+class _PillowsBound:
+    """Pillow's own bound on pixels: one number for the whole process, at which it warns and then fails.
+
+    It is lifted only while images are read here, where `max_pixels` bounds them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._readers = threading.Lock(), 0
+        self._bound: int | None = None
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        from PIL import Image
+
+        with self._lock:
+            if not self._readers:
+                self._bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._bound
+
+
+_PILLOWS_BOUND = _PillowsBound()
+
+
+def _head(path: Path, max_pixels: int) -> tuple[tuple[int, int], bool]:
     """An image's height and width, as it is meant to be seen, and whether it is grey."""
-    with _opened(path) as image:
+    with _opened(path, max_pixels) as image:
         width, height = (image.tag_v2[tag] for tag in STORED_SIZE) if image.format == "TIFF" else image.size
         if _orientation(image) in SIDEWAYS:
             width, height = height, width
@@ -225,12 +333,12 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _pixels(path: Path, row: tuple[int, ...]) -> NDArray[np.uint8]:
+def _pixels(path: Path, row: tuple[int, ...], max_pixels: int) -> NDArray[np.uint8]:
     """An image's values, in the shape of a row."""
     from PIL import Image, ImageOps
 
     size = row[1::-1]  # Pillow's are (width, height)
-    with _opened(path) as opened:
+    with _opened(path, max_pixels) as opened:
         if opened.format in ("JPEG", "MPO"):  # decoded no larger than needed
             opened.draft(None, size[::-1] if _orientation(opened) in SIDEWAYS else size)
         opened.load()  # which turns a TIFF, in some versions of Pillow

@@ -51,6 +51,8 @@ def run(
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
     whole = whole_transfer_set(identity, dataset)
+    for warning in (*dataset.warnings, *whole.warnings):
+        reporter.warn(warning)
     chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
     rows = whole.chosen(chosen)
 
