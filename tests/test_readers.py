@@ -412,6 +412,31 @@ def test_bound_on_pixels(tmp_path, monkeypatch):
     assert data.resolve(bounded.name).identity().digest == data.resolve(expected.name).identity().digest
 
 
+def test_bound_on_tiles(tmp_path):
+    """A TIFF's tiles may be larger than the image, and are decoded whole."""
+    tile = zlib.compress(bytes(64 * 64))
+    tags = [
+        (256, 16),
+        (257, 16),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 64),
+        (323, 64),
+        (324, 134),
+        (325, len(tile)),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
+    assert len(header) == 134
+    (tmp_path / "tile.tif").write_bytes(header + tile)
+    rows = data.resolve(str(tmp_path)).reader.contents().train.inputs
+    np.testing.assert_array_equal(rows.read(), np.zeros((1, 16, 16)))
+    with pytest.raises(KdistillError, match=r"tile\.tif has 64x64 pixels.*--max-pixels 4096"):
+        data.resolve(f"{tmp_path}?max-pixels=4095").reader.contents()
+
+
 def test_links_to_images_are_followed(tmp_path):
     x, y = small()
     save_images(tmp_path / "real", x, y, NAMES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and those of it
 CHUNK = 16  # files a task: one small file takes less time than handing it to a thread
 NAMED = 5  # ignored files that a warning names
 STORED_SIZE = 0x0100, 0x0101  # TIFF's tags: some versions of Pillow turn its `size`, others leave it as stored
+TILE_SIZE = 0x0142, 0x0143  # TIFF's tags: a tile is decoded whole, though it may be larger than the image
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,10 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         path.open("rb") as stream,
         Image.open(stream, formats=FORMATS) as image,
     ):
-        width, height = image.size
+        sizes = [image.size]
+        if image.format == "TIFF":
+            sizes.append(tuple(image.tag_v2.get(tag, 0) for tag in TILE_SIZE))
+        width, height = max(sizes, key=math.prod)
         if width * height > max_pixels:
             raise KdistillError(
                 f"{path} has {height}x{width} pixels, and --max-pixels allows {max_pixels}: pass --max-pixels "
