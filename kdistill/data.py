@@ -11,6 +11,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,14 @@ class Split:
         return self.inputs.read()
 
     def keys(self) -> NDArray[np.uint8]:
-        """The `row_keys` of all inputs, (rows, 16)."""
-        return np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        """The `row_keys` of all inputs, (rows, 16); rows are read for them once."""
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint8]:
+        keys = np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        keys.flags.writeable = False
+        return keys
 
     def chosen(self, mask: NDArray[np.bool_]) -> Split:
         """The rows that a mask (rows,) chooses."""
@@ -234,13 +241,14 @@ def short_name(name: str) -> str:
     return Reading.of(name)[0].rsplit("/", 1)[-1]
 
 
-def resolve(name: str, *, option: str = "dataset") -> Source:
+def resolve(name: str, *, option: str = "dataset", cache: Path | None = None) -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
         name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
             puts it there.
         option: the command line's name for it, for messages.
+        cache: a directory for decoded rows, e.g. `Workspace.cache`.
 
     Raises:
         KdistillError: if there is none, saying what is known.
@@ -249,7 +257,7 @@ def resolve(name: str, *, option: str = "dataset") -> Source:
     place, options = Reading.of(name)
     place, reader = _format(place, option)
     options = options.absolute(reader.files)
-    return Source(options.named(place), reader(place, options))
+    return Source(options.named(place), reader(place, options, cache))
 
 
 def joined(splits: Sequence[Split]) -> Split:

@@ -28,6 +28,7 @@ class Sources:
     """What students learn from: a dataset, and what a teacher said of its rows or of others.
 
     `soft` is None where all learn from hard labels alone. `teachers_model` is the network of a student that names none.
+    `dataset_of` are sources of the same dataset, which is loaded once for both.
     """
 
     workspace: Workspace
@@ -36,6 +37,7 @@ class Sources:
     soft: SoftTargets | None
     teachers_model: str | None
     reporter: Reporter
+    dataset_of: Sources | None = None
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> Sources:
@@ -49,7 +51,7 @@ class Sources:
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        return cls(workspace, settings, data.resolve(dataset), soft, model, reporter)
+        return cls(workspace, settings, data.resolve(dataset, cache=workspace.cache), soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
@@ -144,6 +146,8 @@ class Sources:
 
     @cached_property
     def dataset(self) -> data.Dataset:
+        if self.dataset_of:
+            return self.dataset_of.dataset
         dataset = self.source.load()
         for warning in dataset.warnings:
             self.reporter.warn(warning)
@@ -198,7 +202,7 @@ class Sources:
                 f"{self.soft.path} has soft targets of {self.soft.classes} classes, and {self.dataset.name} has "
                 f"{self.dataset.classes}: {self._remedy}"
             )
-        rows = transfer_set(self.soft.manifest, self.dataset)
+        rows = transfer_set(self.soft.manifest, self.dataset, self.workspace.cache)
         for warning in rows.warnings:
             self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()

@@ -270,7 +270,7 @@ def test_one_coloured_image_makes_all_coloured(tmp_path):
     Image.fromarray(rgb).quantize(256).save(place / "ant" / "palette.gif")
     Image.fromarray(255 - np.dstack([rgb, np.full((6, 4), 255, np.uint8)]), "CMYK").save(place / "ant" / "cmyk.tif")
     rows = data.resolve(str(place)).reader.contents().train.inputs
-    found = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}
+    found = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}
     np.testing.assert_array_equal(found["000.png"], np.repeat(x[0][..., None], 3, axis=-1))
     np.testing.assert_array_equal(found["rgb.png"], rgb)
     np.testing.assert_allclose(found["rgba.webp"], 255 - (255 - rgb.astype(int)) * 128 / 255, atol=1.01)
@@ -308,7 +308,7 @@ def test_images_are_resized_bilinearly(tmp_path):
     dataset = load(place, image_size="5x8", test_fraction="0.2")
     assert dataset.input_shape == (5, 8)
     rows = data.resolve(f"{place}?image-size=5x8").reader.contents().train.inputs
-    wide = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}["wide.png"]
+    wide = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}["wide.png"]
     np.testing.assert_allclose(wide[2], np.arange(9, 160, 20), atol=2.5)
 
 

@@ -230,7 +230,8 @@ class Reader(ABC):
     """One format's reader of one place.
 
     `format` is what it is called in messages, `takes` the options that it takes, `files` those that name files, and
-    `limits` those that bound what reading may cost and change nothing that is read.
+    `limits` those that bound what reading may cost and change nothing that is read. `cache` is a directory for rows that
+    are slow to decode; without one they are decoded each time they are read.
 
     Raises:
         UsageError: if it is given an option that it does not take.
@@ -239,6 +240,7 @@ class Reader(ABC):
 
     place: str
     options: Reading = AS_IT_IS
+    cache: Path | None = None
     format: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()

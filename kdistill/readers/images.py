@@ -12,18 +12,19 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
+from kdistill import row_cache
 from kdistill.errors import KdistillError, gist
-from kdistill.readers import Contents, Part, Reader, Rows, Task
+from kdistill.readers import BLOCK_ROWS, Array, Chosen, Contents, Part, Reader, Rows, Task
 from kdistill.settings import MAX_PIXELS, image_size
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # of all that Pillow kn
 LITTER = {"thumbs.db", "desktop.ini"}
 TEST_FOLDERS = ("test", "validation", "val")
 GREY, DEEP_GREY = {"1", "L", "LA", "La"}, {"I", "I;16", "I;16L", "I;16B", "I;16N"}
+DECODING = 1  # to be raised whenever the same files are decoded to other values
+CODECS = ("jpg", "webp")  # libraries that may decode the same file to other values in another version
+RECENT = 2.0  # seconds in which a file may change again and keep its times
 ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and those of its values that swap height and width
 
 CHUNK = 16  # files a task: one small file takes less time than handing it to a thread
@@ -67,24 +71,37 @@ class Images(Reader):
         return replace(self, row=task.shape) if is_image else self
 
     def digest(self) -> str:
-        files = [file for part in self._parts()[0] for file in part.files]
+        return self._digest([file for part in self._parts()[0] for file in part.files])
+
+    def _digest(self, files: Sequence[Path]) -> str:
+        """The digest of names and bytes, which is remembered while the files have the same times and sizes."""
+        start, stamp = time.time(), _stamp(files)
+        if stamp and _DIGESTS.get(self.path, (None,))[0] == stamp:
+            return _DIGESTS[self.path][1]
+        digest = self._combined(files, _each(_file_digest, files))
+        if stamp and stamp[1] < start - RECENT:
+            _DIGESTS[self.path] = stamp, digest
+        return digest
+
+    def _combined(self, files: Sequence[Path], digests: Iterable[str]) -> str:
         whole = hashlib.sha256()
-        for file, digest in zip(files, _each(_digest, files), strict=True):
-            name = os.fsencode(file.relative_to(self.path))
+        for file, digest in zip(files, digests, strict=True):
+            name = os.fsencode(str(file).removeprefix(self.place).lstrip("/"))
             whole.update(b"%d:%s%s" % (len(name), name, digest.encode()))
         return f"sha256:{whole.hexdigest()}"
 
     def contents(self) -> Contents:
         parts, ignored = self._parts()
-        row = self._row([file for part in parts for file in part.files])
+        rows = self._rows([file for part in parts for file in part.files])
+        row, of_part = rows.shape[1:], np.repeat(range(len(parts)), [len(part.files) for part in parts])
         train, *test = (
             Part(
-                ImageRows(part.files, row, self._max_pixels),
+                rows if len(parts) == 1 else Chosen(rows, of_part == number),
                 None if part.classes is None else np.array(part.classes),
                 name=part.place.name,
                 labels_name=f"class folders in {part.place.name}",
             )
-            for part in parts
+            for number, part in enumerate(parts)
         )
         preprocessing = {
             "height": row[0],
@@ -123,6 +140,39 @@ class Images(Reader):
     def _max_pixels(self) -> int:
         return int(self.options.max_pixels or MAX_PIXELS)
 
+    def _rows(self, files: Sequence[Path]) -> Rows:
+        """The images as rows, from the cache or on their way there if there is one."""
+        if self.cache is None:
+            return ImageRows(files, self._row(files), self._max_pixels)
+        digest = self._digest(files)
+        cache, key = self.cache / "rows", self._key(digest)
+        kept = row_cache.read(cache, key)
+        if kept is not None:
+            return Array(kept, self.place)
+        rows = ImageRows(files, self._row(files), self._max_pixels)
+        return KeptRows(rows, lambda: row_cache.write(cache, key, rows.shape, self._unchanged(rows, digest)))
+
+    def _key(self, digest: str) -> str:
+        """A digest of all that decoded rows depend on: files and their order, options, and what decodes them."""
+        from PIL import __version__, features
+
+        codecs = [features.version(name) for name in CODECS]
+        how = (DECODING, __version__, codecs, self.options.image_size, self.row, self._max_pixels)
+        return hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
+
+    def _unchanged(self, rows: ImageRows, digest: str) -> Iterator[NDArray[np.uint8]]:
+        """Decode all rows, block by block.
+
+        Raises:
+            KdistillError: at the end, if the files that were decoded are not those of the digest.
+        """
+        digests: list[str] = []
+        for block, of_block in rows.digested_blocks():
+            digests += of_block
+            yield block
+        if self._combined(rows.files, digests) != digest:
+            raise KdistillError(f"{self.place} changed while it was read: run this again")
+
     def _row(self, files: Sequence[Path]) -> tuple[int, ...]:
         """The shape of a row, from the heads of all images as far as nothing else says it."""
         heads = list(_each(functools.partial(_head, max_pixels=self._max_pixels), files))
@@ -145,14 +195,14 @@ class ImageRows(Rows):
     """Images as rows of one shape: (height, width), the same with a channel of grey, or (height, width, 3); uint8."""
 
     def __init__(self, files: Sequence[Path], row: tuple[int, ...], max_pixels: int) -> None:
-        self._files, self._max_pixels = files, max_pixels
+        self.files, self._max_pixels = files, max_pixels
         self.shape, self.dtype = (len(files), *row), np.dtype(np.uint8)
 
     def part(self, start: int, stop: int) -> NDArray[Any]:
-        return self._decoded(self._files[start:stop])
+        return self._decoded(self.files[start:stop])
 
     def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
-        return self._decoded([self._files[place] for place in places])
+        return self._decoded([self.files[place] for place in places])
 
     def _decoded(self, files: Sequence[Path]) -> NDArray[Any]:
         block = np.empty((len(files), *self.shape[1:]), self.dtype)
@@ -160,6 +210,37 @@ class ImageRows(Rows):
         for place, values in enumerate(_each(pixels, files)):
             block[place] = values
         return block
+
+    def digested_blocks(self) -> Iterator[tuple[NDArray[np.uint8], list[str]]]:
+        """All rows in order, and the digest of the file of each."""
+        decode = functools.partial(_digested_pixels, row=self.shape[1:], max_pixels=self._max_pixels)
+        for start in range(0, len(self), BLOCK_ROWS):
+            pixels, digests = zip(*_each(decode, self.files[start : start + BLOCK_ROWS]), strict=True)
+            yield np.stack(pixels), list(digests)
+
+
+class KeptRows(Rows):
+    """Rows that are decoded all at once, when the first is asked for, and read from where they are kept after that.
+
+    Args:
+        rows: the rows as they are read where they can't be kept.
+        keep: decodes and keeps them, and returns them; or None.
+    """
+
+    def __init__(self, rows: ImageRows, keep: Callable[[], NDArray[np.uint8] | None]) -> None:
+        self._rows, self._keep = rows, keep
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    @functools.cached_property
+    def _kept(self) -> Rows:
+        kept = self._keep()
+        return self._rows if kept is None else Array(kept, "the cache")
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        return self._kept.part(start, stop)
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        return self._kept.take(places)
 
 
 @functools.cache
@@ -256,14 +337,41 @@ def _refused_by_name(path: Path) -> Iterator[None]:
         raise KdistillError(f"{path} can't be read as an image ({gist(error)}): replace or remove it") from None
 
 
-def _digest(path: Path) -> str:
-    with _refused_by_name(path):
-        return workspace.digest(path)
+def _file_digest(path: Path) -> str:
+    with _refused_by_name(path), path.open("rb", buffering=0) as stream:
+        return _stream_digest(stream)
+
+
+def _stream_digest(stream: IO[bytes]) -> str:
+    whole = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        whole.update(block)
+    return f"sha256:{whole.hexdigest()}"
+
+
+_DIGESTS: dict[Path, tuple[tuple[bytes, float], str]] = {}  # of folders: their `_stamp`, and the digest
+
+
+def _stamp(files: Sequence[Path]) -> tuple[bytes, float] | None:
+    """What changes whenever a file changes, and when one did last; None if a file is gone.
+
+    It is a hash of names, inodes, sizes and times, that of the last change of an inode among them, which can't be set.
+    """
+    whole, latest = hashlib.sha256(), 0.0
+    try:
+        for file in files:
+            found = os.stat(file)
+            latest = max(latest, found.st_ctime)
+            times = found.st_mtime_ns, found.st_ctime_ns
+            whole.update(repr((str(file), found.st_dev, found.st_ino, found.st_size, *times)).encode())
+    except OSError:
+        return None
+    return whole.digest(), latest
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """An image whose header has been read, and nothing more.
+def _opened(path: Path, max_pixels: int, stream: IO[bytes] | None = None) -> Iterator[Image.Image]:
+    """An image whose header has been read, and nothing more; from a stream of the file, if it is open already.
 
     Raises:
         KdistillError: if it has more pixels than `max_pixels`, or is none.
@@ -274,8 +382,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     with (
         _refused_by_name(path),
         _PILLOWS_BOUND.lifted(),
-        path.open("rb") as stream,
-        Image.open(stream, formats=FORMATS) as image,
+        contextlib.nullcontext(stream) if stream else path.open("rb") as opened,
+        Image.open(opened, formats=FORMATS) as image,
     ):
         sizes = [image.size]
         if image.format == "TIFF":
@@ -338,12 +446,20 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _pixels(path: Path, row: tuple[int, ...], max_pixels: int) -> NDArray[np.uint8]:
+def _digested_pixels(path: Path, row: tuple[int, ...], max_pixels: int) -> tuple[NDArray[np.uint8], str]:
+    """An image's values, in the shape of a row, and the digest of its file."""
+    with _refused_by_name(path), path.open("rb") as stream:
+        digest = _stream_digest(stream)
+        stream.seek(0)
+        return _pixels(path, row, max_pixels, stream), digest
+
+
+def _pixels(path: Path, row: tuple[int, ...], max_pixels: int, stream: IO[bytes] | None = None) -> NDArray[np.uint8]:
     """An image's values, in the shape of a row."""
     from PIL import Image, ImageOps
 
     size = row[1::-1]  # Pillow's are (width, height)
-    with _opened(path, max_pixels) as opened:
+    with _opened(path, max_pixels, stream) as opened:
         if opened.format in ("JPEG", "MPO"):  # decoded no larger than needed
             opened.draft(None, size[::-1] if _orientation(opened) in SIDEWAYS else size)
         opened.load()  # which turns a TIFF, in some versions of Pillow
