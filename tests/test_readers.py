@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -446,6 +448,125 @@ def test_links_to_images_are_followed(tmp_path):
         link.symlink_to(file)
     real, links = load(tmp_path / "real", **CUT), load(tmp_path / "links", **CUT)
     np.testing.assert_array_equal(links.train.read(), real.train.read())
+
+
+def undecoded(monkeypatch):
+    """From now on no image can be opened."""
+
+    def refuse(path, *_, **__):
+        raise KdistillError(f"{path} was opened")
+
+    monkeypatch.setattr("kdistill.readers.images._opened", refuse)
+
+
+def both_splits(dataset):
+    return [dataset.train.read(), dataset.test.read()]
+
+
+@pytest.mark.parametrize("parts", [[""], ["train", "test"]])
+def test_images_are_decoded_once(tmp_path, monkeypatch, parts):
+    """Rows from the cache are those that are decoded, to the bit; nothing is decoded before rows are asked for."""
+    place, cache = tmp_path / "photos", tmp_path / "cache"
+    for part in parts:
+        save_images(place / part, *small(seed=len(part)), NAMES, "jpg")
+    options = {} if parts[1:] else {"test_fraction": "0.25"}
+    name = Reading(image_size="5x7", **options).named(str(place))
+    plain = both_splits(data.load(name))
+    first = data.resolve(name, cache=cache).load()
+    assert not cache.exists()
+    both_splits(first)
+    undecoded(monkeypatch)
+    again = data.resolve(name, cache=cache).load()
+    for dataset in (first, again):
+        for split, expected in zip((dataset.train, dataset.test), plain, strict=True):
+            check_rows(split.inputs, expected)
+    with pytest.raises(KdistillError, match="was opened"):
+        data.load(name)
+
+
+CHANGES = {
+    "bytes": lambda photos: Image.fromarray(255 - small()[0][0]).save(photos / "cat/000.png"),
+    "name": lambda photos: (photos / "cat/000.png").rename(photos / "cat/900.png"),
+    "class": lambda photos: (photos / "cat/000.png").rename(photos / "ant/000.png"),
+    "file more": lambda photos: Image.fromarray(small()[0][0]).save(photos / "cat/900.png"),
+    "colours": lambda photos: Image.fromarray(colours()).save(photos / "cat/900.png"),
+    "damaged entry": lambda photos: _flip_middle(next((photos.parent / "cache/rows").iterdir())),
+    "no cache": lambda photos: shutil.rmtree(photos.parent / "cache"),
+}
+
+
+def _flip_middle(file):
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_cache_follows_the_files(tmp_path, change):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    name = Reading(**CUT).named(str(photos))
+    both_splits(data.resolve(name, cache=cache).load())
+    CHANGES[change](photos)
+    for _ in range(2):
+        for got, expected in zip(
+            both_splits(data.resolve(name, cache=cache).load()), both_splits(data.load(name)), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_cache_knows_how_images_are_decoded(tmp_path, monkeypatch):
+    """Another size, bound on pixels, task or version of Pillow is another entry."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = load(photos, **CUT)
+    for number, name in enumerate((f"{photos}", f"{photos}?image-size=5", f"{photos}?max-pixels=24"), 1):
+        rows = data.resolve(name, cache=cache).reader.contents().train.inputs.read()
+        np.testing.assert_array_equal(rows, data.resolve(name).reader.contents().train.inputs.read())
+        assert len(os.listdir(cache / "rows")) == number
+    data.resolve(str(photos), cache=cache).transfer_set(dataset).read()
+    assert len(os.listdir(cache / "rows")) == 4
+    monkeypatch.setattr("PIL.__version__", "0.0.1")
+    data.resolve(str(photos), cache=cache).reader.contents().train.inputs.read()
+    assert len(os.listdir(cache / "rows")) == 5
+
+
+def test_images_that_change_while_they_are_read(tmp_path):
+    """They are not kept as what they were."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = data.resolve(Reading(**CUT).named(str(photos)), cache=cache).load()
+    CHANGES["bytes"](photos)
+    with pytest.raises(KdistillError, match="photos changed while it was read"):
+        dataset.train.read()
+    assert not cache.exists()
+
+
+def test_rows_that_cannot_be_kept_are_decoded(tmp_path, monkeypatch):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    monkeypatch.setattr("kdistill.row_cache.MOST_BYTES", 100)
+    name = Reading(**CUT).named(str(photos))
+    plain = data.load(name)
+    check_rows(data.resolve(name, cache=cache).load().train.inputs, plain.train.read())
+    assert not cache.exists()
+
+
+def test_folder_is_digested_once(run, tmp_path, monkeypatch):
+    """All parts of a command share the digest of a folder, until a file's times change."""
+    from kdistill.readers import images
+
+    digested = collections.Counter()
+    monkeypatch.setattr(images, "RECENT", -1e9)  # the files are new
+    monkeypatch.setattr(images, "_stream_digest", lambda s: digested.update([s.name]) or s.read().hex())
+    photos, more = _photos(tmp_path), save_images(tmp_path / "more", *small(seed=1), NAMES)
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    soften = ["soften", "--dataset", photos, "--test-fraction", "0.5", "--transfer-set", more, "--logits", "logits.npy"]
+    assert "9 rows of logits" in run(*soften).err
+    assert set(digested.values()) == {1}
+    assert len(digested) == 120
+    before = data.resolve(str(photos)).identity().digest
+    file, times = photos / "cat/000.png", os.stat(photos / "cat/000.png")
+    while os.stat(file).st_ctime_ns == times.st_ctime_ns:  # the clock of file systems is coarse
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.resolve(str(photos)).identity().digest != before
 
 
 CUT = {"test_fraction": "0.5"}
@@ -1196,8 +1317,11 @@ def test_every_format_teaches(run, tmp_path, kind, request):
 
 
 @pytest.mark.parametrize("kind", ["images", "function of tf.data"])
-def test_how_data_is_read_is_said_once(run, tmp_path, kind):
-    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`."""
+def test_how_data_is_read_is_said_once(run, tmp_path, monkeypatch, kind):
+    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`.
+
+    Images are decoded by the first stage alone.
+    """
     name, reading = FORMATS[kind](tmp_path, None)
     options = ["--model", "small", "--epochs", "1", "--batch-size", "8"]
     for command in (
@@ -1210,6 +1334,7 @@ def test_how_data_is_read_is_said_once(run, tmp_path, kind):
     ):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err + outcome.out
+        undecoded(monkeypatch)
     assert "next: kdistill evaluate" in run("status").out
 
 
