@@ -18,6 +18,7 @@ from kdistill import __version__
 from kdistill.console import Reporter, hush
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
+    MAX_PIXELS,
     CorrectBias,
     Dtype,
     Export,
@@ -145,6 +146,12 @@ def reading(
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Of image folders: the size to bring images to, as 32 or 24x32.")
+    ] = None,
+    max_pixels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help=f"Image folders: refuse images with more pixels than this. Default: {MAX_PIXELS}."
+        ),
     ] = None,
     test_fraction: Annotated[
         str | None,

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,15 @@ MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none."""
+    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none.
+
+    `warnings` are lines for the user, of a transfer set; those of a dataset's splits are the dataset's.
+    """
 
     name: str
     inputs: Rows
     labels: NDArray[np.int64]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,12 +79,18 @@ class Split:
         return self.inputs.read()
 
     def keys(self) -> NDArray[np.uint8]:
-        """The `row_keys` of all inputs, (rows, 16)."""
-        return np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        """The `row_keys` of all inputs, (rows, 16); rows are read for them once."""
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint8]:
+        keys = np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        keys.flags.writeable = False
+        return keys
 
     def chosen(self, mask: NDArray[np.bool_]) -> Split:
         """The rows that a mask (rows,) chooses."""
-        return self if mask.all() else Split(self.name, Chosen(self.inputs, mask), self.labels[mask])
+        return self if mask.all() else replace(self, inputs=Chosen(self.inputs, mask), labels=self.labels[mask])
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ class Dataset:
     """Training and test rows of one classification task.
 
     `preprocessing` is what was done to the inputs as they lie in their files, for whoever deploys a network: nothing,
-    or `standardised`, each column's mean and standard deviation, or the size and colours of images.
+    or `standardised`, each column's mean and standard deviation, or the size and colours of images. `warnings` are lines
+    for the user, which whoever loads the dataset prints.
     """
 
     name: str
@@ -96,6 +108,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -117,7 +130,8 @@ class Source:
         """What the data is: its name, and a digest of its bytes and of how they are read."""
         digest = self.reader.digest()
         given = self.reader.options.given()
-        if how := sorted((name, value) for name, value in given.items() if name not in self.reader.files):
+        left_out = (*self.reader.files, *self.reader.limits)
+        if how := sorted((name, value) for name, value in given.items() if name not in left_out):
             digest = "sha256:" + hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
@@ -161,7 +175,8 @@ class Source:
             standards = standards_of(train.inputs, contents.columns, self.place)
             preprocessing["standardised"] = standards
             train, test = (replace(one, inputs=Standardised(one.inputs, standards)) for one in (train, test))
-        return Dataset(self.name, train, test, classes, tuple(names or map(str, range(classes))), preprocessing)
+        class_names = tuple(names or map(str, range(classes)))
+        return Dataset(self.name, train, test, classes, class_names, preprocessing, contents.warnings)
 
     def transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
@@ -191,7 +206,7 @@ class Source:
                 f"{self.place}: {contents.train.labels_name} holds the label {split.labels.max()}, beyond the "
                 f"{dataset.classes} classes of {dataset.name}"
             )
-        return split
+        return replace(split, warnings=contents.warnings)
 
     @property
     def place(self) -> str:
@@ -226,13 +241,14 @@ def short_name(name: str) -> str:
     return Reading.of(name)[0].rsplit("/", 1)[-1]
 
 
-def resolve(name: str, *, option: str = "dataset") -> Source:
+def resolve(name: str, *, option: str = "dataset", cache: Path | None = None) -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
         name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
             puts it there.
         option: the command line's name for it, for messages.
+        cache: a directory for decoded rows, e.g. `Workspace.cache`.
 
     Raises:
         KdistillError: if there is none, saying what is known.
@@ -241,7 +257,7 @@ def resolve(name: str, *, option: str = "dataset") -> Source:
     place, options = Reading.of(name)
     place, reader = _format(place, option)
     options = options.absolute(reader.files)
-    return Source(options.named(place), reader(place, options))
+    return Source(options.named(place), reader(place, options, cache))
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -249,7 +265,8 @@ def joined(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     labels = np.concatenate([split.labels for split in splits])
-    return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
+    inputs, warnings = Chained([split.inputs for split in splits]), sum((split.warnings for split in splits), ())
+    return Split(" + ".join(split.name for split in splits), inputs, labels, warnings)
 
 
 def selected(

@@ -131,21 +131,24 @@ def asked(manifest: Manifest) -> list[str]:
     return [made.name for made in manifest.made_from("teacher", "logits").values()]
 
 
-def transfer_sources(manifest: Manifest) -> dict[str, Source]:
-    """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows."""
+def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str, Source]:
+    """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows.
+
+    `cache` is a directory for decoded rows.
+    """
     named = manifest.made_from("transfer_set")
-    return {role: resolve(made.name, option="transfer-set") for role, made in named.items()}
+    return {role: resolve(made.name, option="transfer-set", cache=cache) for role, made in named.items()}
 
 
-def whole_transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that those a file speaks of were selected from."""
-    sources = transfer_sources(manifest).values()
+    sources = transfer_sources(manifest, cache).values()
     return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
 
 
-def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+def transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that a file speaks of: inputs and labels."""
-    rows = whole_transfer_set(manifest, dataset)
+    rows = whole_transfer_set(manifest, dataset, cache)
     return rows.chosen(selected(rows, Selection.of(manifest.settings), dataset))
 
 

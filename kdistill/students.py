@@ -28,6 +28,7 @@ class Sources:
     """What students learn from: a dataset, and what a teacher said of its rows or of others.
 
     `soft` is None where all learn from hard labels alone. `teachers_model` is the network of a student that names none.
+    `dataset_of` are sources of the same dataset, which is loaded once for both.
     """
 
     workspace: Workspace
@@ -37,6 +38,7 @@ class Sources:
     teachers_model: str | None
     reporter: Reporter
     compiled: Compiled = field(default_factory=dict)
+    dataset_of: Sources | None = None
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> Sources:
@@ -50,7 +52,7 @@ class Sources:
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        return cls(workspace, settings, data.resolve(dataset), soft, model, reporter)
+        return cls(workspace, settings, data.resolve(dataset, cache=workspace.cache), soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
@@ -146,7 +148,12 @@ class Sources:
 
     @cached_property
     def dataset(self) -> data.Dataset:
-        return self.source.load()
+        if self.dataset_of:
+            return self.dataset_of.dataset
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
 
     @cached_property
     def _dataset_identity(self) -> Input:
@@ -197,7 +204,9 @@ class Sources:
                 f"{self.soft.path} has soft targets of {self.soft.classes} classes, and {self.dataset.name} has "
                 f"{self.dataset.classes}: {self._remedy}"
             )
-        rows = transfer_set(self.soft.manifest, self.dataset)
+        rows = transfer_set(self.soft.manifest, self.dataset, self.workspace.cache)
+        for warning in rows.warnings:
+            self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
         places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)

@@ -590,6 +590,11 @@ class Workspace:
     def plots(self) -> Artifact:
         return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
 
+    @property
+    def cache(self) -> Path:
+        """Where decoded rows are kept; see `row_cache`."""
+        return self.root / "cache"
+
     def events(self, network: Artifact) -> Path:
         """Where TensorBoard's event files of a network go; they are no part of it."""
         return self.root / "tensorboard" / network.path.relative_to(self.root)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import os
 import re
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
 
 import h5py
 import numpy as np
@@ -267,7 +272,7 @@ def test_one_coloured_image_makes_all_coloured(tmp_path):
     Image.fromarray(rgb).quantize(256).save(place / "ant" / "palette.gif")
     Image.fromarray(255 - np.dstack([rgb, np.full((6, 4), 255, np.uint8)]), "CMYK").save(place / "ant" / "cmyk.tif")
     rows = data.resolve(str(place)).reader.contents().train.inputs
-    found = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}
+    found = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}
     np.testing.assert_array_equal(found["000.png"], np.repeat(x[0][..., None], 3, axis=-1))
     np.testing.assert_array_equal(found["rgb.png"], rgb)
     np.testing.assert_allclose(found["rgba.webp"], 255 - (255 - rgb.astype(int)) * 128 / 255, atol=1.01)
@@ -305,7 +310,7 @@ def test_images_are_resized_bilinearly(tmp_path):
     dataset = load(place, image_size="5x8", test_fraction="0.2")
     assert dataset.input_shape == (5, 8)
     rows = data.resolve(f"{place}?image-size=5x8").reader.contents().train.inputs
-    wide = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}["wide.png"]
+    wide = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}["wide.png"]
     np.testing.assert_allclose(wide[2], np.arange(9, 160, 20), atol=2.5)
 
 
@@ -358,6 +363,212 @@ def _with(place, make):
     return folder
 
 
+def test_ignored_files_are_one_warning(run, tmp_path):
+    """Beside folders, files that are not images are ignored and named in one line; they are no part of the data."""
+    for part in ("train", "test"):
+        save_images(tmp_path / "photos" / part, *small(), NAMES)
+    clean = data.resolve(str(tmp_path / "photos"))
+    assert clean.load().warnings == ()
+    digest = clean.identity().digest
+    for name in ("LICENSE", "train/README.md", "test/labels.csv"):
+        (tmp_path / "photos" / name).write_text("text")
+    assert clean.identity().digest == digest
+    outcome = run("train-teacher", "--dataset", "photos", "--batch-size", "1000")
+    warning, error = outcome.err.splitlines()
+    assert warning.startswith("warning: ")
+    assert all(name in warning for name in ("photos", "LICENSE", "train/README.md", "test/labels.csv"))
+    assert "--batch-size" in error
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    for number in range(9):
+        (tmp_path / "photos/train" / f"notes{number}.txt").write_text("text")
+    soften = ["soften", "--dataset", "photos", "--transfer-set", "photos/train", "--logits", "logits.npy"]
+    *warnings, error = run(*soften).err.splitlines()
+    assert ["LICENSE" in warning for warning in warnings] == [True, False]
+    assert all("more" in warning and "notes8" not in warning for warning in warnings)
+
+
+def _bomb(height, width):
+    """A PNG whose header claims a size, and that holds no pixels."""
+
+    def chunk(kind, contents=b""):
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT") + chunk(b"IEND")
+
+
+def test_bound_on_pixels(tmp_path, monkeypatch):
+    """--max-pixels decides alone, changes nothing that is read, and leaves Pillow's own bound as it was."""
+    x, y = small()
+    place = save_images(tmp_path / "photos", x, y, NAMES)
+    expected = load(place, **CUT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounded = load(place, max_pixels="24", **CUT)
+        np.testing.assert_array_equal(bounded.train.read(), expected.train.read())
+        with pytest.raises(KdistillError, match=r"\.png has 6x4 pixels.*--max-pixels 24"):
+            load(place, max_pixels="23", **CUT)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    assert bounded.name.endswith("max-pixels=24&test-fraction=0.5")
+    assert data.resolve(bounded.name).identity().digest == data.resolve(expected.name).identity().digest
+
+
+def test_bound_on_tiles(tmp_path):
+    """A TIFF's tiles may be larger than the image, and are decoded whole."""
+    tile = zlib.compress(bytes(64 * 64))
+    tags = [
+        (256, 16),
+        (257, 16),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 64),
+        (323, 64),
+        (324, 134),
+        (325, len(tile)),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
+    assert len(header) == 134
+    (tmp_path / "tile.tif").write_bytes(header + tile)
+    rows = data.resolve(str(tmp_path)).reader.contents().train.inputs
+    np.testing.assert_array_equal(rows.read(), np.zeros((1, 16, 16)))
+    with pytest.raises(KdistillError, match=r"tile\.tif has 64x64 pixels.*--max-pixels 4096"):
+        data.resolve(f"{tmp_path}?max-pixels=4095").reader.contents()
+
+
+def test_links_to_images_are_followed(tmp_path):
+    x, y = small()
+    save_images(tmp_path / "real", x, y, NAMES)
+    for file in (tmp_path / "real").rglob("*.png"):
+        link = tmp_path / "links" / file.relative_to(tmp_path / "real")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    real, links = load(tmp_path / "real", **CUT), load(tmp_path / "links", **CUT)
+    np.testing.assert_array_equal(links.train.read(), real.train.read())
+
+
+def undecoded(monkeypatch):
+    """From now on no image can be opened."""
+
+    def refuse(path, *_, **__):
+        raise KdistillError(f"{path} was opened")
+
+    monkeypatch.setattr("kdistill.readers.images._opened", refuse)
+
+
+def both_splits(dataset):
+    return [dataset.train.read(), dataset.test.read()]
+
+
+@pytest.mark.parametrize("parts", [[""], ["train", "test"]])
+def test_images_are_decoded_once(tmp_path, monkeypatch, parts):
+    """Rows from the cache are those that are decoded, to the bit; nothing is decoded before rows are asked for."""
+    place, cache = tmp_path / "photos", tmp_path / "cache"
+    for part in parts:
+        save_images(place / part, *small(seed=len(part)), NAMES, "jpg")
+    options = {} if parts[1:] else {"test_fraction": "0.25"}
+    name = Reading(image_size="5x7", **options).named(str(place))
+    plain = both_splits(data.load(name))
+    first = data.resolve(name, cache=cache).load()
+    assert not cache.exists()
+    both_splits(first)
+    undecoded(monkeypatch)
+    again = data.resolve(name, cache=cache).load()
+    for dataset in (first, again):
+        for split, expected in zip((dataset.train, dataset.test), plain, strict=True):
+            check_rows(split.inputs, expected)
+    with pytest.raises(KdistillError, match="was opened"):
+        data.load(name)
+
+
+CHANGES = {
+    "bytes": lambda photos: Image.fromarray(255 - small()[0][0]).save(photos / "cat/000.png"),
+    "name": lambda photos: (photos / "cat/000.png").rename(photos / "cat/900.png"),
+    "class": lambda photos: (photos / "cat/000.png").rename(photos / "ant/000.png"),
+    "file more": lambda photos: Image.fromarray(small()[0][0]).save(photos / "cat/900.png"),
+    "colours": lambda photos: Image.fromarray(colours()).save(photos / "cat/900.png"),
+    "damaged entry": lambda photos: _flip_middle(next((photos.parent / "cache/rows").iterdir())),
+    "no cache": lambda photos: shutil.rmtree(photos.parent / "cache"),
+}
+
+
+def _flip_middle(file):
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_cache_follows_the_files(tmp_path, change):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    name = Reading(**CUT).named(str(photos))
+    both_splits(data.resolve(name, cache=cache).load())
+    CHANGES[change](photos)
+    for _ in range(2):
+        for got, expected in zip(
+            both_splits(data.resolve(name, cache=cache).load()), both_splits(data.load(name)), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_cache_knows_how_images_are_decoded(tmp_path, monkeypatch):
+    """Another size, bound on pixels, task or version of Pillow is another entry."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = load(photos, **CUT)
+    for number, name in enumerate((f"{photos}", f"{photos}?image-size=5", f"{photos}?max-pixels=24"), 1):
+        rows = data.resolve(name, cache=cache).reader.contents().train.inputs.read()
+        np.testing.assert_array_equal(rows, data.resolve(name).reader.contents().train.inputs.read())
+        assert len(os.listdir(cache / "rows")) == number
+    data.resolve(str(photos), cache=cache).transfer_set(dataset).read()
+    assert len(os.listdir(cache / "rows")) == 4
+    monkeypatch.setattr("PIL.__version__", "0.0.1")
+    data.resolve(str(photos), cache=cache).reader.contents().train.inputs.read()
+    assert len(os.listdir(cache / "rows")) == 5
+
+
+def test_images_that_change_while_they_are_read(tmp_path):
+    """They are not kept as what they were."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = data.resolve(Reading(**CUT).named(str(photos)), cache=cache).load()
+    CHANGES["bytes"](photos)
+    with pytest.raises(KdistillError, match="photos changed while it was read"):
+        dataset.train.read()
+    assert not cache.exists()
+
+
+def test_rows_that_cannot_be_kept_are_decoded(tmp_path, monkeypatch):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    monkeypatch.setattr("kdistill.row_cache.MOST_BYTES", 100)
+    name = Reading(**CUT).named(str(photos))
+    plain = data.load(name)
+    check_rows(data.resolve(name, cache=cache).load().train.inputs, plain.train.read())
+    assert not cache.exists()
+
+
+def test_folder_is_digested_once(run, tmp_path, monkeypatch):
+    """All parts of a command share the digest of a folder, until a file's times change."""
+    from kdistill.readers import images
+
+    digested = collections.Counter()
+    monkeypatch.setattr(images, "RECENT", -1e9)  # the files are new
+    monkeypatch.setattr(images, "_stream_digest", lambda s: digested.update([s.name]) or s.read().hex())
+    photos, more = _photos(tmp_path), save_images(tmp_path / "more", *small(seed=1), NAMES)
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    soften = ["soften", "--dataset", photos, "--test-fraction", "0.5", "--transfer-set", more, "--logits", "logits.npy"]
+    assert "9 rows of logits" in run(*soften).err
+    assert set(digested.values()) == {1}
+    assert len(digested) == 120
+    before = data.resolve(str(photos)).identity().digest
+    file, times = photos / "cat/000.png", os.stat(photos / "cat/000.png")
+    while os.stat(file).st_ctime_ns == times.st_ctime_ns:  # the clock of file systems is coarse
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.resolve(str(photos)).identity().digest != before
+
+
 CUT = {"test_fraction": "0.5"}
 BAD_IMAGES = {
     "corrupt image": (lambda p: _spoiled(p, b"no image"), CUT, "cat/000.png can't be read as an image"),
@@ -384,8 +595,37 @@ BAD_IMAGES = {
     "images beside classes": (
         lambda p: _with(p, lambda f: (f / "cat/000.png").rename(f / "000.png")),
         CUT,
-        "holds folders and files (ant, 000.png)",
+        "photos/000.png is an image beside folders (ant, ...): move it",
     ),
+    "images beside train": (
+        lambda p: _with(p / "train", lambda f: (f / "cat/000.png").rename(p / "000.png")).parent.parent,
+        {},
+        "000.png is an image beside folders (train, ...): move it",
+    ),
+    "pipe": (lambda p: _with(p, lambda f: os.mkfifo(f / "cat/pipe.png")), CUT, "cat/pipe.png", "not a regular file"),
+    "endless device": (
+        lambda p: _with(p, lambda f: (f / "cat/zero.png").symlink_to("/dev/zero")),
+        CUT,
+        "cat/zero.png",
+        "not a regular file",
+    ),
+    "link to itself": (
+        lambda p: _with(p, lambda f: (f / "cat/loop.png").symlink_to("loop.png")),
+        CUT,
+        "cat/loop.png can't be read",
+    ),
+    "loop of directories": (
+        lambda p: _with(p, lambda f: (f / "loop").symlink_to(f)),
+        CUT,
+        "loop/ant is a directory where images are meant",
+    ),
+    "169 million pixels": (
+        lambda p: _spoiled(p, _bomb(13_000, 13_000)),
+        {"image_size": "8", **CUT},
+        "cat/000.png has 13000x13000 pixels",
+        "--max-pixels allows 50000000: pass --max-pixels 169000000",
+    ),
+    "4 billion pixels": (lambda p: _spoiled(p, _bomb(65_535, 65_535)), CUT, "--max-pixels 4294836225"),
     "several sizes": (
         lambda p: _with(p, lambda f: Image.fromarray(colours(9, 9)).save(f / "cat" / "0.png")),
         CUT,
@@ -1011,6 +1251,8 @@ BAD |= BAD_IMAGES | BAD_TABLES
         ({"test_fraction": "a fifth"}, "--test-fraction is a fifth"),
         ({"image_size": "0"}, "--image-size is 0: it needs height and width"),
         ({"image_size": "32x"}, "--image-size is 32x"),
+        ({"max_pixels": "0"}, "--max-pixels is 0"),
+        ({"max_pixels": "5e7"}, "--max-pixels is 5e7"),
         ({"labels": ""}, "--labels is empty"),
     ],
 )
@@ -1075,8 +1317,11 @@ def test_every_format_teaches(run, tmp_path, kind, request):
 
 
 @pytest.mark.parametrize("kind", ["images", "function of tf.data"])
-def test_how_data_is_read_is_said_once(run, tmp_path, kind):
-    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`."""
+def test_how_data_is_read_is_said_once(run, tmp_path, monkeypatch, kind):
+    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`.
+
+    Images are decoded by the first stage alone.
+    """
     name, reading = FORMATS[kind](tmp_path, None)
     options = ["--model", "small", "--epochs", "1", "--batch-size", "8"]
     for command in (
@@ -1089,6 +1334,7 @@ def test_how_data_is_read_is_said_once(run, tmp_path, kind):
     ):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err + outcome.out
+        undecoded(monkeypatch)
     assert "next: kdistill evaluate" in run("status").out
 
 

@@ -200,7 +200,7 @@ class Contents:
     With `categories`, as where they are texts, labels are any values, of which each is a class; otherwise they are
     class numbers from 0. `columns` names the values in a row, where these are a table's: each column has a scale of
     its own, and is to be standardised. `preprocessing` is what else has to be done to an input before the network
-    sees it, as JSON can say it.
+    sees it, as JSON can say it. `warnings` are lines for the user about data that is read all the same.
     """
 
     train: Part
@@ -209,6 +209,7 @@ class Contents:
     categories: bool = False
     columns: Sequence[str] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def by_name(self) -> bool:
@@ -228,7 +229,9 @@ class Task:
 class Reader(ABC):
     """One format's reader of one place.
 
-    `format` is what it is called in messages, `takes` the options that it takes, and `files` those that name files.
+    `format` is what it is called in messages, `takes` the options that it takes, `files` those that name files, and
+    `limits` those that bound what reading may cost and change nothing that is read. `cache` is a directory for rows that
+    are slow to decode; without one they are decoded each time they are read.
 
     Raises:
         UsageError: if it is given an option that it does not take.
@@ -237,9 +240,11 @@ class Reader(ABC):
 
     place: str
     options: Reading = AS_IT_IS
+    cache: Path | None = None
     format: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         self.options.allow(self.format, *self.takes)

@@ -52,8 +52,8 @@ def run(
         raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
     for reason in freshness.stale(workspace, trained):
         reporter.warn(f"{student} is stale, {reason}: {student.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name)
-    pool = data.resolve(settings.inputs, option="inputs") if settings.inputs else None
+    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
+    pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)
     _refuse_trained(artifact)
     identity = Manifest(
@@ -212,7 +212,7 @@ def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> d
     classes = bias.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
     if not classes.any():
         return None
-    dataset = data.resolve(manifest.inputs["dataset"].name).load()
+    dataset = data.resolve(manifest.inputs["dataset"].name, cache=workspace.cache).load()
     network = _loaded(student, student.require(), dataset)
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))

@@ -39,7 +39,7 @@ def run(
     trained = network.require()
     for reason in freshness.stale(workspace, trained):
         reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name)
+    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
     artifact = workspace.export(settings)
     identity = Manifest(
         kind="export",

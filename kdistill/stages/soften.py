@@ -42,7 +42,7 @@ def run(
                 reporter.warn(
                     f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
                 )
-    source = data.resolve(settings.dataset or _dataset_of(asked))
+    source = data.resolve(settings.dataset or _dataset_of(asked), cache=workspace.cache)
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
     if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
@@ -50,7 +50,9 @@ def run(
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
-    whole = whole_transfer_set(identity, dataset)
+    whole = whole_transfer_set(identity, dataset, workspace.cache)
+    for warning in (*dataset.warnings, *whole.warnings):
+        reporter.warn(warning)
     chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
     rows = whole.chosen(chosen)
 

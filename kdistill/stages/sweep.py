@@ -106,7 +106,7 @@ class _Work:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=sources.source.name)
-            other = Sources.open(workspace, of_other, reporter)
+            other = replace(Sources.open(workspace, of_other, reporter), dataset_of=sources)
         return cls(workspace, settings, sources, other, models, reporter)
 
     @property

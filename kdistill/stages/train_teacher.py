@@ -26,7 +26,7 @@ def run(
     Raises:
         KdistillError: if the dataset or the network is none, or training fails.
     """
-    source = data.resolve(settings.dataset)
+    source = data.resolve(settings.dataset, cache=workspace.cache)
     model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
@@ -38,6 +38,8 @@ def run(
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
+    for warning in dataset.warnings:
+        reporter.warn(warning)
 
     from kdistill import networks
     from kdistill.training import Objective
