@@ -23,6 +23,7 @@ Mean = Literal["arithmetic", "geometric"]
 TeacherOutput = Literal["auto", "logits", "probabilities"]
 TeacherInput = Literal["scaled", "raw"]
 Dtype = Literal["float32", "float16"]
+DataFormat = Literal["npz", "npy", "hdf5", "csv", "parquet"]
 ExportFormat = Literal["tflite", "onnx"]
 Quantize = Literal["none", "int8", "float16"]
 
@@ -579,6 +580,7 @@ class Reading:
     test_labels: str | None = None
     image_size: str | None = None
     test_fraction: str | None = None
+    data_format: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -588,6 +590,8 @@ class Reading:
             raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
         if self.image_size is not None:
             image_size(self.image_size)
+        if self.data_format is not None:
+            _choice("data-format", self.data_format, DataFormat)
 
     @classmethod
     def of(cls, name: str) -> tuple[str, Reading]:

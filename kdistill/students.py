@@ -144,7 +144,10 @@ class Sources:
 
     @cached_property
     def dataset(self) -> data.Dataset:
-        return self.source.load()
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
 
     @cached_property
     def _dataset_identity(self) -> Input:

@@ -559,7 +559,7 @@ BAD_TABLES = {
     "regression": (
         lambda p: _table(p, label=np.linspace(0, 1, 40)),
         CUT,
-        "almost as many different numbers as rows",
+        "40 different numbers in 40 rows, e.g. 0.0: regression is not supported",
     ),
     "values too large": (lambda p: _holed(p, "csv", 1e308), CUT, "column age holds values too large"),
     "table without test part": (_table, {}, "has no test part: --test-fraction 0.2"),

@@ -38,6 +38,8 @@ def run(
     if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
+    for warning in dataset.warnings:
+        reporter.warn(warning)
 
     from kdistill import networks
     from kdistill.training import Objective
