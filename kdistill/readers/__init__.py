@@ -362,7 +362,7 @@ def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where:
         raise KdistillError(f"{where} has {what} for {rows} rows of inputs")
     _check_text(dtype, where)
     if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MOST_READ):
-        raise KdistillError(f"{where} has shape {shape}: labels are one class a row, ({rows},)")
+        raise KdistillError(f"{where} has shape {shape}: labels are one class per row, ({rows},)")
 
 
 def check_names(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
@@ -373,7 +373,7 @@ def check_names(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Non
     """
     _check_text(dtype, where)
     if math.prod(shape) * dtype.itemsize > MOST_READ:
-        raise KdistillError(f"{where} claims {shape} of {dtype}: class names are one text a class")
+        raise KdistillError(f"{where} claims {shape} of {dtype}: it needs one name per class")
 
 
 def _check_text(dtype: np.dtype[Any], where: str) -> None:
@@ -409,19 +409,19 @@ def matrix_fault(labels: NDArray[Any], fix: str) -> str:
     """
     flat = labels.reshape(len(labels), -1)
     if flat.dtype.kind not in "biuf" or not np.isin(flat, (0, 1)).all():
-        return "labels are one class a row"
+        return "labels are one class per row, of shape (rows,)"
     ones = flat.astype(bool).sum(axis=1)
     if (ones == 1).all():
         return f"one-hot labels become class numbers by {fix}"
     row = int(np.argmax(ones != 1))
-    return f"multi-label data is not supported: row {row} has {ones[row]} ones, and a row is of exactly one class"
+    return f"multi-label data is not supported: row {row} has {ones[row]} ones, and each row needs exactly one class"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint at the name that may have been meant, to be put after a message; empty where none is near."""
     by_lower = {other.lower(): other for other in names if name not in LAYOUT or other not in LAYOUT}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[found[0]]}?" if found else ""
+    return f" (did you mean {by_lower[found[0]]}?)" if found else ""
 
 
 def check_file(option: str, place: str) -> None:

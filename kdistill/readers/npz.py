@@ -90,7 +90,7 @@ class NpzMember(Rows):
             return
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         with (
-            self._undamaged(),
+            readable(self.path, self.name),
             zipfile.ZipFile(self.path) as archive,
             archive.open(f"{self.name}.npy") as stream,
         ):
@@ -115,11 +115,8 @@ class NpzMember(Rows):
         return whole
 
     def _load(self) -> NDArray[Any]:
-        with self._undamaged(), np.load(self.path, allow_pickle=False) as arrays:
+        with readable(self.path, self.name), np.load(self.path, allow_pickle=False) as arrays:
             return np.ascontiguousarray(arrays[self.name])
-
-    def _undamaged(self) -> contextlib.AbstractContextManager[None]:
-        return readable(self.path, f": {self.name} is damaged")
 
 
 def member(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
@@ -129,7 +126,7 @@ def member(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
         KdistillError: if it claims more than the file can hold, or would need pickle.
     """
     info = archive.getinfo(f"{name}.npy")
-    with readable(path, f": {name} is damaged"), archive.open(info) as stream:
+    with readable(path, name), archive.open(info) as stream:
         shape, fortran, dtype = header(stream)
         start = stream.tell()
     if dtype.hasobject:
@@ -143,12 +140,8 @@ def member(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
 
 
 @contextlib.contextmanager
-def readable(path: Path, what: str = " is not a readable .npz") -> Iterator[None]:
-    """Say in one line what goes wrong while an archive is read.
-
-    Args:
-        path: the archive.
-        what: what is said after its name.
+def readable(path: Path, name: str | None = None) -> Iterator[None]:
+    """Say in one line what goes wrong while an archive, or the array of a name in it, is read.
 
     Raises:
         KdistillError: for whatever zipfile and its decompressors raise.
@@ -160,10 +153,14 @@ def readable(path: Path, what: str = " is not a readable .npz") -> Iterator[None
     except Exception as error:  # each decompressor has errors of its own
         if isinstance(error, OSError) and error.errno is not None:  # of the file system: bz2's have no number
             raise
-        fix = f"save it again as numpy.savez_compressed({path.name!r}, ...)"
-        if isinstance(error, RuntimeError) and "encrypted" in str(error):
-            fix = f"remove the password, e.g. unzip {path.name} and zip the files without one"
-        raise KdistillError(f"{path}{what}: {gist(error) if str(error) else 'it ends early'}; {fix}") from None
+        what = "can't be read" if isinstance(error, RuntimeError) else "is damaged"
+        why = gist(error) if str(error) else "it ends early"
+        fix = f"copy the file again, or save it again with numpy.savez_compressed({path.name!r}, ...)"
+        if "encrypted" in why:
+            why, fix = "it is encrypted", "unpack the archive, and zip its files again without a password"
+        raise KdistillError(
+            f"{path}: {name} {what}: {why}; {fix}" if name else f"{path} is not a readable .npz: {why}; {fix}"
+        ) from None
 
 
 def _fill(stream: IO[bytes], block: NDArray[Any], count: int) -> None:
