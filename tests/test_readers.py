@@ -609,11 +609,6 @@ BAD_TABLES = {
         "--labels 0",
     ),
     "table of numbers without a header": (lambda p: _csv(p, "5\t1\n4\t0\n"), CUT, "has no header row", "--labels 1"),
-    "repetitive Parquet": (
-        lambda p: save_table(p / "d.parquet", {"a": np.zeros(10**6), "label": np.zeros(10**6, int)}),
-        CUT,
-        "claims 1,000,000 rows in ",
-    ),
     "unknown column": (_table, {"inputs": "age,nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "unknown label column": (_table, {"labels": "nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "label as input": (_table, {"inputs": "age,label", **CUT}, "names a column twice, or that of the labels (label)"),
@@ -717,7 +712,29 @@ def test_one_text_in_many_rows_is_read_once(tmp_path):
         tmp_path / "d.parquet", {"a": np.random.default_rng(0).normal(size=40), "label": ["b" * 900, "c"] * 20}
     )
     labels = data.resolve(str(path)).reader.contents().train.labels
+    assert labels.dtype == object
     assert len({id(label) for label in labels}) == 2
+
+
+def test_repetitive_parquet(tmp_path, monkeypatch):
+    """A small file of very many rows is refused before they are read; of not so many, it is read."""
+    rows = 200_000
+    path = save_table(tmp_path / "d.parquet", {"a": np.zeros(rows), "label": np.arange(rows) * 2 // rows})
+    assert load(path, **CUT).classes == 2
+    monkeypatch.setattr("kdistill.readers.tables.UNDOUBTED", 1 << 20)
+    monkeypatch.setattr("pandas.read_parquet", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="claims 200,000 rows in "):
+        load(path, **CUT)
+
+
+def test_texts_of_no_fixed_length_are_read_in_blocks(tmp_path, monkeypatch):
+    """Blocks of texts, which a file may hold once and have in many rows, are small where the file is large."""
+    monkeypatch.setattr("kdistill.readers.hdf5.MOST_READ", 0)
+    monkeypatch.setattr("kdistill.readers.hdf5.LEAST_TEXTS", 7)
+    x, y = small()
+    path = save_h5(tmp_path, x_train=x, y_train=np.array(NAMES)[y].tolist())
+    contents = data.resolve(str(path)).reader.contents()
+    assert contents.train.labels.tolist() == np.array(NAMES)[y].tolist()
 
 
 def test_housing_is_regression(tmp_path):
@@ -1072,6 +1089,13 @@ def _large_chunk(file):
     file["x_train"] = small()[0]
     labels = file.create_dataset("y_train", (60,), "u1", chunks=(10**8,), maxshape=(None,), compression="gzip")
     labels.id.write_direct_chunk((0,), zlib.compress(bytes(60)))
+
+
+@pytest.mark.parametrize("make", [_many_labels, _large_chunk])
+def test_claims_of_hdf5_are_checked_before_labels_are_read(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("kdistill.readers.hdf5.Hdf5._values", lambda *_: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="y_train"):
+        load(_h5(tmp_path, make))
 
 
 def _multi_label():

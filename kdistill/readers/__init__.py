@@ -317,8 +317,8 @@ def checked(block: NDArray[Any], start: int, where: str) -> NDArray[Any]:
         KdistillError: naming the first such row, and its column if rows have one dimension.
     """
     block = block.astype(native(block.dtype), copy=False)
-    kind, size = block.dtype.kind, block.dtype.itemsize
-    if not block.size or kind not in "iuf" or (kind in "iu" and size < 4):
+    kind = block.dtype.kind
+    if not block.size or kind not in "iuf" or np.can_cast(block.dtype, np.int32):
         return block
     low, high = block.min(), block.max()
     if kind == "f":

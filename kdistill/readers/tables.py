@@ -22,7 +22,8 @@ from kdistill.readers import Contents, Part, Reader, TableRows, Task, nearest, t
 LABEL = "label"
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # where numbers are meant; a label may be such a text
 SEPARATORS = (",", ";", "\t", "|")  # of columns of text
-BEST_COMPRESSION = 100  # rows in a byte of Parquet: more holds nothing but repetitions
+BEST_COMPRESSION = 20  # rows in a byte of Parquet: more holds nothing but repetitions
+UNDOUBTED = 1 << 30  # bytes in memory up to which a table may hold nothing but repetitions
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,10 @@ def _parquet(pandas: Any, path: Path, wanted: Sequence[str]) -> Any:
     from pyarrow import parquet, types
 
     rows, stored = parquet.read_metadata(path).num_rows, path.stat().st_size
-    if rows > BEST_COMPRESSION * stored:
-        raise KdistillError(f"{path} claims {rows:,} rows in {stored:,} bytes: it is damaged")
+    if rows > BEST_COMPRESSION * stored and 8 * rows * len(wanted) > UNDOUBTED:
+        raise KdistillError(
+            f"{path} claims {rows:,} rows in {stored:,} bytes: it is damaged, or holds little but repeated rows"
+        )
     schema = parquet.read_schema(path)
     texts = [name for name in wanted if types.is_string(kind := schema.field(name).type) or types.is_large_string(kind)]
     frame = pandas.read_parquet(path, columns=list(wanted), engine="pyarrow", read_dictionary=texts)
