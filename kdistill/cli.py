@@ -157,6 +157,13 @@ def reading(
         str | None,
         typer.Option(metavar="SHARE", help="Of data without a test part: the share of rows to set aside as one."),
     ] = None,
+    data_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of a file with another extension, e.g. .data or .txt: npz, npy, hdf5, csv or parquet.",
+        ),
+    ] = None,
 ) -> Reading:
     return Reading(**locals())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,10 @@ from kdistill.readers import (
     Rows,
     Standardised,
     Task,
+    check_file,
+    check_labels,
+    matrix_fault,
+    nearest,
     standards_of,
     text,
 )
@@ -38,16 +43,12 @@ from kdistill.settings import Reading, Selection, listed
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
-ENDINGS = {
-    ".npz": "npz:Npz",
-    ".npy": "npy:Npy",
-    ".h5": "hdf5:Hdf5",
-    ".hdf5": "hdf5:Hdf5",
-    ".csv": "tables:Table",
-    ".parquet": "tables:Table",
-}
+FORMATS = {"npz": "npz:Npz", "npy": "npy:Npy", "hdf5": "hdf5:Hdf5", "csv": "tables:Table", "parquet": "tables:Table"}
+ENDINGS = {".npz": "npz", ".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".csv": "csv", ".parquet": "parquet"}
 NO_LABEL = -1
 MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
+MANY_CLASSES = 10_000  # more than these are warned of
+MOST_FLOAT_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,12 @@ class Source:
         names = list(contents.class_names)
         if contents.by_name and not names:
             names = _categories(contents.train)
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise KdistillError(f"{self.place}: class_names has {twice!r} twice: each class needs a name of its own")
         by = names if contents.by_name else None
         train = _split(contents.train, "train", self.place, by)
+        _check_classes(contents.train, f"{self.place}: {contents.train.labels_name}", table=contents.categories)
         classes = max(len(names), int(train.labels.max()) + 1)
         if classes < 2:
             raise KdistillError(
@@ -159,6 +164,7 @@ class Source:
             )
         if contents.test:
             test = _split(contents.test, "test", self.place, by)
+            used = len(np.unique(np.concatenate([train.labels, test.labels])))
             self._no_cut()
             _alike(train.inputs, contents.train.name, test.inputs, contents.test.name, self.place)
             if test.labels.max() >= classes:
@@ -167,6 +173,7 @@ class Source:
                     f"{classes} classes of {contents.train.labels_name}"
                 )
         else:
+            used = len(np.unique(train.labels))
             train, test = self._cut(train)
         if names and len(names) < classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
@@ -174,9 +181,13 @@ class Source:
         if contents.columns:
             standards = standards_of(train.inputs, contents.columns, self.place)
             preprocessing["standardised"] = standards
-            train, test = (replace(one, inputs=Standardised(one.inputs, standards)) for one in (train, test))
-        class_names = tuple(names or map(str, range(classes)))
-        return Dataset(self.name, train, test, classes, class_names, preprocessing, contents.warnings)
+            train, test = (
+                replace(one, inputs=Standardised(one.inputs, standards, f"{self.place}: the {one.name} part"))
+                for one in (train, test)
+            )
+        names = names or list(map(str, range(classes)))
+        unusual = _unusual(classes, used, f"{self.place}: {contents.train.labels_name}")
+        return Dataset(self.name, train, test, classes, tuple(names), preprocessing, (*contents.warnings, *unusual))
 
     def transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
@@ -199,7 +210,7 @@ class Source:
         elif self.reader.options.test_fraction is not None:
             split = replace(self._cut(split)[0], name="transfer set")
         if contents.columns and (standards := dataset.preprocessing.get("standardised")):
-            split = replace(split, inputs=Standardised(split.inputs, standards))
+            split = replace(split, inputs=Standardised(split.inputs, standards, self.place))
         _alike(dataset.train.inputs, f"{dataset.name}", split.inputs, self.place, "the transfer set")
         if split.labels.max() >= dataset.classes:
             raise KdistillError(
@@ -255,7 +266,7 @@ def resolve(name: str, *, option: str = "dataset", cache: Path | None = None) ->
         UsageError: if an option has a wrong value, or means nothing to its format.
     """
     place, options = Reading.of(name)
-    place, reader = _format(place, option)
+    place, reader = _format(place, option, options.data_format)
     options = options.absolute(reader.files)
     return Source(options.named(place), reader(place, options, cache))
 
@@ -321,11 +332,12 @@ def _class(name: str, option: str, dataset: Dataset) -> int:
     known = ", ".join(dataset.class_names[:10]) + ", ..." * (dataset.classes > 10)
     raise UsageError(
         f"--{option} {name}: {dataset.name} has no such class; it has {known}, or by number 0 to {dataset.classes - 1}"
+        f"{nearest(name, dataset.class_names)}"
     )
 
 
-def _format(place: str, option: str) -> tuple[str, type[Reader]]:
-    """The full name of what is meant, and what reads it."""
+def _format(place: str, option: str, file_format: str | None) -> tuple[str, type[Reader]]:
+    """The full name of what is meant, and what reads it; a file's format, where it isn't its ending that says it."""
     if place == "digits":
         return place, _reader("builtin:Digits")
     if place in KERAS_DATASETS:
@@ -339,16 +351,17 @@ def _format(place: str, option: str) -> tuple[str, type[Reader]]:
     if not place or not path.exists():
         raise KdistillError(
             f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
-            "package.module:function"
+            f"package.module:function{nearest(place, NAMES)}"
         )
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
-    if path.suffix.lower() not in ENDINGS:
+    check_file(option, place)
+    if not file_format and path.suffix.lower() not in ENDINGS:
         raise KdistillError(
             f"--{option} {place}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
-            "or of .npy"
+            f"or of .npy; for another file, --data-format says one of {', '.join(FORMATS)}"
         )
-    return str(path), _reader(ENDINGS[path.suffix.lower()])
+    return str(path), _reader(FORMATS[file_format or ENDINGS[path.suffix.lower()]])
 
 
 def _reader(name: str) -> type[Reader]:
@@ -371,8 +384,11 @@ def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Sp
     """Check a part; `names` are the classes its labels name, None where labels are class numbers already."""
     inputs = part.inputs
     where = f"{place}: {part.name}"
-    if inputs.dtype.kind not in "fiub":
-        raise KdistillError(f"{where} is of type {inputs.dtype}: inputs are uint8, floats or whole numbers")
+    if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+        raise KdistillError(
+            f"{where} is of type {inputs.dtype}: inputs are uint8, floats or whole numbers of up to 64 bits; save them "
+            "as such, e.g. with .astype('float32')"
+        )
     if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
         raise KdistillError(f"{where} has shape {inputs.shape}: inputs need rows, and at least one value in each")
     if len(inputs) == 0:
@@ -394,14 +410,14 @@ def _alike(one: Rows, one_name: str, other: Rows, other_name: str, place: str) -
 def _categories(part: Part) -> list[str]:
     """The classes that labels of any values name, in order."""
     assert part.labels is not None
-    return [text(value) for value in np.unique(part.labels)]
+    return _named(np.unique(part.labels))
 
 
 def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.int64]:
     assert part.labels is not None
     number = {name: place for place, name in enumerate(names)}
     values, where = np.unique(part.labels, return_inverse=True)
-    texts = [text(value) for value in values]
+    texts = _named(values)
     if unknown := [text for text in texts if text not in number]:
         raise KdistillError(
             f"{place}: {part.labels_name} holds {unknown[0]!r}, which is none of the classes {', '.join(list(names)[:10])}"
@@ -409,20 +425,62 @@ def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.i
     return np.array([number[text] for text in texts], np.int64)[where.reshape(-1)]
 
 
+def _named(values: NDArray[Any]) -> list[str]:
+    """The classes that distinct labels name; floats that are all whole numbers do so without a decimal point."""
+    whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
+    return [text(int(value) if whole else value) for value in values]
+
+
+def _check_classes(part: Part, where: str, *, table: bool) -> None:
+    """Refuse labels that look like the targets of a regression, which would train a class for each number.
+
+    Whole numbers in arrays are class numbers, by agreement. Floats, and numbers of any kind in a table, are classes
+    unless they have more than `MOST_FLOAT_CLASSES` distinct values (whole numbers: and fewer than ten rows for each, as
+    prices do), or more than 20 of which most have a single row. Numbers with a fraction, which are rarely classes, may
+    not have a distinct value for more than half of the rows.
+
+    Raises:
+        KdistillError: if they do.
+    """
+    labels = part.labels
+    if labels is None or labels.dtype.kind not in ("iuf" if table else "f"):
+        return
+    values, counts = np.unique(labels, return_counts=True)
+    distinct, rows, floats = len(values), len(labels), labels.dtype.kind == "f"
+    many = distinct > MOST_FLOAT_CLASSES and (floats or rows < 10 * distinct)
+    single = distinct > 20 and 2 * np.count_nonzero(counts == 1) > distinct
+    fractions = floats and 2 * distinct > rows and not np.array_equal(values, np.round(values))
+    if many or single or fractions:
+        as_classes = "write them as texts, e.g. class 7" if table else "store them as integers from 0"
+        raise KdistillError(
+            f"{where} holds {distinct:,} different numbers in {rows:,} rows, e.g. {values[0]}: regression is not "
+            f"supported, and a label is one of some classes; if these numbers are classes, {as_classes}"
+        )
+
+
+def _unusual(classes: int, used: int, where: str) -> tuple[str, ...]:
+    """Warnings about a number of classes, of which some are used by a row."""
+    if classes <= MANY_CLASSES and classes <= 2 * used:
+        return ()
+    fix = "; numpy.unique(labels, return_inverse=True)[1] numbers the classes that are used" if used < classes else ""
+    has = f"{where} makes {classes:,} classes, of which {used:,} have a row, and networks have an output for each"
+    return (has + fix,)
+
+
 def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
     """Class numbers (rows,) as int64, checked."""
-    if len(labels.shape) > 1 and labels.shape != (rows, 1):
-        raise KdistillError(
-            f"{where} has shape {labels.shape}: it needs class numbers, ({rows},); one-hot labels become that by "
-            "labels.argmax(axis=1)"
-        )
+    check_labels(labels.shape, labels.dtype, rows, where)
+    if labels.size > rows:
+        raise KdistillError(f"{where} has shape {labels.shape}: {matrix_fault(labels, 'labels.argmax(axis=1)')}")
     labels = labels.reshape(-1)
-    if len(labels) != rows:
-        raise KdistillError(f"{where} has {len(labels)} labels for {rows} rows of inputs")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")
-    if labels.dtype.kind not in "iufb" or not np.array_equal(labels, np.floor(labels)):
-        raise KdistillError(f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ...")
+    kind = labels.dtype.kind
+    if kind not in "iufb" or (kind == "f" and not np.array_equal(labels, np.floor(labels))):
+        raise KdistillError(
+            f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ... (regression is not "
+            "supported)"
+        )
     if labels.min() < 0:
         raise KdistillError(f"{where} holds the label {labels.min()}: class numbers begin at 0")
     if labels.max() >= MOST_CLASSES:

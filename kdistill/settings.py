@@ -23,6 +23,7 @@ Mean = Literal["arithmetic", "geometric"]
 TeacherOutput = Literal["auto", "logits", "probabilities"]
 TeacherInput = Literal["scaled", "raw"]
 Dtype = Literal["float32", "float16"]
+DataFormat = Literal["npz", "npy", "hdf5", "csv", "parquet"]
 ExportFormat = Literal["tflite", "onnx"]
 Quantize = Literal["none", "int8", "float16"]
 
@@ -582,6 +583,7 @@ class Reading:
     image_size: str | None = None
     max_pixels: str | None = None
     test_fraction: str | None = None
+    data_format: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -595,6 +597,8 @@ class Reading:
             raise UsageError(
                 f"--max-pixels is {self.max_pixels}: it needs a whole number of pixels, at least 1, e.g. {MAX_PIXELS}"
             )
+        if self.data_format is not None:
+            _choice("data-format", self.data_format, DataFormat)
 
     @classmethod
     def of(cls, name: str) -> tuple[str, Reading]:

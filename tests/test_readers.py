@@ -12,16 +12,19 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 
 import h5py
 import numpy as np
 import pytest
+from conftest import MNIST
 from PIL import Image
 
 from kdistill import data
 from kdistill.errors import KdistillError, UsageError
+from kdistill.readers import images as image_reader
 from kdistill.settings import Reading
 
 
@@ -106,6 +109,25 @@ def test_directory_of_npy(tmp_path):
     dataset = load(tmp_path)
     check_rows(dataset.train.inputs, x)
     assert (len(dataset.test), dataset.class_names) == (9, ("a", "b", "ü"))
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "function"])
+def test_big_endian_data_is_read(tmp_path, monkeypatch, kind):
+    """Rows and keys are those of the same numbers in this machine's byte order."""
+    monkeypatch.chdir(tmp_path)
+    x, y = small()
+    arrays = {"x_train": x.astype(">f4"), "y_train": y.astype(">i8")}
+    if kind == "function":
+        path = module(tmp_path, "return x.astype('>f4'), y.astype('>i8')")
+    else:
+        path = save_npy(tmp_path, **arrays).parent if kind == "npy" else save_h5(tmp_path, **arrays)
+    dataset = load(path, test_fraction="0.25")
+    (tmp_path / "native").mkdir()
+    native = load(save_npy(tmp_path / "native", x_train=x.astype("f4"), y_train=y).parent, test_fraction="0.25")
+    check_rows(dataset.train.inputs, native.train.read())
+    assert dataset.train.read().dtype.isnative
+    assert (dataset.train.keys() == native.train.keys()).all()
+    assert (dataset.train.labels == native.train.labels).all()
 
 
 @pytest.mark.parametrize("layout", [{}, {"chunks": (7, 2, 4), "compression": "gzip"}])
@@ -409,6 +431,8 @@ def test_bound_on_pixels(tmp_path, monkeypatch):
         np.testing.assert_array_equal(bounded.train.read(), expected.train.read())
         with pytest.raises(KdistillError, match=r"\.png has 6x4 pixels.*--max-pixels 24"):
             load(place, max_pixels="23", **CUT)
+    while image_reader._PILLOWS_BOUND._readers:  # threads that were reading when the first image was refused
+        time.sleep(0.01)
     assert Image.MAX_IMAGE_PIXELS == 10
     assert bounded.name.endswith("max-pixels=24&test-fraction=0.5")
     assert data.resolve(bounded.name).identity().digest == data.resolve(expected.name).identity().digest
@@ -793,13 +817,48 @@ BAD_TABLES = {
         CUT,
         "or say that it is the label, --labels b",
     ),
+    "near column": (_table, {"inputs": "Age", **CUT}, "(did you mean age?)"),
+    "near label column": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "Label": [1.0, 2.0]}),
+        CUT,
+        "(did you mean Label?)",
+    ),
+    "regression of whole numbers": (
+        lambda p: _table(p, label=np.arange(40) * 100.0),
+        CUT,
+        "40 different numbers in 40 rows, e.g. 0.0: regression is not supported",
+    ),
+    "regression of prices": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}.0\n" for price in range(1001) for _ in range(12))),
+        CUT,
+        "1,001 different numbers in 12,012 rows",
+    ),
+    "regression of integers": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}\n" for price in range(1001) for _ in range(3))),
+        CUT,
+        "1,001 different numbers in 3,003 rows",
+    ),
+    "infinite labels": (
+        lambda p: _table(p, label=[1.0, np.inf] * 20),
+        CUT,
+        "label holds 20 infinite values, the first",
+    ),
+    "long label": (lambda p: _table(p, label=["a", "b" * 1001] * 20), CUT, "a text of 1,001 characters in row 1"),
+    "table without a header": (
+        lambda p: _csv(p, "T,2,8.5\nI,5,12\n"),
+        CUT,
+        "has no header row",
+        "(seq -s ',' 0 2; cat ",
+        "--labels 0",
+    ),
+    "table of numbers without a header": (lambda p: _csv(p, "5\t1\n4\t0\n"), CUT, "has no header row", "--labels 1"),
     "unknown column": (_table, {"inputs": "age,nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "unknown label column": (_table, {"labels": "nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "label as input": (_table, {"inputs": "age,label", **CUT}, "names a column twice, or that of the labels (label)"),
     "regression": (
         lambda p: _table(p, label=np.linspace(0, 1, 40)),
         CUT,
-        "almost as many different numbers as rows",
+        "40 different numbers in 40 rows, e.g. 0.0: regression is not supported",
     ),
     "values too large": (lambda p: _holed(p, "csv", 1e308), CUT, "column age holds values too large"),
     "table without test part": (_table, {}, "has no test part: --test-fraction 0.2"),
@@ -824,6 +883,110 @@ BAD_TABLES = {
         "column label holds 'dog'",
     ),
 }
+
+
+def _far(place):
+    """A table whose test part lies too far from its training rows."""
+    pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    _written(place / "test.csv", b"a,label\n1,x\n1e300,y\n")
+    return _written(place / "data.csv", b"a,label\n1,x\n1.5,y\n")
+
+
+def test_tables_far_from_the_training_rows(tmp_path):
+    """A value that is infinity once it is standardized is named, with its column; a large one that isn't is read."""
+    dataset = load(_far(tmp_path), test_inputs=str(tmp_path / "test.csv"))
+    assert np.isfinite(dataset.train.read()).all()
+    with pytest.raises(KdistillError, match=r"test part: column a holds 1e\+300"):
+        dataset.test.read()
+    _written(tmp_path / "data.csv", b"a,label\n1e100,x\n2e100,y\n")
+    np.testing.assert_allclose(
+        load(tmp_path / "data.csv", test_inputs=str(tmp_path / "data.csv")).train.read(), [[-1], [1]]
+    )
+
+
+@pytest.mark.parametrize("between", [",", ";", "\t", "|", "  "])
+@pytest.mark.parametrize("ending", ["csv", "data"])
+def test_tables_of_other_separators_and_extensions(tmp_path, between, ending):
+    """The separator is read from the header; what kind of file it is, from --data-format where the ending doesn't say."""
+    path = _table(tmp_path)
+    expected = load(path, test_fraction="0.25")
+    other = tmp_path / f"other.{ending}"
+    other.write_text(path.read_text().replace(",", between))
+    options = {} if ending == "csv" else {"data_format": "csv"}
+    dataset = load(other, test_fraction="0.25", test_inputs=None, **options)
+    np.testing.assert_array_equal(dataset.train.read(), expected.train.read())
+    assert dataset.class_names == expected.class_names
+    both = load(other, test_inputs=str(other), **options)
+    assert len(both.test) == 40
+
+
+def test_data_format_of_other_files(tmp_path):
+    """Any file can be named otherwise than its format has it."""
+    x, y = small()
+    for path, file_format in (
+        (save_h5(tmp_path, x_train=x, y_train=y), "hdf5"),
+        (_saved_npz(tmp_path), "npz"),
+        (save_table(tmp_path / "a.parquet", table()), "parquet"),
+    ):
+        other = path.rename(tmp_path / f"{file_format}.data")
+        with pytest.raises(KdistillError, match="--data-format"):
+            load(other, test_fraction="0.25")
+        assert load(other, test_fraction="0.25", data_format=file_format).classes == 3
+    assert (
+        load(save_npy(tmp_path, x_train=x, y=y), labels=str(tmp_path / "y.npy"), **CUT, data_format="npy").classes == 3
+    )
+
+
+def test_columns_may_be_numbered(tmp_path):
+    """A header of numbers in order is one; the command that a table without a header is refused with makes such a one."""
+    path = _csv(tmp_path, "a,1,9\nb,2,9\n" * 6)
+    with pytest.raises(KdistillError) as caught:
+        load(path, labels="0", **CUT)
+    command = re.search(r"\(seq.* > numbered\.csv", str(caught.value))[0]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    dataset = load(tmp_path / "numbered.csv", labels="0", **CUT)
+    assert (len(dataset.train) + len(dataset.test), dataset.class_names) == (12, ("a", "b"))
+    assert list(dataset.preprocessing["standardised"]) == ["1", "2"]
+
+
+def test_one_text_in_many_rows_is_read_once(tmp_path):
+    """A text column of Parquet is not spread out: its few texts are shared by the rows."""
+    path = save_table(
+        tmp_path / "d.parquet", {"a": np.random.default_rng(0).normal(size=40), "label": ["b" * 900, "c"] * 20}
+    )
+    labels = data.resolve(str(path)).reader.contents().train.labels
+    assert labels.dtype == object
+    assert len({id(label) for label in labels}) == 2
+
+
+def test_repetitive_parquet(tmp_path, monkeypatch):
+    """A small file of very many rows is refused before they are read; of not so many, it is read."""
+    rows = 200_000
+    path = save_table(tmp_path / "d.parquet", {"a": np.zeros(rows), "label": np.arange(rows) * 2 // rows})
+    assert load(path, **CUT).classes == 2
+    monkeypatch.setattr("kdistill.readers.tables.UNDOUBTED", 1 << 20)
+    monkeypatch.setattr("pandas.read_parquet", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="claims 200,000 rows in "):
+        load(path, **CUT)
+
+
+def test_texts_of_no_fixed_length_are_read_in_blocks(tmp_path, monkeypatch):
+    """Blocks of texts, which a file may hold once and have in many rows, are small where the file is large."""
+    monkeypatch.setattr("kdistill.readers.hdf5.MOST_READ", 0)
+    monkeypatch.setattr("kdistill.readers.hdf5.LEAST_TEXTS", 7)
+    x, y = small()
+    path = save_h5(tmp_path, x_train=x, y_train=np.array(NAMES)[y].tolist())
+    contents = data.resolve(str(path)).reader.contents()
+    assert contents.train.labels.tolist() == np.array(NAMES)[y].tolist()
+
+
+def test_housing_is_regression(tmp_path):
+    """The classic table of house prices is refused, where it is here."""
+    housing = MNIST.parent / "housing.csv"
+    if not housing.exists():
+        pytest.skip("housing.csv is not here")
+    with pytest.raises(KdistillError, match="3,842 different numbers in 20,640 rows"):
+        load(housing, labels="median_house_value", inputs="longitude,latitude", **CUT)
 
 
 def test_tables_without_pandas(tmp_path, monkeypatch):
@@ -928,6 +1091,16 @@ BAD_FUNCTIONS = {
     "tf.data without end": ("return dataset().repeat()", "never ends: leave out .repeat()"),
     "tf.data in batches": ("return dataset().batch(20)", "gives labels of shape (None,), and a label is one number"),
     "tf.data of one-hot labels": ("return dataset().map(lambda a, b: (a, tf.one_hot(b, 3)))", "by tf.argmax"),
+    "tf.data of several labels": (
+        "return dataset().map(lambda a, b: (a, tf.maximum(tf.one_hot(b, 3), [1, 0, 0])))",
+        "multi-label data is not supported: row 1 has 2 ones",
+    ),
+    "tf.data beyond int32": (
+        "return dataset().map(lambda a, b: (tf.cast(a, tf.int64) + 2 ** 40, b))",
+        "(int32)",
+    ),
+    "floats beyond float32": ("return x * 1e300, y", "x_train holds ", "e+30"),
+    "mixed labels": ("return x, np.array([None, *y[1:]])", "y_train is of type object (NoneType, int"),
     "tf.data of dictionaries": ("return dataset().map(lambda a, b: {'a': a, 'b': b})", "gives a dictionary of a, b"),
     "tf.data of triples": ("return dataset().map(lambda a, b: (a, b, b))", "gives (Tensor, Tensor, Tensor)"),
     "tf.data of ragged tensors": (
@@ -1148,7 +1321,102 @@ def _nan(file):
     file["x_train"], file["y_train"] = x, np.arange(60) % 2
 
 
+def _many_labels(file):
+    """10^7 labels that take little room, which are not to be read."""
+    file["x_train"] = small()[0]
+    file.create_dataset("y_train", (10**7,), "u1", chunks=(10**6,), compression="gzip")[:] = 0
+
+
+def _large_chunk(file):
+    """60 labels in a chunk of 10^8, which would be decompressed whole; only its first bytes are there."""
+    file["x_train"] = small()[0]
+    labels = file.create_dataset("y_train", (60,), "u1", chunks=(10**8,), maxshape=(None,), compression="gzip")
+    labels.id.write_direct_chunk((0,), zlib.compress(bytes(60)))
+
+
+@pytest.mark.parametrize("make", [_many_labels, _large_chunk])
+def test_claims_of_hdf5_are_checked_before_labels_are_read(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("kdistill.readers.hdf5.Hdf5._values", lambda *_: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="y_train"):
+        load(_h5(tmp_path, make))
+
+
+def _multi_label():
+    labels = np.eye(3, dtype=np.uint8)[small()[1]]
+    labels[4] = 1
+    return labels
+
+
+def _piped(place):
+    """Inputs, and labels that would come from a pipe."""
+    os.mkfifo(place / "labels.npy")
+    return save_npy(place, x_train=small()[0])
+
+
+def _endless(place):
+    (place / "x.npz").symlink_to("/dev/zero")
+    return place / "x.npz"
+
+
 BAD = {
+    "h5 many labels": (lambda p: _h5(p, _many_labels), {}, "y_train has 10000000 labels for 60 rows"),
+    "h5 large chunk": (lambda p: _h5(p, _large_chunk), {}, "y_train has chunks of (100000000,)"),
+    "h5 long text of no fixed length": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=["a", "b" * 1001] * 30),
+        {},
+        "y_train holds a text of 1,001 characters in row 1",
+    ),
+    "h5 long text": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=np.array(["a" * 1001, "b"] * 30, "S")),
+        {},
+        "y_train holds texts of up to 1,001 characters",
+    ),
+    "h5 multi-label": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=_multi_label()),
+        {},
+        "multi-label data is not supported: row 4 has 3 ones",
+    ),
+    "h5 int64 beyond int32": (
+        lambda p: save_h5(p, x_train=small()[0].astype(np.int64) << 40, y_train=small()[1]),
+        CUT,
+        "x_train holds ",
+        "(int32)",
+    ),
+    "h5 float64 beyond float32": (
+        lambda p: save_h5(p, x_train=np.full((60, 3), 1e39), y_train=small()[1]),
+        CUT,
+        "x_train holds 1e+39 in row",
+    ),
+    "h5 complex": (lambda p: save_h5(p, x_train=small()[0] * 1j, y_train=small()[1]), CUT, "of type complex128"),
+    "h5 near name": (lambda p: save_h5(p, Pixels=[1]), {"inputs": "pixel"}, "(did you mean Pixels?)"),
+    "npy labels of another length": (
+        lambda p: save_npy(p, x_train=small()[0], labels=np.zeros(10**6, np.uint8)),
+        {"labels": "labels.npy"},
+        "labels.npy has 1000000 labels for 60 rows",
+    ),
+    "npy int64 beyond int32": (
+        lambda p: save_npy(p, x_train=small()[0].astype(np.int64) - 2**40, y_train=small()[1]).parent,
+        CUT,
+        "(int32)",
+    ),
+    "npy long class names": (
+        lambda p: save_npy(p, x_train=small()[0], y_train=small()[1], class_names=np.array(["a" * 1001])).parent,
+        CUT,
+        "class_names.npy holds texts of up to 1,001 characters",
+    ),
+    "labels from a pipe": (_piped, {"labels": "labels.npy"}, "--labels", "labels.npy: it is not a regular file"),
+    "labels from a directory": (
+        lambda p: save_npy(p, x_train=small()[0]),
+        {"labels": "."},
+        "--labels",
+        "it is a directory",
+    ),
+    "link to a device": (_endless, {}, "--dataset", "x.npz: it is not a regular file"),
+    "npy folder with a pipe": (
+        lambda p: os.mkfifo(p / "x_train.npy") or p,
+        {},
+        "x_train.npy: it is not a regular file",
+    ),
     "npy without labels": (lambda p: save_npy(p, x_train=small()[0]), {}, "no labels: --labels FILE.npy"),
     "npy labels that are not there": (
         lambda p: save_npy(p, x_train=small()[0]),
@@ -1379,6 +1647,11 @@ def test_bad_data_is_one_line(run, tmp_path, case):
         (["soften", "--image-size", "32"], 2, "--image-size says how a dataset is read: name it, --dataset"),
         (["train-student", "--test-fraction", "0.5"], 2, "--test-fraction says how a dataset is read"),
         (["run", "--test-fraction", "2", "--dataset", "digits"], 2, "--test-fraction is 2"),
+        (["train-teacher", "--data-format", "csv"], 2, "--data-format means nothing for digits"),
+        (["run", "--data-format", "xls"], 2, "--data-format is 'xls'"),
+        (["soften", "--data-format", "csv"], 2, "--data-format says how a dataset is read"),
+        (["train-teacher", "--dataset", "/dev/zero", "--data-format", "npy"], 1, "/dev/zero: it is not a regular file"),
+        (["train-teacher", "--dataset", "digit"], 1, "(did you mean digits?)"),
         (["train-teacher", "--dataset", "tfds:no/such/name"], 2, "is no tfds:NAME"),
         (["train-teacher", "--dataset", "no.such:module"], 1, "there is no module 'no.such' in "),
         (["train-teacher", "--dataset", "data.xyz"], 1, "its ending says no format: they are .npz, .npy, .h5"),
