@@ -286,6 +286,7 @@ class SoftTargets:
         Raises:
             KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
         """
+        artifact.refuse_links()
         return cls(artifact.path, remedy=f"{artifact.command} --force") if artifact.path.exists() else None
 
     @property

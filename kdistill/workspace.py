@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -51,6 +53,7 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "soft_targets",
     "other_soft_targets",
 )
+HELD_BY = "process "  # how what a lock file says begins
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
@@ -226,12 +229,17 @@ class Artifact:
 
     kind: str
     name: str
-    path: Path
+    root: Path
+    place: str
     command: str
     complete: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.place
 
     @property
     def partial(self) -> Path:
@@ -270,7 +278,15 @@ class Artifact:
             frequencies=manifest.settings.get("frequencies", CorrectBias.frequencies),
             inputs=pool.name if pool else None,
         )
-        return Workspace(self.path.parent.parent).corrected(settings).command
+        return Workspace(self.root).corrected(settings).command
+
+    def refuse_links(self) -> None:
+        """Refuse an artifact that is a symbolic link or lies behind one.
+
+        Raises:
+            KdistillError: naming the link.
+        """
+        refuse_links(self.root, self.path)
 
     def manifest(self) -> Manifest | None:
         """The manifest of a directory, None where nothing stands.
@@ -278,6 +294,7 @@ class Artifact:
         Raises:
             KdistillError: if what stands there is no artifact of kdistill's.
         """
+        refuse_links(self.root, self.manifest_path)
         try:
             text = self.manifest_path.read_bytes()
         except FileNotFoundError:
@@ -296,7 +313,7 @@ class Artifact:
         """
         manifest = self.manifest()
         if manifest is None:
-            raise KdistillError(f"there is no {self} in {self.path.parent.parent}: {self.command}")
+            raise KdistillError(f"there is no {self} in {self.root}: {self.command}")
         if broken := self.broken(manifest):
             raise KdistillError(f"{self}: {broken}: {self.command_for(manifest)} --force")
         return manifest
@@ -312,7 +329,12 @@ class Artifact:
         return None
 
     def out_of_date(self, wanted: Manifest) -> str | None:
-        """Why a directory must be made (again), in words; None if it is up to date."""
+        """Why a directory must be made (again), in words; None if it is up to date.
+
+        Raises:
+            KdistillError: if something stands in its place that kdistill did not make.
+        """
+        self.refuse_links()
         try:
             standing = self.manifest()
         except KdistillError as error:
@@ -334,6 +356,8 @@ class Artifact:
 
         A log that is newer than the file is half-finished work, to be gone on with.
         """
+        if not _is_directory(self.partial):
+            return False
         if (self.partial / "manifest.json").exists():
             return True
         try:
@@ -351,11 +375,16 @@ class Artifact:
                 interruption or an error, and what else a dead run left is removed.
 
         Raises:
-            KdistillError: if another process is writing it.
+            KdistillError: if another process is writing it, or kdistill did not make what is in its place or beside it.
         """
+        self.refuse_links()
         made = _make_directories(self.path.parent)
         try:
             with _lock(self.path.with_name(f".{self.path.name}.lock"), self):
+                if os.path.lexists(self.partial) and not _is_directory(self.partial):
+                    raise KdistillError(
+                        f"{self.partial} is not a directory that kdistill made: rm {shlex.quote(str(self.partial))}"
+                    )
                 _remove_all_but(self.partial, keep)
                 self.partial.mkdir(exist_ok=True)
                 try:
@@ -371,17 +400,48 @@ class Artifact:
                     directory.rmdir()
 
 
+def refuse_links(root: Path, path: Path) -> None:
+    """Refuse a path inside a workspace that leads out of it through a symbolic link; the root itself may be one.
+
+    Raises:
+        KdistillError: naming the link.
+    """
+    for place in (*reversed(path.parents), path):
+        if place != root and place.is_relative_to(root) and place.is_symlink():
+            raise KdistillError(
+                f"{place} is a symbolic link, and kdistill follows none inside a workspace: rm {shlex.quote(str(place))}"
+            )
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether a path is a directory itself, and not a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove_all_but(directory: Path, keep: str) -> None:
-    """Remove a directory, or, if one file in it is to be kept and is there, what else is in it."""
-    if not directory.exists():  # nothing was left, or it has taken the artifact's place
+    """Remove a directory, or, if one file in it is to be kept and is there, what else is in it.
+
+    Links in it are removed, and never followed.
+    """
+    if not _is_directory(directory):  # nothing was left, or it has taken the artifact's place
         return
-    for item in directory.iterdir():
-        if item.is_dir():
-            shutil.rmtree(item)
-        elif item.name != keep:
-            item.unlink()
+    with os.scandir(directory) as items:
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                shutil.rmtree(item)
+            elif item.name != keep or not item.is_file(follow_symlinks=False):
+                os.unlink(item)
+            elif item.stat(follow_symlinks=False).st_nlink > 1:  # it would be written to under its other name too
+                _unshare(Path(item))
     with contextlib.suppress(OSError):  # not empty: the file is kept
         directory.rmdir()
+
+
+def _unshare(file: Path) -> None:
+    """Put a copy in the place of a file that has another name elsewhere."""
+    copy = file.with_name(f"{file.name}.copy")
+    shutil.copyfile(file, copy)
+    os.replace(copy, file)
 
 
 def _make_directories(path: Path) -> list[Path]:
@@ -395,7 +455,7 @@ def _make_directories(path: Path) -> list[Path]:
 def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
     """A lock that dies with its process."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open_lock(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(path, descriptor):
@@ -408,12 +468,33 @@ def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
     try:
         started = dt.datetime.now().astimezone().strftime("%H:%M:%S")
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} since {started}".encode(), 0)
+        os.pwrite(descriptor, f"{HELD_BY}{os.getpid()} since {started}".encode(), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, made if it is not there.
+
+    Raises:
+        KdistillError: if kdistill did not make what is there: writing to it could destroy something else.
+    """
+    refused = KdistillError(f"{path} is not a lock that kdistill made: rm {shlex.quote(str(path))}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise refused from None
+        raise
+    status = os.fstat(descriptor)
+    ours = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+    if not ours or not HELD_BY.encode().startswith(os.pread(descriptor, len(HELD_BY), 0)):
+        os.close(descriptor)
+        raise refused
+    return descriptor
 
 
 def _holder(descriptor: int) -> str:
@@ -499,11 +580,14 @@ def flush(path: Path, *, inside: bool = True) -> None:
 
 def exchange(new: Path, place: Path) -> None:
     """Put `new` where `place` is, in one step; what stood there ends up at `new`, or nowhere if nothing did."""
-    if not place.exists():
+    if not os.path.lexists(place):
         os.rename(new, place)
     elif not _swap(new, place):  # a file system that cannot exchange two names: the old one is aside for an instant
         aside = place.with_name(f".{place.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
+        if _is_directory(aside) and (aside / "manifest.json").exists():
+            shutil.rmtree(aside)
+        elif os.path.lexists(aside):
+            raise KdistillError(f"{aside} is in the way, and kdistill did not make it: rm -r {shlex.quote(str(aside))}")
         os.rename(place, aside)
         os.rename(new, place)
         os.rename(aside, new)
@@ -539,10 +623,10 @@ class Workspace:
             raise KdistillError(f"--workspace {self.root} is a file: it needs a directory, or the name of a new one")
 
     def teacher(self, name: str) -> Artifact:
-        return Artifact("teacher", name, self.root / "teachers" / name, self._command("train-teacher", name, "teacher"))
+        return Artifact("teacher", name, self.root, f"teachers/{name}", self._command("train-teacher", name, "teacher"))
 
     def student(self, name: str) -> Artifact:
-        return Artifact("student", name, self.root / "students" / name, self._command("train-student", name, "student"))
+        return Artifact("student", name, self.root, f"students/{name}", self._command("train-student", name, "student"))
 
     def corrected(self, settings: CorrectBias) -> Artifact:
         """A student whose biases are corrected, which stands among the others."""
@@ -554,28 +638,34 @@ class Workspace:
 
     def soft_targets(self, name: str) -> Artifact:
         command = self._command("soften", name, "soft-targets")
-        return Artifact("soft targets", name, self.root / "soft-targets" / f"{name}.h5", command)
+        return Artifact("soft targets", name, self.root, f"soft-targets/{name}.h5", command)
 
     def export(self, settings: Export) -> Artifact:
         options = {"network": settings.network, "format": settings.format, "quantize": settings.quantize}
         given = [_option(key, value) for key, value in options.items() if value != getattr(Export, key)]
         command = " ".join([self.command("export"), *given])
-        return Artifact("export", settings.name, self.root / "exports" / settings.name, command, complete=True)
+        return Artifact("export", settings.name, self.root, f"exports/{settings.name}", command, complete=True)
 
     def sweep(self, name: str) -> Artifact:
-        return Artifact("sweep", name, self.root / "sweeps" / name, self._command("sweep", name, Sweep.name))
+        return Artifact("sweep", name, self.root, f"sweeps/{name}", self._command("sweep", name, Sweep.name))
 
     def sweep_student(self, sweep: str, name: str) -> Artifact:
         whole = self.sweep(sweep)
-        return Artifact("student", name, whole.path / "students" / name, whole.command, complete=True)
+        return Artifact("student", name, self.root, f"{whole.place}/students/{name}", whole.command, complete=True)
 
     @cached_property
     def plots(self) -> Artifact:
-        return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
+        return Artifact("plots", "plots", self.root, "plots", self._command("plot", "plots", "plots"))
 
     def events(self, network: Artifact) -> Path:
-        """Where TensorBoard's event files of a network go; they are no part of it."""
-        return self.root / "tensorboard" / network.path.relative_to(self.root)
+        """Where TensorBoard's event files of a network go; they are no part of it.
+
+        Raises:
+            KdistillError: if the place leads out of the workspace through a symbolic link.
+        """
+        directory = self.root / "tensorboard" / network.place
+        refuse_links(self.root, directory)
+        return directory
 
     def command(self, command: str) -> str:
         """A command on this workspace."""
@@ -600,7 +690,7 @@ class Workspace:
     def sweeps(self) -> list[Artifact]:
         """Those that have come to their end."""
         found = [self.sweep(name) for name in self._names("sweeps")]
-        return [sweep for sweep in found if sweep.manifest_path.exists()]
+        return [sweep for sweep in found if sweep.manifest_path.exists() or sweep.path.is_symlink()]
 
     def sweep_students(self, sweep: str) -> list[Artifact]:
         return [self.sweep_student(sweep, name) for name in self._names(f"sweeps/{sweep}/students")]
@@ -611,6 +701,6 @@ class Workspace:
             return []
         return sorted(
             item.name
-            for item in place.iterdir()
-            if item.name[0] != "." and (item.name.endswith(suffix) if suffix else item.is_dir())
+            for item in place.iterdir()  # links too, wherever they lead: an artifact that is one is refused by name
+            if item.name[0] != "." and (item.name.endswith(suffix) if suffix else item.is_dir() or item.is_symlink())
         )

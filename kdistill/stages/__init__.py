@@ -20,6 +20,7 @@ def up_to_date(
         reporter: hears of it.
         events: where TensorBoard's event files of what is up to date go, if any are wanted.
     """
+    artifact.refuse_links()
     if reason is None and not force:
         artifact.sweep()
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
