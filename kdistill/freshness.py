@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from kdistill import commands, data, soft_targets
 from kdistill.errors import KdistillError
 from kdistill.soft_targets import SoftTargets
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, link_in
 
 OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
 
@@ -32,7 +33,8 @@ def recovered(artifact: Artifact) -> Manifest:
 
 def remedy(artifact: Artifact) -> str:
     """The command that makes a damaged artifact again as it was, as far as its manifest can be read."""
-    return commands.remedy(artifact, recovered(artifact))
+    link = link_in(artifact.root, artifact.path)
+    return (f"rm {shlex.quote(str(link))} && " if link else "") + commands.remedy(artifact, recovered(artifact))
 
 
 def stale(workspace: Workspace, manifest: Manifest) -> list[str]:

@@ -348,11 +348,16 @@ def refuse_links(root: Path, path: Path) -> None:
     Raises:
         KdistillError: naming the link.
     """
-    for place in (*reversed(path.parents), path):
-        if place != root and place.is_relative_to(root) and place.is_symlink():
-            raise KdistillError(
-                f"{place} is a symbolic link, and kdistill follows none inside a workspace: rm {shlex.quote(str(place))}"
-            )
+    if link := link_in(root, path):
+        raise KdistillError(
+            f"{link} is a symbolic link, and kdistill follows none inside a workspace: rm {shlex.quote(str(link))}"
+        )
+
+
+def link_in(root: Path, path: Path) -> Path | None:
+    """The first symbolic link on the way from a workspace to a path inside it."""
+    places = (*reversed(path.parents), path)
+    return next((one for one in places if one != root and one.is_relative_to(root) and one.is_symlink()), None)
 
 
 def _is_directory(path: Path) -> bool:

@@ -66,6 +66,7 @@ def test_link_inside_a_workspace_is_refused(run, workspace, precious, link, comm
     assert outcome.code == 0
     if link in ("students/student", "teachers/teacher", "soft-targets/soft-targets.h5", "sweeps/sweep"):
         assert f"damaged: workspace/{link} " in outcome.out
+        assert f"next: rm workspace/{link} && kdistill " in outcome.out
 
 
 def put_link(link, target):
