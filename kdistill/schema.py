@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,7 @@ from kdistill.settings import (
     check_augment,
 )
 
+ANY_SETTING = str | int | float | bool | list[str] | None
 LARGEST = 2**63  # whole numbers beyond it are no counts, and no float holds them
 
 Schema = Mapping[str, Any]
@@ -176,7 +178,7 @@ def sound_setting(kind: str, key: str, value: Any) -> bool:
         return isinstance(value, str) and _passes(check_augment, value)
     if value is not None and key in ("omit_class", "only_classes", "fraction"):
         return fits(value, KNOWN_SETTINGS[kind].get(key)) and _passes(Selection.of, {key: value})
-    return fits(value, KNOWN_SETTINGS[kind].get(key, str | int | float | bool | list[str] | None))
+    return fits(value, KNOWN_SETTINGS[kind].get(key, ANY_SETTING))
 
 
 def sound_input(role: str, made_from: Any) -> bool:
@@ -191,22 +193,27 @@ def sound_input(role: str, made_from: Any) -> bool:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value of JSON's is of a type: a schema, a class, a union, a `Literal`, a list or a dict of texts."""
-    if isinstance(hint, Mapping):
+    if isinstance(hint, dict):
         return isinstance(value, dict) and not any(_missing_or_wrong(value, hint, ""))
-    if origin := get_origin(hint):
-        return _fits_generic(value, origin, get_args(hint))
-    check = _CHECKS.get(hint)
-    return check(value) if check else hint is Any or type(value) is hint
+    return _check(hint)(value)
 
 
-def _fits_generic(value: Any, origin: Any, parts: tuple[Any, ...]) -> bool:
+@cache
+def _check(hint: Any) -> Callable[[Any], bool]:
+    """A function that says whether a value is of a type."""
+    origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return isinstance(value, str) and value in parts
+        return lambda value: isinstance(value, str) and value in parts
     if origin is list:
-        return isinstance(value, list) and all(fits(one, parts[0]) for one in value)
+        return lambda value: isinstance(value, list) and all(fits(one, parts[0]) for one in value)
     if origin is dict:
-        return isinstance(value, dict) and all(fits(key, str) and fits(one, parts[1]) for key, one in value.items())
-    return any(fits(value, part) for part in parts)  # a union
+        return lambda value: (
+            isinstance(value, dict) and all(_is_text(k) and fits(v, parts[1]) for k, v in value.items())
+        )
+    if origin:  # a union
+        checks = [_check(part) for part in parts]
+        return lambda value: any(check(value) for check in checks)
+    return _CHECKS.get(hint, lambda value: hint is Any or type(value) is hint)
 
 
 def _is_whole(value: Any) -> bool:
