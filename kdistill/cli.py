@@ -200,6 +200,7 @@ def without(option: str, group: Callable[..., Any]) -> Callable[..., Any]:
 
 GROUPS: dict[str, Callable[..., Any]] = {
     "session": session,
+    "reading_session": without("force", session),  # of commands that make nothing
     "training": training,
     "reading": reading,
     "selection": selection,
@@ -599,11 +600,12 @@ def plot(
 
 
 @command
-def evaluate(session: Session, as_json: Json = False) -> None:
+def evaluate(reading_session: Session, as_json: Json = False) -> None:
     """Measure every network on training and test rows."""
     from kdistill.stages import evaluate as stage
 
-    found = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
+    found = stage.run(reading_session.workspace, reporter=reporter)
     if as_json:
         print(json.dumps(stage.as_json(found), indent=2))
     else:
@@ -687,26 +689,27 @@ def correct_bias(
 
 
 @command
-def status(session: Session, as_json: Json = False) -> None:
+def status(reading_session: Session, as_json: Json = False) -> None:
     """Show what stands, what is stale, and the next command."""
     from kdistill.stages import status as stage
 
-    standings, following = stage.run(session.workspace)
+    standings, following = stage.run(reading_session.workspace)
     if as_json:
         print(json.dumps(stage.as_json(standings, following), indent=2, ensure_ascii=False))
     else:
-        stage.show(session.workspace, standings, following, Reporter())
+        stage.show(reading_session.workspace, standings, following, Reporter())
 
 
 @command
-def verify(session: Session, as_json: Json = False) -> None:
+def verify(reading_session: Session, as_json: Json = False) -> None:
     """Check every artifact against what was recorded of it.
 
     Exits 1 if anything is wrong, with a line for each thing.
     """
     from kdistill.stages import verify as stage
 
-    findings, checked = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
+    findings, checked = stage.run(reading_session.workspace, reporter=reporter)
     if as_json:
         print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
     else:
@@ -761,7 +764,7 @@ def run(
     ]
     for stage, settings in stages:
         stage(session.workspace, settings, force=session.force, reporter=session.reporter)
-    evaluation.show(evaluation.run(session.workspace, reporter=session.reporter), session.reporter)
+    evaluation.show(evaluation.run(session.workspace, reporter=session.reporter), Reporter())
 
 
 def main() -> None:

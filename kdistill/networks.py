@@ -23,8 +23,8 @@ from kdistill.row_hashes import sortable, validation_rows
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
 from kdistill.tensorboard import Board
+from kdistill.unfinished import CHECKPOINT, continues
 
-CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
 
 Compiled = dict[tuple[Any, ...], training.Trainers]  # by architecture
@@ -203,7 +203,7 @@ def _lacks_epochs(artifact: workspace.Artifact, identity: workspace.Manifest) ->
     return bool(
         standing
         and standing.differences(identity)
-        and training.continues(standing, identity)
+        and continues(standing, identity)
         and artifact.broken(standing) is None
     )
 

@@ -37,7 +37,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import metrics
+from kdistill import commands, metrics
 from kdistill.block_log import Block, BlockLog
 from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, selected
 from kdistill.errors import KdistillError
@@ -217,6 +217,16 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
     return file.create_dataset(name, shape, dtype, chunks=(rows, *of_a_view), fletcher32=True)
 
 
+def recovered(artifact: Artifact) -> Manifest:
+    """What the manifest in a soft-target file says of how it was made, however damaged the file is."""
+    text: str | bytes = ""
+    with contextlib.suppress(OSError, KeyError, ValueError, TypeError, RuntimeError):
+        if not artifact.path.is_symlink():
+            with h5py.File(artifact.path, "r", locking=False) as file:
+                text = np.asarray(file.attrs["manifest"]).item()
+    return Manifest.recovered(text, artifact.kind)
+
+
 class SoftTargets:
     """A soft-target file that is there; what it says of itself is checked when it is opened.
 
@@ -252,7 +262,9 @@ class SoftTargets:
                 raise KdistillError(
                     f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
-            manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
+            manifest = Manifest.from_json(
+                np.asarray(file.attrs["manifest"]).item(), str(path), remedy, kind="soft targets"
+            )
             settings, results = manifest.settings, manifest.results
             form = Form(
                 results["classes"],
@@ -291,7 +303,10 @@ class SoftTargets:
         Raises:
             KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
         """
-        return cls(artifact.path, remedy=f"{artifact.command} --force") if artifact.path.exists() else None
+        artifact.refuse_links()
+        if not artifact.path.exists():
+            return None
+        return cls(artifact.path, remedy=commands.remedy(artifact, recovered(artifact)))
 
     @property
     def digest(self) -> str:

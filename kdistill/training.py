@@ -31,6 +31,7 @@ from kdistill.feed import Buffer, Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import UNTEMPERED, Loss, Training
+from kdistill.unfinished import continues
 from kdistill.workspace import Manifest, flush, threads
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
@@ -155,16 +156,6 @@ def _array(variable: keras.Variable) -> NDArray[Any]:
 def _like(variable: keras.Variable, array: NDArray[Any]) -> NDArray[Any]:
     """An array as it was written: NumPy's files don't know bfloat16, whose bytes come back without a type."""
     return array.view(_array(variable).dtype) if array.dtype.kind == "V" else array
-
-
-def continues(written: Manifest, wanted: Manifest) -> bool:
-    """Whether a run of one identity goes on as the other: the same, or more epochs where no epoch depends on it."""
-    if not written.differences(wanted):
-        return True
-    before, after = written.settings, wanted.settings
-    if after["schedule"] != "constant" or before.get("epochs", math.inf) > after["epochs"]:
-        return False
-    return not replace(written, settings={**before, "epochs": after["epochs"]}).differences(wanted)
 
 
 def train(

@@ -336,7 +336,7 @@ def checked(block: NDArray[Any], start: int, where: str) -> NDArray[Any]:
         first = np.argwhere(np.abs(block) > limit)[0]
         raise KdistillError(
             f"{where} holds {block[tuple(first)]:g} in {_place(first, start)}, which is infinity in the float32 that "
-            f"networks compute in (up to {limit:.3g}): rescale the inputs"
+            f"networks compute in (up to {limit:.3g}): rescale the values"
         )
     limits = np.iinfo(np.int32)
     if int(low) < limits.min or int(high) > limits.max:

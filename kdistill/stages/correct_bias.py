@@ -65,7 +65,7 @@ def run(
             **({"inputs": pool.identity()} if pool else {}),
         },
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
         return artifact.require()
     if not (student.path / "model.keras").exists():
         raise KdistillError(

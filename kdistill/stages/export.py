@@ -50,7 +50,7 @@ def run(
         },
         inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
         return artifact.require()
 
     exports.require(settings.format)

@@ -48,8 +48,8 @@ def run(
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
     identity = Manifest(kind="plots", settings={"formats": sorted(set(settings.formats))}, inputs=inputs)
     artifact = workspace.plots
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
-        return identity
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
+        return artifact.require()
 
     start = time.perf_counter()
     pictures = {"learning-curves": _learning_curves(networks)}
@@ -119,7 +119,7 @@ def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
 def _curve(network: Artifact) -> Curve:
     from kdistill.figures import Curve
 
-    held_out, table = history.read(network.path / "history.csv", f"{network.command} --force")
+    held_out, table = history.read(network.path / "history.csv", network.remedy)
     return Curve(
         name=network.name,
         role=network.kind,

@@ -6,7 +6,7 @@ import math
 import time
 from pathlib import Path
 
-from kdistill import data, freshness, soft_targets, teachers
+from kdistill import commands, data, freshness, soft_targets, teachers
 from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL, Dataset, Source, Split
@@ -17,9 +17,9 @@ from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.stages import up_to_date
 from kdistill.stored_logits import Form
 from kdistill.teachers import ZERO_MASS, Answers, Candidate
+from kdistill.unfinished import BLOCKS
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
 
-BLOCKS = "blocks.log"
 CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
 
@@ -45,8 +45,8 @@ def run(
     source = data.resolve(settings.dataset or _dataset_of(asked), cache=workspace.cache)
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
-    if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
-        return identity
+    if up_to_date(artifact, identity, _out_of_date(artifact, identity), force=force, reporter=reporter):
+        return freshness.manifest_of(artifact) or identity
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
@@ -69,7 +69,7 @@ def run(
         known = {name: asked[0].manifest.results[name] for name in known}
     form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
     with artifact.writing(keep=BLOCKS) as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns})
+        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
             _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.asked(identity)), reporter)
@@ -90,10 +90,7 @@ def run(
         staging.commit_file(file)
     _report(artifact, manifest, settings, dataset, reporter)
     _warn_of_perfection(manifest, rows, dataset, reporter, outside=_is_outside(settings, asked))
-    which = "" if settings.name == Soften.name else f" --soft-targets {settings.name}"
-    model = "" if known["model"] else " --model mlp-800"
-    alpha = "0.1" if manifest.results["labelled"] else "0"
-    reporter.say(f"next: {workspace.student('student').command}{which}{model} --alpha {alpha}")
+    reporter.say(f"next: {commands.next_student(workspace.root, settings.name, manifest.results)}")
     return manifest
 
 

@@ -53,19 +53,10 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
             problems = list(_problems(workspace, artifact))
-            command = f"{_command(artifact)} --force" if problems else ""
+            command = freshness.remedy(artifact) if problems else ""
             findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
     return findings, len(artifacts)
-
-
-def _command(artifact: Artifact) -> str:
-    """The command that makes an artifact again as it was, as far as its manifest can be read."""
-    try:
-        manifest = freshness.manifest_of(artifact)
-    except KdistillError:
-        return artifact.command
-    return artifact.command_for(manifest) if manifest else artifact.command
 
 
 def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
@@ -81,7 +72,7 @@ def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
             yield from _network(workspace, artifact, manifest)
         elif artifact.kind == "export":
             yield from _export(workspace, artifact, manifest)
-    except KdistillError as error:
+    except (KdistillError, OSError) as error:
         yield str(error)
 
 
@@ -104,7 +95,7 @@ def _network(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> It
     from kdistill.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
-        history.read(artifact.path / "history.csv", artifact.command)
+        history.read(artifact.path / "history.csv", artifact.remedy)
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(workspace, manifest)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
