@@ -17,7 +17,7 @@ from typing import Any
 
 from kdistill import block_log
 from kdistill.errors import KdistillError
-from kdistill.workspace import Artifact, Manifest
+from kdistill.workspace import Artifact, Manifest, Workspace
 
 CHECKPOINT = "checkpoint.npz"  # of a network in training
 BLOCKS = "blocks.log"  # of a soft-target file
@@ -66,22 +66,26 @@ def find(artifact: Artifact) -> Unfinished | None:
     if left is None:
         return None
     standing = _standing(artifact)
-    return None if standing and not left.identity.differences(standing) else left
+    finished = standing and not left.identity.differences(standing)
+    return None if standing and finished and not (artifact.path.is_dir() and artifact.broken(standing)) else left
 
 
 def protect(artifact: Artifact, wanted: Manifest) -> None:
     """Refuse to make an artifact where that would discard more than a minute of work on something else.
 
     Raises:
-        KdistillError: with the command that resumes that work.
+        KdistillError: with the command that resumes that work, if its inputs are as they were.
     """
     left = find(artifact)
     if left is None or left.seconds < WORTH_KEEPING or continues(left.identity, wanted) or artifact.writer():
         return
+    from kdistill.freshness import Look
+
     differences = "; ".join(left.identity.differences(wanted))
+    resumable = not Look(Workspace(artifact.root)).stale(left.identity, upstream=False)
     raise KdistillError(
-        f"{artifact}: this would discard interrupted work, {left} ({differences}): --force discards it, and this "
-        f"resumes it: {left.command(artifact)}"
+        f"{artifact}: this would discard interrupted work, {left} ({differences}): --force discards it"
+        + (f", and this resumes it: {left.command(artifact)}" if resumable else "; its inputs have changed since")
     )
 
 
@@ -143,7 +147,8 @@ def _of_checkpoint(artifact: Artifact, path: Path) -> Unfinished:
     head = checkpoint_head(path)
     identity = Manifest.from_json(head["identity"], str(path), "", kind=artifact.kind, finished=False)
     rows, standing = head["rows"], _standing(artifact)
-    also_standing = standing.results["epochs_run"] if standing and continues(standing, identity) else 0
+    added_to = standing and standing.differences(identity) and continues(standing, identity)
+    also_standing = standing.results["epochs_run"] if standing and added_to else 0
     seconds = sum(float(row["seconds"]) for row in rows[also_standing:])
     return Unfinished(identity, "epochs", len(rows), int(identity.settings["epochs"]), seconds)
 

@@ -226,6 +226,22 @@ def test_changed_inputs_are_an_obstacle(run, place):
     assert "has been made anew" in found["obstacles"][0]
     assert "--temperature 5" not in following
     assert "can't be resumed" in run("status").out
+    outcome = run(
+        "soften", "--teacher", "workspace/teachers/teacher/saved_model", "--dataset", "digits", "--dtype", "float16"
+    )
+    assert outcome.code == 1
+    assert "--force" in outcome.err
+    assert "kdistill soften" not in outcome.err
+
+
+def test_remaking_a_damaged_artifact_is_work_too(run, place):
+    """Of an artifact that is damaged, the same work is not done: `status` shows it, and another command is refused."""
+    teacher = place.teacher("teacher")
+    (teacher.path / "model.keras").unlink()
+    stop(teacher)
+    assert shown(run, "teacher")[1] == "kdistill train-teacher --model mlp-30 --epochs 5 --learning-rate 0.003"
+    assert run("train-teacher", *QUICK, "--epochs", "1").code == 1
+    assert (teacher.partial / "checkpoint.npz").exists()
 
 
 def test_a_stopped_sweep_is_resumed_as_a_whole(run, place, monkeypatch):
