@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from kdistill import data
 from kdistill.errors import KdistillError, UsageError
+from kdistill.readers import Array
 from kdistill.readers.builtin import _enlarge
 from kdistill.row_hashes import row_keys, validation_rows
 from kdistill.settings import Selection
@@ -58,6 +59,21 @@ def test_keys_follow_content(inputs):
     order = np.random.default_rng(0).permutation(len(inputs))
     assert (row_keys(inputs[order]) == keys[order]).all()
     assert (np.concatenate([row_keys(inputs[:1]), row_keys(inputs[1:])]) == keys).all()
+
+
+def test_keys_of_a_split_are_made_once(digits):
+    read = []
+
+    class Counted(Array):
+        def part(self, start, stop):
+            read.append(start)
+            return super().part(start, stop)
+
+    split = data.Split("train", Counted(digits.test.read(), "here"), digits.test.labels)
+    np.testing.assert_array_equal(split.keys(), row_keys(digits.test.read()))
+    assert split.keys() is split.keys()
+    assert read == [0]
+    assert not split.keys().flags.writeable
 
 
 def test_keys_know_shape_and_type():

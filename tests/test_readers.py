@@ -585,6 +585,11 @@ def test_folder_is_digested_once(run, tmp_path, monkeypatch):
     assert "9 rows of logits" in run(*soften).err
     assert set(digested.values()) == {1}
     assert len(digested) == 120
+    monkeypatch.setattr(images, "RECENT", 1e9)  # in which a file may change unseen
+    monkeypatch.setattr(images, "_DIGESTS", {})
+    assert len({data.resolve(str(photos)).identity().digest for _ in range(2)}) == 1
+    assert set(digested.values()) == {1, 3}
+    monkeypatch.setattr(images, "RECENT", -1e9)
     before = data.resolve(str(photos)).identity().digest
     file, times = photos / "cat/000.png", os.stat(photos / "cat/000.png")
     while os.stat(file).st_ctime_ns == times.st_ctime_ns:  # the clock of file systems is coarse

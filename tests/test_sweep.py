@@ -13,12 +13,15 @@ from matplotlib.colors import to_hex
 from test_cli import imports_of, saved_weights
 
 from kdistill import Sweep, TrainStudent, figures, metrics, sweeps, training
+from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
 from kdistill.errors import UsageError
 from kdistill.intervals import Estimate, t_quantile
 from kdistill.saved_models import SavedNetwork
 from kdistill.soft_targets import Joined
+from kdistill.stages.sweep import _Work
 from kdistill.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarise
+from kdistill.workspace import Workspace
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
 SMALL += ["--xla", "off"]
@@ -193,6 +196,14 @@ def test_twice_does_nothing(run, workspace):
     assert "sweep sweep: 12 students" in listed
     assert "mlp-10-hard" not in listed
     assert run("verify").code == 0
+
+
+def test_students_share_a_dataset(swept):
+    """It is loaded once for all, those of other soft targets among them."""
+    settings = Sweep(controls=True, other_soft_targets="other", student=TrainStudent(model="mlp-10"))
+    work = _Work.open(Workspace(swept), settings, Reporter(quiet=True))
+    assert work.other.soft is not work.sources.soft
+    assert work.other.dataset is work.sources.dataset is work.sources.dataset
 
 
 def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):

@@ -267,7 +267,7 @@ def _listed(place: Path) -> tuple[list[Path], list[Path]]:
     folders: list[Path] = []
     files: list[Path] = []
     with os.scandir(place) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name[0] == "." or entry.name.lower() in LITTER:
                 continue
             path = place / entry.name
@@ -275,11 +275,11 @@ def _listed(place: Path) -> tuple[list[Path], list[Path]]:
                 if entry.is_dir():
                     folders.append(path)
                     continue
-                if _is_image(path) and not entry.is_file():
+                if not entry.is_file() and _is_image(path):
                     broken = entry.is_symlink() and not path.exists()
                     raise ValueError("broken link" if broken else "not a regular file")
             files.append(path)
-    return sorted(folders), sorted(files)
+    return folders, files
 
 
 def _is_image(path: Path) -> bool:

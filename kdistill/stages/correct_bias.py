@@ -159,6 +159,8 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
         rows = dataset.train
     else:
         rows = pool.transfer_set(dataset)
+        for warning in rows.warnings:
+            reporter.warn(warning)
         tests = int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum())
         if tests:
             reporter.warn(
