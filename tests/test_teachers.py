@@ -18,7 +18,7 @@ from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.readers.npz import NpzMember
 from kdistill.row_hashes import validation_rows
-from kdistill.soft_targets import SoftTargets
+from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.stages.soften import _warn_of_perfection
 from kdistill.stored_logits import Form
 
@@ -507,7 +507,7 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     from kdistill.stages.plot import _examples
 
     soft = SoftTargets(workspace / "soft-targets/soft-targets.h5")
-    assert {example.label for example in _examples(soft, soft_targets.transfer_set(soft.manifest, digits))} == {None}
+    assert {example.label for example in _examples(soft, transfer_set(soft.manifest, digits))} == {None}
     assert (
         "up to date"
         in run(
