@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
     from kdistill.settings import (
         CorrectBias,
+        Evaluate,
         Export,
         Plot,
+        Promote,
         Selection,
         Soften,
         Sweep,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
+    from kdistill.stages.promote import run as promote
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
     from kdistill.stages.sweep import run as sweep
@@ -43,9 +46,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CorrectBias",
     "DistillationLoss",
+    "Evaluate",
     "Export",
     "KdistillError",
     "Plot",
+    "Promote",
     "Reporter",
     "Selection",
     "SoftTargets",
@@ -62,6 +67,7 @@ __all__ = [
     "hard_loss",
     "load_dataset",
     "plot",
+    "promote",
     "soft_loss",
     "soften",
     "status",
@@ -78,8 +84,10 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
         "settings": (
             "CorrectBias",
+            "Evaluate",
             "Export",
             "Plot",
+            "Promote",
             "Selection",
             "Soften",
             "Sweep",
@@ -97,6 +105,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "evaluate",
         "export",
         "plot",
+        "promote",
         "soften",
         "status",
         "sweep",

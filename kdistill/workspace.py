@@ -165,6 +165,10 @@ class Manifest:
             manifest = cls(**{**fields, "inputs": {role: Input(**made) for role, made in fields["inputs"].items()}})
             texts = [manifest.kind, manifest.created, *manifest.outputs.values()]
             texts += [value for made in manifest.inputs.values() for value in (made.name, made.digest)]
+            for role, made in manifest.made_from("teacher", "student", "soft_targets", "other_soft_targets").items():
+                outside = role.startswith("teacher") and Path(made.name).is_absolute()
+                if not (outside or all(map(NAME.fullmatch, made.name.split("/")))):  # it could leave the workspace
+                    raise ValueError
             if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
                 raise TypeError
             dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
@@ -288,8 +292,11 @@ class Artifact:
             raise KdistillError(f"{self.path} is a file where a directory is meant: remove it") from None
         return Manifest.from_json(text, str(self.manifest_path), f"{self.command} --force")
 
-    def require(self) -> Manifest:
+    def require(self, *outputs: str) -> Manifest:
         """The manifest of a directory that must be there and whole.
+
+        Args:
+            *outputs: the outputs to check; all of them by default.
 
         Raises:
             KdistillError: naming the command that makes it.
@@ -297,13 +304,15 @@ class Artifact:
         manifest = self.manifest()
         if manifest is None:
             raise KdistillError(f"there is no {self} in {self.path.parent.parent}: {self.command}")
-        if broken := self.broken(manifest):
+        if broken := self.broken(manifest, *outputs):
             raise KdistillError(f"{self}: {broken}: {self.command_for(manifest)} --force")
         return manifest
 
-    def broken(self, manifest: Manifest) -> str | None:
-        """Which output is not what the manifest says, in words; None if all are."""
+    def broken(self, manifest: Manifest, *outputs: str) -> str | None:
+        """Which output is not what the manifest says, in words; None if all of them, or all that are named, are."""
         for name, recorded in manifest.outputs.items():
+            if outputs and name not in outputs:
+                continue
             path = self.path / name
             if not path.exists():
                 return f"{name} is missing"
@@ -542,6 +551,9 @@ class Workspace:
         return Artifact("teacher", name, self.root / "teachers" / name, self._command("train-teacher", name, "teacher"))
 
     def student(self, name: str) -> Artifact:
+        """A student, or, of a name `SWEEP/STUDENT`, a student of a sweep."""
+        if "/" in name:
+            return replace(self.sweep_student(*name.split("/", 1)), name=name)
         return Artifact("student", name, self.root / "students" / name, self._command("train-student", name, "student"))
 
     def corrected(self, settings: CorrectBias) -> Artifact:

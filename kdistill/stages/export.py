@@ -15,7 +15,7 @@ from kdistill.console import Reporter, silent
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Export
-from kdistill.stages import up_to_date
+from kdistill.stages import find_networks, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ def run(
     Raises:
         KdistillError: if there is no such network, the packages are missing, or the format can't express it.
     """
-    network = _network(workspace, settings.network)
+    network = find_networks(workspace, settings.network, "export")[0]
     trained = network.require()
-    for reason in freshness.stale(workspace, trained):
+    source = freshness.source(trained.inputs["dataset"], settings.dataset, network)
+    at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
+    for reason in freshness.stale(workspace, trained, at_hand):
         reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name)
     artifact = workspace.export(settings)
     identity = Manifest(
         kind="export",
@@ -81,19 +82,6 @@ def run(
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
     return manifest
-
-
-def _network(workspace: Workspace, name: str) -> Artifact:
-    """The student of this name, or, where there is none, the teacher."""
-    standing = [*workspace.students(), *workspace.teachers()]
-    for network in standing:
-        if network.name == name:
-            return network
-    if not standing:
-        raise KdistillError(f"{workspace.root} has no network to export: {workspace.student('student').command}")
-    known = ", ".join(network.name for network in standing)
-    remedy = workspace.export(Export(network=standing[0].name)).command
-    raise KdistillError(f"there is no network {name!r} in {workspace.root}, only {known}: {remedy}")
 
 
 def _calibration_rows(train: data.Split) -> NDArray[Any]:
