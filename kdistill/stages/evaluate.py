@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -284,7 +283,9 @@ def _measure(
     """One network on one split, block by block; a row takes few numbers, whatever the number of classes."""
     rows: list[list[NDArray[Any]]] = []
     start = 0
-    for own, theirs in zip(logits, teacher or repeat(None), strict=False):
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any] | None]]
+    pairs = ((own, None) for own in logits) if teacher is None else zip(logits, teacher, strict=True)
+    for own, theirs in pairs:
         labels = split.labels[start : start + len(own)]
         start += len(own)
         columns = [

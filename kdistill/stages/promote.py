@@ -33,10 +33,8 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
     (origin,) = find_networks(workspace, settings.student, "promote", option="student")
     manifest = origin.require()
     artifact = workspace.student(settings.promoted)
-    there = None
     if artifact.path.exists() and not force:
-        there = artifact.manifest()
-        if there != manifest:
+        if artifact.manifest() != manifest:
             raise KdistillError(
                 f"{artifact} is another student: choose another --name, or replace it with "
                 f"{workspace.command('promote')} --student {settings.student} --name {artifact.name} --force"
@@ -45,9 +43,8 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
             reporter.say(f"{artifact} is up to date ({artifact.path})")
             return manifest
     with artifact.writing() as staging:
-        for output in [*manifest.outputs, origin.manifest_path.name]:
-            path = origin.path / output
-            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, staging.path / output)
+        for path in origin.path.iterdir():
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, staging.path / path.name)
         copy = replace(artifact, path=staging.path)
         if copy.manifest() != manifest or copy.broken(manifest):
             raise KdistillError(f"{origin} was replaced while it was copied: run the command again")

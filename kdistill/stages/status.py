@@ -113,6 +113,7 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
                 "teacher": workspace.teacher,
                 "soft targets": workspace.soft_targets,
                 "student": workspace.student,
+                "sweep": workspace.sweep,
             }
             return made_by[kind](name).command
         if standing.state == "stale":
@@ -153,7 +154,10 @@ def _parent(standing: Standing) -> tuple[str, str]:
     if "teacher" in roles and not NAME.fullmatch(standing.made_from["teacher"].name):  # it is from outside
         roles.remove("teacher")
     role = roles[0] if roles else ""
-    return role.replace("_", " "), standing.made_from[role].name if role else ""
+    name = standing.made_from[role].name if role else ""
+    if role == "student" and "/" in name:
+        return "sweep", name.split("/")[0]
+    return role.replace("_", " "), name
 
 
 def _show_below(standing: Standing, all_of: list[Standing], reporter: Reporter, *, depth: int) -> None:
