@@ -154,7 +154,7 @@ def make(
             "test_errors": errors,
             "test_accuracy": 1 - errors / rows,
             "parameters": network.count_params(),
-            **({"preprocessing": dict(dataset.preprocessing)} if dataset.preprocessing else {}),
+            **dataset.description,
             "saved_model_bytes": workspace.size(saved),
         }
         manifest = staging.commit(identity, results=found, seconds=time.perf_counter() - start)

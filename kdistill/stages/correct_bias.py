@@ -98,6 +98,7 @@ def run(
         columns = (dataset.class_names, wanted.tolist(), *(count.tolist() for count in counts), shifts.tolist())
         results = {
             **trained.results,
+            **dataset.description,
             "test_rows": tests,
             "test_errors": errors,
             "test_accuracy": 1 - errors / tests,

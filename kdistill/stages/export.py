@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +74,18 @@ def run(
             f"writes {network} as {settings.format}, quantized: {settings.quantize}"
             + ("" if calibration is None else f", calibrated on {len(calibration)} training rows")
         )
-        runtime = _convert(network, trained, file, settings, calibration)
+        description = {
+            **dataset.description,
+            "input": {
+                "shape": list(dataset.input_shape),
+                "dtype": original.input_dtype.name,
+                "data_dtype": dataset.input_dtype,
+                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scaled`
+            },
+        }
+        runtime = _convert(network, trained, file, settings, calibration, description)
         results = {
+            **description,
             **_measure(original, runtime, dataset),
             "bytes": size(file),
             "original_bytes": size(original.path),
@@ -92,9 +104,14 @@ def _calibration_rows(train: data.Split) -> NDArray[Any]:
 
 
 def _convert(
-    network: Artifact, trained: Manifest, file: Path, settings: Export, calibration: NDArray[np.float32] | None
+    network: Artifact,
+    trained: Manifest,
+    file: Path,
+    settings: Export,
+    calibration: NDArray[np.float32] | None,
+    description: Mapping[str, Any],
 ) -> exports.Runtime:
-    """Write the file, and nothing else that stays.
+    """Write the file, with the description as JSON in its metadata, and nothing else that stays.
 
     Returns:
         What runs it.
@@ -110,7 +127,8 @@ def _convert(
             if precision != "float32":
                 saved_model = exports.in_float32(network.path / "model.keras", precision, place)
             made.write(saved_model, place / file.name, settings.quantize, calibration)
-            (place / file.name).rename(file)
+            text = json.dumps(description, ensure_ascii=False)
+            file.write_bytes(made.describe((place / file.name).read_bytes(), text))
             return made.run(file, exports.threads())
     except (OSError, MemoryError):
         raise
