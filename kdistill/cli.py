@@ -396,7 +396,8 @@ def soften(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Logits or probabilities of the transfer set's rows, in order (.npy, .npz, .h5), for a teacher.",
+            help="File of logits or probabilities to use instead of a teacher (.npy, .npz, .h5), in the transfer set's order; "
+            "labels in it are compared, rows with row_keys joined.",
         ),
     ] = Soften.logits,
     dataset: OtherDataset = Soften.dataset,

@@ -32,7 +32,7 @@ from kdistill.readers import (
     standards_of,
     text,
 )
-from kdistill.row_keys import fraction_rows, row_keys
+from kdistill.row_hashes import fraction_rows, row_keys
 from kdistill.settings import Reading, Selection, listed
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")

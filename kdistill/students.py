@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_so
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
-    from kdistill.networks import Lesson
+    from kdistill.networks import Compiled, Lesson
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class Sources:
     soft: SoftTargets | None
     teachers_model: str | None
     reporter: Reporter
+    compiled: Compiled = field(default_factory=dict)
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> Sources:
@@ -140,6 +141,7 @@ class Sources:
             reporter=reporter,
             events=events,
             lesson=self._lesson(settings),
+            compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
         )
 

@@ -51,6 +51,7 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "soft_targets",
     "other_soft_targets",
 )
+CONSTANTS = ("zero_mass",)  # settings that no option gives
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
@@ -143,6 +144,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     seconds: float = 0.0
+    threads: int = 0  # that TensorFlow computed with; 0 in manifests written before this was recorded
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -169,7 +171,9 @@ class Manifest:
                 outside = role.startswith("teacher") and Path(made.name).is_absolute()
                 if not (outside or all(map(NAME.fullmatch, made.name.split("/")))):  # it could leave the workspace
                     raise ValueError
-            if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
+            if not all(isinstance(text, str) for text in texts) or not all(
+                isinstance(number, int) for number in (standing, manifest.threads)
+            ):
                 raise TypeError
             dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
             counts = COUNTS.get(manifest.kind, ()) if finished else ()
@@ -260,7 +264,7 @@ class Artifact:
             options.pop("dataset", None)
         if "soft_targets" in options:
             options.pop("transfer_set", None)
-        options |= manifest.settings
+        options |= {key: value for key, value in manifest.settings.items() if key not in CONSTANTS}
         defaults = DEFAULTS[self.kind]
         given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
         return " ".join([self.command, *(_option(key, value) for key, value in given.items())])
@@ -491,7 +495,20 @@ def recorded(manifest: Manifest, *, outputs: Mapping[str, str], results: Mapping
         versions=_versions(),
         created=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        threads=threads(),
     )
+
+
+def threads() -> int:
+    """How many threads TensorFlow computes an operation with: `TF_NUM_INTRAOP_THREADS`, or one per available core.
+
+    Sums over several threads are rounded differently, so that the bits of a result can depend on it.
+    """
+    if (number := os.environ.get("TF_NUM_INTRAOP_THREADS", "")).isdecimal() and int(number):
+        return int(number)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def flush(path: Path, *, inside: bool = True) -> None:

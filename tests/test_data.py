@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from kdistill import data
 from kdistill.errors import KdistillError
 from kdistill.readers.builtin import _enlarge
-from kdistill.row_keys import row_keys, validation_rows
+from kdistill.row_hashes import row_keys, validation_rows
 
 DTYPES = [np.uint8, np.float16, np.float32, np.float64]
 BLOCKS = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=2, max_dims=4, max_side=5))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kdistill import metrics, soft_targets
 from kdistill.block_log import BlockLog
 from kdistill.errors import KdistillError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 from kdistill.soft_targets import SoftTargets
-from kdistill.stored_logits import Form
+from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import Input, Manifest, Workspace
 
 ROWS, CLASSES = 300, 7
@@ -125,6 +125,20 @@ def test_changed_labels_are_refused(artifact, rows):
     then, now = ((logits.argmax(axis=1) == some).sum() for some in (labels, np.roll(labels, 1)))
     with pytest.raises(KdistillError, match=rf"right on {then} of these 300 .* on {now} "):
         SoftTargets.open(artifact).join(keys, np.roll(labels, 1), "some")
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e20])
+def test_unusable_logits_are_refused(tmp_path, rows, monkeypatch, value):
+    """With the teacher and the row when a file is written, with the file and the row when one is read."""
+    keys, logits, labels = (array.copy() for array in rows)
+    logits[[77, 200], 3] = value
+    with pytest.raises(KdistillError, match=r"^teacher: the logits of row 77 "):
+        write(tmp_path, (keys, logits, labels))
+    monkeypatch.setattr(Logits, "check", lambda *_: None)
+    soft = SoftTargets.open(write(tmp_path, (keys, logits, labels)))
+    for read in (soft.check, lambda: soft.join(keys, labels, "some")):
+        with pytest.raises(KdistillError, match=r"soft-targets\.h5: the logits of row 77 .* kdistill soften .*--force"):
+            read()
 
 
 def test_duplicates_with_different_labels_are_fine(tmp_path, rows):

@@ -117,7 +117,7 @@ def test_summary_is_of_pairs_of_the_same_seed(swept):
 
 def test_scaled_is_fitted_on_validation_rows(swept, digits):
     """The T of temperature scaling has the lowest NLL on the rows that were held out; test NLL and ECE are after it."""
-    from kdistill.row_keys import validation_rows
+    from kdistill.row_hashes import validation_rows
 
     for row in (row for row in table(swept) if row["kind"] == HARD):
         network = SavedNetwork.load(swept / "sweeps/sweep/students" / row["student"] / "saved_model")
@@ -145,7 +145,7 @@ def test_scaled_is_fitted_on_validation_rows(swept, digits):
     ],
 )
 def test_students_are_train_students(run, workspace, kind, options):
-    """A student of a sweep, and of a control, has the weights that the same options of train-student give."""
+    """A student of a sweep, and of a control, has the bytes that the same options of train-student give."""
     row = [row for row in table(workspace) if row["kind"] == kind][-1]
     at = ["--temperature", row["temperature"]] if row["temperature"] else []
     outcome = run("train-student", *options, *at, "--model", "mlp-10", "--seed", row["seed"], *SMALL)
@@ -156,6 +156,18 @@ def test_students_are_train_students(run, workspace, kind, options):
         json.loads((place / "manifest.json").read_text()) for place in (workspace / "students/student", own)
     )
     assert (mine["settings"], mine["inputs"]) == (theirs["settings"], theirs["inputs"])
+    for output in ("saved_model", "model.keras"):
+        assert mine["outputs"][output] == theirs["outputs"][output]
+
+
+def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
+    """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
+    compile_step, compiled = training._step_runner, []
+    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
+    assert run("sweep", *options, "--name", "other").code == 0
+    assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
+    assert len(compiled) == 2, "one from hard labels, one distilled"
 
 
 def test_manifests_tell_controls_apart(swept):

@@ -11,7 +11,7 @@ import pytest
 
 from kdistill import workspace
 from kdistill.errors import KdistillError
-from kdistill.workspace import Input, Manifest, Workspace
+from kdistill.workspace import Input, Manifest, Workspace, threads
 
 RESULTS = {"test_errors": 1, "test_rows": 2, "parameters": 3}
 IDENTITY = Manifest(kind="teacher", settings={"epochs": 3, "model": "cnn"}, inputs={"dataset": Input("d", "sha256:1")})
@@ -198,3 +198,12 @@ def test_workspace_lists_what_it_holds(tmp_path):
         Path(tmp_path / "soft-targets" / name).touch()
     assert [artifact.name for artifact in place.teachers()] == ["a", "b"]
     assert [artifact.name for artifact in place.soft_target_files()] == ["one"]
+
+
+@pytest.mark.parametrize(("given", "counted"), [("3", 3), ("0", 0), ("", 0), ("x", 0)])
+def test_threads_are_those_tensorflow_uses(monkeypatch, made, given, counted):
+    """A manifest records them, as the bits of a network can depend on them."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert threads() == (counted or available)
+    assert Workspace(made).teacher("teacher").require().threads == available

@@ -14,7 +14,7 @@ from kdistill import bias, data, freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import BLOCK_ROWS
-from kdistill.row_keys import sortable
+from kdistill.row_hashes import sortable
 from kdistill.settings import CorrectBias
 from kdistill.stages import up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size

@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Export
 from kdistill.stages import find_networks, up_to_date
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
 if TYPE_CHECKING:
     from kdistill.saved_models import SavedNetwork
@@ -89,7 +89,7 @@ def run(
             **_measure(original, runtime, dataset),
             "bytes": size(file),
             "original_bytes": size(original.path),
-            "threads": exports.threads(),
+            "threads": threads(),
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
@@ -129,7 +129,7 @@ def _convert(
             made.write(saved_model, place / file.name, settings.quantize, calibration)
             text = json.dumps(description, ensure_ascii=False)
             file.write_bytes(made.describe((place / file.name).read_bytes(), text))
-            return made.run(file, exports.threads())
+            return made.run(file, threads())
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a converter or a runtime raises

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.settings import Promote
 from kdistill.stages import find_networks
-from kdistill.workspace import Manifest, Workspace, exchange, flush
+from kdistill.workspace import Manifest, Workspace, digest, exchange, flush
 
 
 def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporter: Reporter = Reporter()) -> Manifest:
@@ -45,8 +44,8 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
     with artifact.writing() as staging:
         for path in origin.path.iterdir():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, staging.path / path.name)
-        copy = replace(artifact, path=staging.path)
-        if copy.manifest() != manifest or copy.broken(manifest):
+        copied = all(digest(staging.path / name) == recorded for name, recorded in manifest.outputs.items())
+        if not copied or origin.manifest() != manifest:
             raise KdistillError(f"{origin} was replaced while it was copied: run the command again")
         flush(staging.path)
         exchange(staging.path, artifact.path)

@@ -12,7 +12,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.soft_targets import SoftTargets, transfer_set
-from kdistill.workspace import Artifact, Manifest, Workspace
+from kdistill.workspace import Artifact, Manifest, Workspace, threads
 
 SAMPLED_ROWS = 256
 TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch they were computed in
@@ -121,7 +121,7 @@ def _export(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
         return
     dataset = _dataset(manifest)
     try:
-        runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", exports.threads())
+        runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
         blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
     except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
         yield f"its runtime refuses it: {exports.reason(error)}"
