@@ -725,14 +725,18 @@ def status(session: Session, as_json: Json = False) -> None:
 
 
 @command
-def verify(session: Session, as_json: Json = False) -> None:
+def verify(session: Session, reading: Reading, dataset: MovedDataset = None, as_json: Json = False) -> None:
     """Check every artifact against what was recorded of it.
 
     Exits 1 if anything is wrong, with a line for each thing.
     """
     from kdistill.stages import verify as stage
 
-    findings, checked = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    findings, checked = stage.run(
+        session.workspace,
+        dataset=_named(dataset, reading),
+        reporter=Reporter(quiet=True) if as_json else session.reporter,
+    )
     if as_json:
         print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
     else:
