@@ -464,6 +464,12 @@ def test_student_of_a_sweep(run, workspace):
     assert found["s@one-tflite"]["state"] == "fresh"
     assert found["s@one-tflite"]["command"] == "kdistill export --network s/one"
     assert run("verify").code == 0
+    manifest = recorded(workspace / "students/student")
+    whole = {"kind": "sweep", "settings": {}, "outputs": {}, "results": {"students": {"one": "sha256:0"}}}
+    (workspace / "sweeps/s/manifest.json").write_text(json.dumps(manifest | whole))
+    lines = run("status").out.splitlines()
+    depths = [line.index(what) for what in ("sweep s", "export s@one-tflite") for line in lines if what in line]
+    assert depths[1] == depths[0] + 2
     manifest = recorded(workspace / "sweeps/s/students/one")
     manifest["outputs"]["saved_model"] = "sha256:0"
     (workspace / "sweeps/s/students/one/manifest.json").write_text(json.dumps(manifest))
