@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from kdistill.row_hashes import row_keys
     from kdistill.settings import (
         CorrectBias,
+        Evaluate,
         Export,
         Plot,
+        Promote,
         Selection,
         Soften,
         Sweep,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
+    from kdistill.stages.promote import run as promote
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
     from kdistill.stages.sweep import run as sweep
@@ -44,9 +47,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CorrectBias",
     "DistillationLoss",
+    "Evaluate",
     "Export",
     "KdistillError",
     "Plot",
+    "Promote",
     "Reporter",
     "Selection",
     "SoftTargets",
@@ -63,6 +68,7 @@ __all__ = [
     "hard_loss",
     "load_dataset",
     "plot",
+    "promote",
     "row_keys",
     "soft_loss",
     "soften",
@@ -81,8 +87,10 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "row_hashes": ("row_keys",),  # a module of the function's name would take its place here
         "settings": (
             "CorrectBias",
+            "Evaluate",
             "Export",
             "Plot",
+            "Promote",
             "Selection",
             "Soften",
             "Sweep",
@@ -100,6 +108,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "evaluate",
         "export",
         "plot",
+        "promote",
         "soften",
         "status",
         "sweep",

@@ -21,6 +21,7 @@ from kdistill.settings import (
     MAX_PIXELS,
     CorrectBias,
     Dtype,
+    Evaluate,
     Export,
     ExportFormat,
     Loss,
@@ -28,6 +29,7 @@ from kdistill.settings import (
     Optimizer,
     Plot,
     Precision,
+    Promote,
     Quantize,
     Reading,
     Schedule,
@@ -216,6 +218,12 @@ Dataset = Annotated[
     ),
 ]
 OtherDataset = Annotated[str | None, typer.Option(help="Another dataset than the one recorded upstream.")]
+MovedDataset = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the dataset is now, if it was moved. It must be the data that the network was trained on."
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -584,6 +592,21 @@ def sweep(
 
 
 @command
+def promote(
+    session: Session,
+    student: Annotated[str, typer.Option(metavar="SWEEP/STUDENT", help="Which student of which sweep; it stays.")],
+    name: Annotated[str | None, typer.Option(help="What to call it. Default: its name in the sweep.")] = Promote.name,
+) -> None:
+    """Copy a student of a sweep to the workspace's students.
+
+    The copy is the student that train-student makes with the same settings, and it is up to date for that command.
+    """
+    from kdistill.stages import promote as stage
+
+    stage.run(session.workspace, Promote(student=student, name=name), force=session.force, reporter=session.reporter)
+
+
+@command
 def plot(
     session: Session,
     network: Annotated[
@@ -600,12 +623,26 @@ def plot(
 
 
 @command
-def evaluate(reading_session: Session, as_json: Json = False) -> None:
-    """Measure every network on training and test rows."""
+def evaluate(
+    reading_session: Session,
+    reading: Reading,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A teacher or student, or SWEEP/STUDENT; can be given again. Default: all teachers and students.",
+        ),
+    ] = None,
+    dataset: MovedDataset = Evaluate.dataset,
+    as_json: Json = False,
+) -> None:
+    """Measure networks on the training and test rows of their dataset."""
     from kdistill.stages import evaluate as stage
 
-    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
-    found = stage.run(reading_session.workspace, reporter=reporter)
+    settings = Evaluate(networks=tuple(network or ()), dataset=_named(dataset, reading))
+    found = stage.run(
+        reading_session.workspace, settings, reporter=Reporter(quiet=True) if as_json else reading_session.reporter
+    )
     if as_json:
         print(json.dumps(stage.as_json(found), indent=2))
     else:
@@ -615,8 +652,10 @@ def evaluate(reading_session: Session, as_json: Json = False) -> None:
 @command
 def export(
     session: Session,
+    reading: Reading,
     network: Annotated[
-        str, typer.Option(metavar="NAME", help="A student, or, where no student is so called, a teacher.")
+        str,
+        typer.Option(metavar="NAME", help="A student, or SWEEP/STUDENT, or a teacher if no student has this name."),
     ] = Export.network,
     file_format: Annotated[
         ExportFormat, typer.Option("--format", help="tflite for phones and small devices (LiteRT), onnx for servers.")
@@ -625,6 +664,7 @@ def export(
         Quantize,
         typer.Option(help="int8: weights and arithmetic; float16: weights. Inputs and logits are float32 in all."),
     ] = Export.quantize,
+    dataset: MovedDataset = Export.dataset,
     as_json: Json = False,
 ) -> None:
     """Write a network for a phone or a server.
@@ -634,7 +674,7 @@ def export(
     """
     from kdistill.stages import export as stage
 
-    settings = Export(network=network, format=file_format, quantize=quantize)
+    settings = Export(network=network, format=file_format, quantize=quantize, dataset=_named(dataset, reading))
     reporter = Reporter(quiet=True) if as_json else session.reporter
     manifest = stage.run(session.workspace, settings, force=session.force, reporter=reporter)
     if as_json:
@@ -664,6 +704,7 @@ def correct_bias(
         str | None,
         typer.Option(metavar="DATA", help="Other inputs to count predictions on than the training rows'; no labels."),
     ] = CorrectBias.inputs,
+    dataset: MovedDataset = CorrectBias.dataset,
     oracle: Annotated[
         bool,
         typer.Option(
@@ -678,7 +719,7 @@ def correct_bias(
     """
     from kdistill.stages import correct_bias as stage
 
-    settings = CorrectBias(student=student, name=name, frequencies=frequencies, inputs=inputs)
+    settings = CorrectBias(student=student, name=name, frequencies=frequencies, inputs=inputs, dataset=dataset)
     reporter = Reporter(quiet=True) if as_json else session.reporter
     manifest = stage.run(session.workspace, settings, force=session.force, reporter=reporter)
     tuned = stage.oracle(session.workspace, settings, manifest) if oracle else None
@@ -701,15 +742,18 @@ def status(reading_session: Session, as_json: Json = False) -> None:
 
 
 @command
-def verify(reading_session: Session, as_json: Json = False) -> None:
+def verify(reading_session: Session, reading: Reading, dataset: MovedDataset = None, as_json: Json = False) -> None:
     """Check every artifact against what was recorded of it.
 
     Exits 1 if anything is wrong, with a line for each thing.
     """
     from kdistill.stages import verify as stage
 
-    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
-    findings, checked = stage.run(reading_session.workspace, reporter=reporter)
+    findings, checked = stage.run(
+        reading_session.workspace,
+        dataset=_named(dataset, reading),
+        reporter=Reporter(quiet=True) if as_json else reading_session.reporter,
+    )
     if as_json:
         print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
     else:

@@ -46,6 +46,7 @@ NAMES = ("digits", *KERAS_DATASETS)
 FORMATS = {"npz": "npz:Npz", "npy": "npy:Npy", "hdf5": "hdf5:Hdf5", "csv": "tables:Table", "parquet": "tables:Table"}
 ENDINGS = {".npz": "npz", ".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".csv": "csv", ".parquet": "parquet"}
 NO_LABEL = -1
+MOST_NAMES = 10_000  # of classes that are recorded with a network; a longer list would swamp the manifest
 MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
 MANY_CLASSES = 10_000  # more than these are warned of
 MOST_FLOAT_CLASSES = 1000
@@ -118,6 +119,15 @@ class Dataset:
     @property
     def input_dtype(self) -> str:
         return str(self.train.inputs.dtype)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a program needs to know to use a network of this dataset: its class names, and the preprocessing.
+
+        `class_names` is None where there are more than `MOST_NAMES`.
+        """
+        names = list(self.class_names) if self.classes <= MOST_NAMES else None
+        return {"class_names": names, "preprocessing": dict(self.preprocessing)}
 
 
 @dataclass(frozen=True)

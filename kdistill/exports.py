@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdistill.errors import KdistillError
 
+DESCRIPTION = "kdistill.json"  # the name of the metadata in a file that describes the network
 OPSET = 15  # of ONNX, known to runtimes since 2021; quantization by channel takes 13
 ROUNDS, CALLS = 15, 30
 
@@ -97,6 +98,29 @@ def to_onnx(saved_model: Path, file: Path, quantize: str, calibration: Inputs | 
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def describe_tflite(content: bytes, description: str) -> bytes:
+    """A `.tflite` with a text added to its metadata, in a buffer of its own."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(description.encode(), np.uint8)
+    entry.name, entry.buffer = DESCRIPTION, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def describe_onnx(content: bytes, description: str) -> bytes:
+    """An `.onnx` with a text added to its `metadata_props`."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    model.metadata_props.add(key=DESCRIPTION, value=description)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def _canonical(model: Any) -> Any:
     """The same graph with names and order given by the graph alone; in tf2onnx they hang on the order of sets."""
     graph = model.graph
@@ -170,16 +194,20 @@ def onnx_runtime(file: Path, threads: int) -> Runtime:
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: which packages it needs, how it is written, and how it is run again."""
+    """A file format: which packages it needs, how it is written, described and run.
+
+    `describe` takes the bytes of a file and the JSON text to add to its metadata, and returns the bytes of the new file.
+    """
 
     packages: tuple[str, ...]
     write: Callable[[Path, Path, str, Inputs | None], None]
+    describe: Callable[[bytes, str], bytes]
     run: Callable[[Path, int], Runtime]
 
 
 FORMATS = {
-    "tflite": Format(("ai_edge_litert",), to_tflite, litert),
-    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), to_onnx, onnx_runtime),
+    "tflite": Format(("ai_edge_litert",), to_tflite, describe_tflite, litert),
+    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), to_onnx, describe_onnx, onnx_runtime),
 }
 
 

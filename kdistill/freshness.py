@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kdistill import commands, data, soft_targets
 from kdistill.errors import KdistillError
+from kdistill.settings import Reading
 from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, link_in
 
@@ -37,19 +38,55 @@ def remedy(artifact: Artifact) -> str:
     return (f"rm {shlex.quote(str(link))} && " if link else "") + commands.remedy(artifact, recovered(artifact))
 
 
-def stale(workspace: Workspace, manifest: Manifest) -> list[str]:
-    """Why an artifact is no longer what its inputs would give, in words, with the command that mends each."""
-    return Look(workspace).stale(manifest)
+def source(made_from: Input, given: str | None, artifact: Artifact) -> data.Source:
+    """The dataset that an artifact was made from, where it was then or at another place that is given.
+
+    Args:
+        made_from: the dataset, as the artifact's manifest has it.
+        given: the value of `--dataset`. It is read as the dataset was read then, unless it says how.
+        artifact: for messages.
+
+    Raises:
+        KdistillError: if there is none, or what is given has another digest than the one recorded.
+    """
+    cache = Workspace(artifact.root).cache
+    if given is None:
+        return data.resolve(made_from.name, cache=cache)
+    candidates = [given]
+    if not Reading.of(given)[1].given() and (reading := Reading.of(made_from.name)[1]).given():
+        candidates.append(reading.named(given))
+    digests = []
+    for candidate in candidates:
+        found = data.resolve(candidate, cache=cache)
+        digests.append(found.identity().digest)
+        if digests[-1] == made_from.digest:
+            return found
+    raise KdistillError(
+        f"--dataset {given} is not the data that {artifact} was made from: its digest is {short(digests[0])}, and "
+        f"{short(made_from.digest)} is recorded"
+    )
+
+
+def stale(workspace: Workspace, manifest: Manifest, at_hand: Collection[str] = ()) -> list[str]:
+    """Why an artifact is no longer what its inputs would give, in words, with the command that mends each.
+
+    Args:
+        workspace: where its inputs are.
+        manifest: of the artifact.
+        at_hand: digests of data that the user has given. Such data is there, whatever became of the place where it was.
+    """
+    return Look(workspace, at_hand).stale(manifest)
 
 
 class Look:
     """One look at a workspace: each artifact, dataset and file is read once, whatever depends on it.
 
-    It lasts for one command at most, as it does not see what changes meanwhile.
+    It lasts for one command at most, as it does not see what changes meanwhile. Data whose digest is `at_hand` is there,
+    whatever became of the place where it was.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    def __init__(self, workspace: Workspace, at_hand: Collection[str] = ()) -> None:
+        self.workspace, self._at_hand = workspace, at_hand
         self._manifests: dict[Artifact, Manifest | KdistillError | OSError | None] = {}
         self._digests: dict[tuple[str, str], str | None] = {}  # of data and files, by kind and name; None if gone
         self._doubts: dict[Artifact, list[str]] = {}
@@ -92,6 +129,8 @@ class Look:
         return self.workspace.teacher(name) if role.startswith("teacher") else self.workspace.student(name)
 
     def _stale_data(self, made_from: Input, role: str) -> list[str]:
+        if made_from.digest in self._at_hand:
+            return []
         now = self._digest("data", made_from.name, lambda: data.resolve(made_from.name).identity().digest)
         return _changed(made_from, now, role)
 

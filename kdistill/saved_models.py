@@ -59,6 +59,25 @@ def save(model: keras.Model, directory: Path) -> str | None:
     return None
 
 
+def restore(loaded: Any, saved_model: Path) -> bool:
+    """Give a loaded SavedModel of `save` the values that the variables of another have, which has the same graph.
+
+    Returns:
+        Whether that was possible; if not, the loaded one is of no use any more.
+    """
+    variables = getattr(loaded, "weights", ())
+    names = [f"weights/{place}/.ATTRIBUTES/VARIABLE_VALUE" for place in range(len(variables))]
+    try:
+        reader = tf.train.load_checkpoint(str(saved_model / "variables" / "variables"))
+        if {*names, "_CHECKPOINTABLE_OBJECT_GRAPH"} != set(reader.get_variable_to_shape_map()):
+            return False
+        for variable, name in zip(variables, names, strict=True):
+            variable.assign(reader.get_tensor(name))
+    except (ValueError, TypeError, RuntimeError, tf.errors.OpError):
+        return False
+    return True
+
+
 def scaled(inputs: Any) -> Any:
     """Inputs as a network takes them: uint8 scaled to [0, 1], other whole numbers as int32, the rest as float32.
 

@@ -188,6 +188,8 @@ def sound_input(role: str, made_from: Any) -> bool:
     kind, name = role.split(maxsplit=1)[0], made_from["name"]
     if kind in DATA:
         return bool(name)
+    if kind == "student" and name.count("/") == 1:  # a student of a sweep
+        return all(map(NAME.fullmatch, name.split("/")))
     return (kind in IN_WORKSPACE and bool(NAME.fullmatch(name))) or (kind in FILES and PurePath(name).is_absolute())
 
 

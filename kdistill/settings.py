@@ -77,6 +77,18 @@ def check_name(option: str, name: str) -> str:
     return name
 
 
+def check_network(option: str, name: str) -> str:
+    """The name of a teacher or student, or `SWEEP/STUDENT` for a student of a sweep.
+
+    Raises:
+        UsageError: if it is no such name.
+    """
+    parts = name.split("/")
+    if len(parts) > 2 or not all(map(NAME.fullmatch, parts)):
+        raise UsageError(f"--{option} is {name!r}: it needs the name of a teacher or student, or SWEEP/STUDENT")
+    return name
+
+
 def check_temperature(temperature: float) -> float:
     """A temperature T for softmax(logits / T).
 
@@ -514,17 +526,53 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promote:
+    """The settings of `promote`: which student of a sweep, `SWEEP/STUDENT`, and its new name; none means the old one."""
+
+    student: str
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_network("student", self.student)
+        if "/" not in self.student:
+            raise UsageError(f"--student is {self.student!r}: it needs a student of a sweep, SWEEP/STUDENT")
+        check_name("name", self.promoted)
+
+    @property
+    def promoted(self) -> str:
+        """The name of the student in `students/`."""
+        return self.student.split("/")[1] if self.name is None else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """The settings of `evaluate`.
+
+    No networks means all teachers and students. A `dataset` is where the data lies now that the networks were trained on.
+    """
+
+    networks: tuple[str, ...] = ()
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.networks:
+            check_network("network", name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorrectBias:
     """The settings of `correct-bias`.
 
     No name means the student's and `-corrected`; no inputs those of the training rows. `frequencies` says how often
     each class should be predicted: as often as in the training set, all alike, or numbers with commas between them.
+    A `dataset` is where the data lies now that the student was trained on.
     """
 
     student: str = "student"
     name: str | None = None
     frequencies: str = "training"
     inputs: str | None = None
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
         check_name("student", self.student)
@@ -643,26 +691,34 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The settings of `export`; an export's name says them all, `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`."""
+    """The settings of `export`; an export's name says them all, `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`.
+
+    A student of a sweep is `SWEEP/STUDENT`, and `SWEEP@STUDENT` in the name of its export. A `dataset` is where the data
+    lies now that the network was trained on.
+    """
 
     network: str = "student"
     format: ExportFormat = "tflite"
     quantize: Quantize = "none"
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
-        check_name("network", self.network)
+        check_network("network", self.network)
         _choice("format", self.format, ExportFormat)
         _choice("quantize", self.quantize, Quantize)
 
     @property
     def name(self) -> str:
-        return f"{self.network}-{self.format}" + ("" if self.quantize == "none" else f"-{self.quantize}")
+        return f"{self.network.replace('/', '@')}-{self.format}" + (
+            "" if self.quantize == "none" else f"-{self.quantize}"
+        )
 
     @classmethod
     def named(cls, name: str) -> Export | None:
         """The settings of an export with this name, None where no export is so called."""
         for file_format, quantize in product(get_args(ExportFormat), get_args(Quantize)):
             ending = cls(format=file_format, quantize=quantize).name.removeprefix(cls.network)
-            if name.endswith(ending) and NAME.fullmatch(name.removesuffix(ending)):
-                return cls(network=name.removesuffix(ending), format=file_format, quantize=quantize)
+            network = name.removesuffix(ending)
+            if name.endswith(ending) and network.count("@") <= 1 and all(map(NAME.fullmatch, network.split("@"))):
+                return cls(network=network.replace("@", "/"), format=file_format, quantize=quantize)
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,8 +47,9 @@ class Sources:
         Raises:
             KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
         """
-        soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter)
         dataset, model = settings.dataset, None
+        at_hand = {data.resolve(dataset).identity().digest} if dataset is not None and settings.alpha < 1.0 else ()
+        soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
@@ -227,7 +228,7 @@ class Sources:
         return artifact.command_for(self.soft.manifest)
 
 
-def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTargets:
+def _soft_targets(workspace: Workspace, name: str, reporter: Reporter, at_hand: Collection[str]) -> SoftTargets:
     artifact = workspace.soft_targets(name)
     soft = SoftTargets.open(artifact)
     if soft is None:
@@ -235,7 +236,7 @@ def _soft_targets(workspace: Workspace, name: str, reporter: Reporter) -> SoftTa
             f"there are no soft targets {name!r} in {artifact.path.parent}: {artifact.command}; a student of "
             "hard labels alone needs none, train-student --alpha 1"
         )
-    for reason in freshness.stale(workspace, soft.manifest):
+    for reason in freshness.stale(workspace, soft.manifest, at_hand):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")
     return soft
 

@@ -250,8 +250,11 @@ class Artifact:
             raise KdistillError(f"{self.path} is a file where a directory is meant: remove it") from None
         return Manifest.from_json(text, str(self.manifest_path), self.remedy, kind=self.kind)
 
-    def require(self) -> Manifest:
+    def require(self, *outputs: str) -> Manifest:
         """The manifest of a directory that must be there and whole.
+
+        Args:
+            *outputs: the outputs to check; all of them by default.
 
         Raises:
             KdistillError: naming the command that makes it.
@@ -259,13 +262,15 @@ class Artifact:
         manifest = self.manifest()
         if manifest is None:
             raise KdistillError(f"there is no {self} in {self.root}: {self.command}")
-        if broken := self.broken(manifest):
+        if broken := self.broken(manifest, *outputs):
             raise KdistillError(f"{self}: {broken}: {commands.remedy(self, manifest)}")
         return manifest
 
-    def broken(self, manifest: Manifest) -> str | None:
-        """Which output is not what the manifest says, in words; None if all are."""
+    def broken(self, manifest: Manifest, *outputs: str) -> str | None:
+        """Which output is not what the manifest says, in words; None if all of them, or all that are named, are."""
         for name, recorded in manifest.outputs.items():
+            if outputs and name not in outputs:
+                continue
             path = self.path / name
             if not path.exists():
                 return f"{name} is missing"
@@ -592,6 +597,9 @@ class Workspace:
         return Artifact("teacher", name, self.root, f"teachers/{name}", self._command("train-teacher", name, "teacher"))
 
     def student(self, name: str) -> Artifact:
+        """A student, or, of a name `SWEEP/STUDENT`, a student of a sweep."""
+        if "/" in name:
+            return replace(self.sweep_student(*name.split("/", 1)), name=name)
         return Artifact("student", name, self.root, f"students/{name}", self._command("train-student", name, "student"))
 
     def corrected(self, settings: CorrectBias) -> Artifact:

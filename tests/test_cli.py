@@ -25,7 +25,18 @@ from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Workspace
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-COMMANDS = ["train-teacher", "soften", "train-student", "plot", "evaluate", "export", "status", "sweep", "run"]
+COMMANDS = [
+    "train-teacher",
+    "soften",
+    "train-student",
+    "plot",
+    "evaluate",
+    "export",
+    "promote",
+    "status",
+    "sweep",
+    "run",
+]
 HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
 KDISTILL = [sys.executable, "-m", "kdistill"]
 
@@ -506,6 +517,16 @@ def test_force_makes_again(run, workspace):
         ),
         (["run", "--alpha", "1", "--loss", "jsd"], 2, "--loss jsd means nothing at --alpha 1"),
         (["plot", "--format", "gif"], 2, "--format is 'gif'"),
+        (["evaluate", "--network", "../x"], 2, "--network is '../x'"),
+        (["evaluate", "--network", "sweep/../x"], 2, "--network is 'sweep/../x'"),
+        (["evaluate", "--network", "nosuch"], 1, "kdistill train-student"),
+        (["evaluate", "--network", "nosuch/student"], 1, "kdistill sweep --name nosuch"),
+        (["evaluate", "--labels", "y"], 2, "--dataset"),
+        (["export", "--network", "a/b/c"], 2, "--network is 'a/b/c'"),
+        (["promote", "--student", "student"], 2, "--student is 'student'"),
+        (["promote", "--student", "sweep/.."], 2, "--student is 'sweep/..'"),
+        (["promote", "--student", "sweep/x", "--name", "../x"], 2, "--name is '../x'"),
+        (["promote", "--student", "sweep/x"], 1, "kdistill sweep"),
         (["run", "--temperature", "0"], 2, "--temperature is 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

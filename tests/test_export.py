@@ -15,7 +15,7 @@ import pytest
 from conftest import MNIST, QUICK
 from test_cli import KDISTILL, imports_of
 
-from kdistill import exports, metrics, saved_models
+from kdistill import exports, metrics, saved_models, schema
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
 from kdistill.row_hashes import row_keys
@@ -249,7 +249,9 @@ def test_wrong_values(run, workspace, wrong):
 def test_no_such_network(run, tmp_path, workspace):
     outcome = run("export", "--network", "nosuch")
     assert outcome.code == 1
-    assert outcome.err == ("error: there is no network 'nosuch' in workspace, only student, teacher: kdistill export\n")
+    assert len(outcome.err.splitlines()) == 1
+    for said in ("'nosuch'", "student, teacher", "kdistill export --network student"):
+        assert said in outcome.err
     outcome = run("export", "-w", tmp_path / "empty")
     assert outcome.code == 1
     assert "kdistill train-student" in outcome.err
@@ -257,14 +259,15 @@ def test_no_such_network(run, tmp_path, workspace):
     assert not (tmp_path / "empty").exists()
 
 
-@pytest.mark.parametrize("network", ["a", "a-tflite", "b-int8", "c-onnx-float16", "d.1-"])
+@pytest.mark.parametrize("network", ["a", "a-tflite", "b-int8", "c-onnx-float16", "d.1-", "sweep/a-tflite"])
 @pytest.mark.parametrize(("file_format", "quantize"), ALL)
 def test_name_says_all_settings(network, file_format, quantize):
     settings = Export(network=network, format=file_format, quantize=quantize)
     assert Export.named(settings.name) == settings
+    assert "/" not in settings.name
 
 
-@pytest.mark.parametrize("name", ["tflite", "-tflite", "a-int8", "a", ".a-onnx"])
+@pytest.mark.parametrize("name", ["tflite", "-tflite", "a-int8", "a", ".a-onnx", "a@-tflite", "a@b@c-tflite"])
 def test_other_names_are_no_exports(name):
     assert Export.named(name) is None
 
@@ -386,6 +389,157 @@ def test_int8_on_mnist(run, tmp_path):
     assert abs(found["test_errors"] - found["original_test_errors"]) <= 10
     assert found["agreement"] > 0.99
     assert found["bytes"] < found["original_bytes"] / 3
+
+
+def description_in(file):
+    """What the file's metadata says of the network, read with the format's own schema."""
+    if file.suffix == ".onnx":
+        import onnx
+
+        return json.loads({entry.key: entry.value for entry in onnx.load(file).metadata_props}["kdistill.json"])
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
+    (buffer,) = [model.buffers[entry.buffer] for entry in model.metadata if entry.name == b"kdistill.json"]
+    return json.loads(bytes(buffer.data))
+
+
+@pytest.mark.parametrize("file_format", EITHER)
+def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_format):
+    """Of a table, the network's manifest, the export's and the file have class names and each column's numbers."""
+    rows = ["size,weight,kind", *(f"{i % 7},{i * 3},{'grün' if i % 2 else 'red'}" for i in range(40))]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    read = ["--dataset", "table.csv", "--labels", "kind", "--test-fraction", "0.2"]
+    outcome = run("train-student", *read, "--alpha", "1", "--model", "small", "--epochs", "1", "--batch-size", "8")
+    assert outcome.code == 0, outcome.err
+    results = recorded(tmp_path / "workspace/students/student")["results"]
+    assert results["class_names"] == ["grün", "red"]
+    assert list(results["preprocessing"]["standardised"]) == ["size", "weight"]
+    outcome = run("export", "--format", file_format, "--json")
+    assert outcome.code == 0, outcome.err
+    place = tmp_path / f"workspace/exports/student-{file_format}"
+    described = description_in(place / f"model.{file_format}")
+    assert described == {
+        "class_names": results["class_names"],
+        "preprocessing": results["preprocessing"],
+        "input": {"shape": [2], "dtype": "float32", "data_dtype": "float32", "divide_by": 1},
+    }
+    for found in (recorded(place)["results"], json.loads(outcome.out)):
+        assert {name: found[name] for name in described} == described
+
+
+@pytest.mark.parametrize(
+    ("file_format", "quantize"),
+    [pytest.param(*one, marks=tflite if one[0] == "tflite" else onnx) for one in ALL if one[1] != "float16"],
+)
+def test_description_changes_no_output(workspace, tmp_path, digits, file_format, quantize):
+    """A described file says to the bit what it said before, and describing it twice gives the same bytes."""
+    made, plain, described = exports.FORMATS[file_format], tmp_path / "plain", tmp_path / "described"
+    inputs = np.float32(digits.test.read()[:50]) / 255
+    made.write(workspace / "students/student/saved_model", plain, quantize, inputs if quantize == "int8" else None)
+    text = json.dumps({"class_names": ["ä"] * 10})
+    described.write_bytes(made.describe(plain.read_bytes(), text))
+    assert described.read_bytes() == made.describe(plain.read_bytes(), text) != plain.read_bytes()
+    for rows in (inputs, inputs[:1]):
+        np.testing.assert_array_equal(made.run(described, 1)(rows), made.run(plain, 1)(rows))
+
+
+def test_long_lists_of_classes_are_not_recorded(digits):
+    names = tuple(map(str, range(10_001)))
+    whole = replace(digits, classes=10_000, class_names=names[:-1])
+    assert whole.description["class_names"] == list(names[:-1])
+    assert replace(digits, classes=10_001, class_names=names).description["class_names"] is None
+
+
+@tflite
+def test_student_of_a_sweep(run, workspace):
+    """It is exported and shown below its sweep; made anew, it makes the export stale; its name stays in its directory."""
+    swept(workspace)
+    outcome = run("export", "--network", "s/one")
+    assert outcome.code == 0, outcome.err
+    place = workspace / "exports/s@one-tflite"
+    assert recorded(place)["inputs"]["student"]["name"] == "s/one"
+    assert "up to date" in run("export", "--network", "s/one").out
+    found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}
+    assert found["s@one-tflite"]["state"] == "fresh"
+    assert found["s@one-tflite"]["command"] == "kdistill export --network s/one"
+    assert run("verify").code == 0
+    manifest = recorded(workspace / "students/student")
+    whole = {"kind": "sweep", "settings": {}, "outputs": {}, "results": {"students": {"one": "sha256:0"}}}
+    (workspace / "sweeps/s/manifest.json").write_text(json.dumps(manifest | whole))
+    lines = run("status").out.splitlines()
+    depths = [line.index(what) for what in ("sweep s", "export s@one-tflite") for line in lines if what in line]
+    assert depths[1] == depths[0] + 2
+    manifest = recorded(workspace / "sweeps/s/students/one")
+    manifest["outputs"]["saved_model"] = "sha256:0"
+    (workspace / "sweeps/s/students/one/manifest.json").write_text(json.dumps(manifest))
+    assert "student 's/one' has been made anew" in run("status").out
+    shutil.rmtree(workspace / "sweeps")
+    assert "student 's/one' is gone" in run("status").out
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "/outside", "s/../../outside"])
+def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path, name):
+    """A manifest that names a network elsewhere is damaged, whatever lies there."""
+    for place in (tmp_path / "outside", workspace / "sweeps/outside"):
+        shutil.copytree(workspace / "students/student", place)
+    export = workspace / "exports/student-tflite"
+    export.mkdir(parents=True)
+    manifest = recorded(workspace / "students/student")
+    digits, settings = manifest["inputs"]["dataset"], {"format": "tflite", "quantize": "none"}
+    results = dict.fromkeys(schema.RESULTS["export"], 1)
+    for named, state in ((name, "damaged"), ("student", "fresh")):
+        inputs = {"dataset": digits, "student": {"name": named, "digest": manifest["outputs"]["saved_model"]}}
+        fields = {"kind": "export", "inputs": inputs, "results": results, "settings": settings, "outputs": {}}
+        (export / "manifest.json").write_text(json.dumps(manifest | fields))
+        found = json.loads(run("status", "--json").out)["artifacts"]
+        assert [one["state"] for one in found if one["kind"] == "export"] == [state]
+
+
+def swept(workspace, sweep="s", *names):
+    """A sweep with copies of the student, as if it had trained them."""
+    for name in names or ("one",):
+        shutil.copytree(workspace / "students/student", workspace / "sweeps" / sweep / "students" / name)
+
+
+def test_promote(run, workspace):
+    """A sweep's student becomes one of the workspace's: fresh, the same files, up to date for its command."""
+    swept(workspace)
+    origin, place = workspace / "sweeps/s/students/one", workspace / "students/best"
+    shutil.rmtree(workspace / "students/student")
+    outcome = run("promote", "--student", "s/one", "--name", "best")
+    assert outcome.code == 0, outcome.err
+    assert digest(place) == digest(origin)
+    assert [item.name for item in (workspace / "students").iterdir()] == ["best"]
+    found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}["best"]
+    assert (found["state"], found["kind"]) == ("fresh", "student")
+    assert found["command"].startswith("kdistill train-student --name best ")
+    assert "up to date" in run(*found["command"].split()[1:]).out
+    assert run("verify").code == 0
+    assert "up to date" in run("promote", "--student", "s/one", "--name", "best").out
+    assert run("promote", "--student", "s/one").code == 0
+    assert digest(workspace / "students/one") == digest(origin)
+
+
+def test_promote_loses_nothing(run, workspace):
+    """Another student of the name stays unless --force is given; a damaged student of a sweep is not copied."""
+    swept(workspace)
+    manifest = recorded(workspace / "students/student") | {"created": "before"}
+    (workspace / "students/student/manifest.json").write_text(json.dumps(manifest))
+    before = digest(workspace / "students")
+    outcome = run("promote", "--student", "s/one", "--name", "student")
+    assert outcome.code == 1
+    assert "kdistill promote --student s/one --name student --force" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    (workspace / "sweeps/s/students/one/model.keras").write_bytes(b"x")
+    outcome = run("promote", "--student", "s/one", "--name", "student", "--force")
+    assert (outcome.code, "model.keras" in outcome.err) == (1, True)
+    assert digest(workspace / "students") == before
+    shutil.rmtree(workspace / "sweeps")
+    swept_again = workspace / "sweeps/s/students/one"
+    shutil.copytree(workspace / "students/student", swept_again)
+    assert run("promote", "--student", "s/one", "--name", "student", "--force").code == 0
+    assert digest(workspace / "students/student") == digest(swept_again)
 
 
 @pytest.mark.slow

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from kdistill import unfinished
 from kdistill.console import Reporter
-from kdistill.workspace import LOOSE, Artifact, Manifest
+from kdistill.errors import KdistillError
+from kdistill.workspace import LOOSE, Artifact, Manifest, Workspace
+
+SHOWN_NAMES = 10
 
 
 def up_to_date(
@@ -45,3 +48,29 @@ def up_to_date(
     if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
     return False
+
+
+def find_networks(workspace: Workspace, name: str, command: str, option: str = "network") -> list[Artifact]:
+    """The student and the teacher of a name, those of them that are there; or the student of a sweep, `SWEEP/STUDENT`.
+
+    Args:
+        workspace: where to look.
+        name: as `settings.check_network` lets through.
+        command: the subcommand that takes the name, for messages.
+        option: its option that takes the name, for messages.
+
+    Raises:
+        KdistillError: if there is none, with names that there are and a command.
+    """
+    sweep = name.rpartition("/")[0]
+    there = workspace.sweep_students(sweep) if sweep else [*workspace.students(), *workspace.teachers()]
+    names = [f"{sweep}/{one.name}" if sweep else one.name for one in there]
+    if name in names:
+        return [workspace.student(name)] if sweep else [one for one in there if one.name == name]
+    if not names:
+        what = f"sweep {sweep!r} with students" if sweep else f"network to {command}"
+        remedy = workspace.sweep(sweep).command if sweep else workspace.student("student").command
+        raise KdistillError(f"{workspace.root} has no {what}: {remedy}")
+    known = ", ".join(names[:SHOWN_NAMES]) + ", ..." * (len(names) > SHOWN_NAMES)
+    remedy = f"{workspace.command(command)} --{option} {names[0]}"
+    raise KdistillError(f"there is no network {name!r} in {workspace.root}, only {known}: {remedy}")

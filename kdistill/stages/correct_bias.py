@@ -50,9 +50,10 @@ def run(
         origin = trained.inputs["student"].name
         remedy = workspace.corrected(CorrectBias(student=origin)).command
         raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
-    for reason in freshness.stale(workspace, trained):
+    source = freshness.source(trained.inputs["dataset"], settings.dataset, student)
+    at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
+    for reason in freshness.stale(workspace, trained, at_hand):
         reporter.warn(f"{student} is stale, {reason}: {student.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
     pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)
     _refuse_trained(artifact)
@@ -97,6 +98,7 @@ def run(
         columns = (dataset.class_names, wanted.tolist(), *(count.tolist() for count in counts), shifts.tolist())
         results = {
             **trained.results,
+            **dataset.description,
             "test_rows": tests,
             "test_errors": errors,
             "test_accuracy": 1 - errors / tests,
@@ -214,7 +216,7 @@ def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> d
     classes = bias.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
     if not classes.any():
         return None
-    dataset = data.resolve(manifest.inputs["dataset"].name, cache=workspace.cache).load()
+    dataset = freshness.source(manifest.inputs["dataset"], settings.dataset, student).load()
     network = _loaded(student, student.require(), dataset)
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from kdistill.console import Reporter, silent
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Export
-from kdistill.stages import up_to_date
+from kdistill.stages import find_networks, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
 if TYPE_CHECKING:
@@ -35,11 +37,12 @@ def run(
     Raises:
         KdistillError: if there is no such network, the packages are missing, or the format can't express it.
     """
-    network = _network(workspace, settings.network)
+    network = find_networks(workspace, settings.network, "export")[0]
     trained = network.require()
-    for reason in freshness.stale(workspace, trained):
+    source = freshness.source(trained.inputs["dataset"], settings.dataset, network)
+    at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
+    for reason in freshness.stale(workspace, trained, at_hand):
         reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
     artifact = workspace.export(settings)
     identity = Manifest(
         kind="export",
@@ -71,8 +74,18 @@ def run(
             f"writes {network} as {settings.format}, quantized: {settings.quantize}"
             + ("" if calibration is None else f", calibrated on {len(calibration)} training rows")
         )
-        runtime = _convert(network, trained, file, settings, calibration)
+        description = {
+            **dataset.description,
+            "input": {
+                "shape": list(dataset.input_shape),
+                "dtype": original.input_dtype.name,
+                "data_dtype": dataset.input_dtype,
+                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scaled`
+            },
+        }
+        runtime = _convert(network, trained, file, settings, calibration, description)
         results = {
+            **description,
             **_measure(original, runtime, dataset),
             "bytes": size(file),
             "original_bytes": size(original.path),
@@ -83,19 +96,6 @@ def run(
     return manifest
 
 
-def _network(workspace: Workspace, name: str) -> Artifact:
-    """The student of this name, or, where there is none, the teacher."""
-    standing = [*workspace.students(), *workspace.teachers()]
-    for network in standing:
-        if network.name == name:
-            return network
-    if not standing:
-        raise KdistillError(f"{workspace.root} has no network to export: {workspace.student('student').command}")
-    known = ", ".join(network.name for network in standing)
-    remedy = workspace.export(Export(network=standing[0].name)).command
-    raise KdistillError(f"there is no network {name!r} in {workspace.root}, only {known}: {remedy}")
-
-
 def _calibration_rows(train: data.Split) -> NDArray[Any]:
     """Training rows, (rows, ...): always the same ones of the same split."""
     chosen = np.zeros(len(train), np.bool_)
@@ -104,9 +104,14 @@ def _calibration_rows(train: data.Split) -> NDArray[Any]:
 
 
 def _convert(
-    network: Artifact, trained: Manifest, file: Path, settings: Export, calibration: NDArray[np.float32] | None
+    network: Artifact,
+    trained: Manifest,
+    file: Path,
+    settings: Export,
+    calibration: NDArray[np.float32] | None,
+    description: Mapping[str, Any],
 ) -> exports.Runtime:
-    """Write the file, and nothing else that stays.
+    """Write the file, with the description as JSON in its metadata, and nothing else that stays.
 
     Returns:
         What runs it.
@@ -122,7 +127,8 @@ def _convert(
             if precision != "float32":
                 saved_model = exports.in_float32(network.path / "model.keras", precision, place)
             made.write(saved_model, place / file.name, settings.quantize, calibration)
-            (place / file.name).rename(file)
+            text = json.dumps(description, ensure_ascii=False)
+            file.write_bytes(made.describe((place / file.name).read_bytes(), text))
             return made.run(file, threads())
     except (OSError, MemoryError):
         raise

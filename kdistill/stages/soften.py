@@ -36,13 +36,14 @@ def run(
     """
     names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
     asked = [teachers.find(workspace, name) for name in names]
+    source = data.resolve(settings.dataset or _dataset_of(asked), cache=workspace.cache)
+    at_hand = {source.identity().digest} if settings.dataset else ()
     for teacher in asked:
         if teacher.artifact and teacher.manifest:
-            for reason in freshness.stale(workspace, teacher.manifest):
+            for reason in freshness.stale(workspace, teacher.manifest, at_hand):
                 reporter.warn(
                     f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
                 )
-    source = data.resolve(settings.dataset or _dataset_of(asked), cache=workspace.cache)
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
     if up_to_date(artifact, identity, _out_of_date(artifact, identity), force=force, reporter=reporter):

@@ -183,6 +183,7 @@ def _mending(workspace: Workspace, standings: Sequence[Standing]) -> str | None:
                 "teacher": workspace.teacher,
                 "soft targets": workspace.soft_targets,
                 "student": workspace.student,
+                "sweep": workspace.sweep,
             }
             return made_by[kind](name).command
         if standing.state == "stale":
@@ -233,7 +234,10 @@ def _parent(standing: Standing) -> tuple[str, str]:
     if "teacher" in roles and not NAME.fullmatch(standing.made_from["teacher"].name):  # it is from outside
         roles.remove("teacher")
     role = roles[0] if roles else ""
-    return role.replace("_", " "), standing.made_from[role].name if role else ""
+    name = standing.made_from[role].name if role else ""
+    if role == "student" and "/" in name:
+        return "sweep", name.split("/")[0]
+    return role.replace("_", " "), name
 
 
 def _show_below(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -28,8 +29,10 @@ class Finding:
     command: str
 
 
-def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[Finding], int]:
-    """Check every artifact.
+def run(
+    workspace: Workspace, *, dataset: str | None = None, reporter: Reporter = Reporter()
+) -> tuple[list[Finding], int]:
+    """Check every artifact; those that were made from the dataset that is given, wherever it was then, against that.
 
     Reads: everything in the workspace, and the datasets it came from.
     Writes: nothing.
@@ -49,47 +52,51 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
         artifacts.append(workspace.plots)
     if not artifacts:
         raise KdistillError(f"{workspace.root} has nothing to verify: {workspace.teacher('teacher').command}")
+    given = data.resolve(dataset).name if dataset else None
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
-            problems = list(_problems(workspace, artifact))
+            problems = list(_problems(workspace, artifact, given))
             command = freshness.remedy(artifact) if problems else ""
             findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
     return findings, len(artifacts)
 
 
-def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
+def _problems(workspace: Workspace, artifact: Artifact, given: str | None) -> Iterator[str]:
     try:
         manifest = freshness.manifest_of(artifact)
         if manifest is None:
             return
         if artifact.kind == "soft targets":
-            yield from _soft_targets(workspace, artifact)
+            yield from _soft_targets(workspace, artifact, given)
         elif broken := artifact.broken(manifest):
             yield broken
         elif artifact.kind in ("teacher", "student"):
-            yield from _network(workspace, artifact, manifest)
+            yield from _network(artifact, manifest, given)
         elif artifact.kind == "export":
-            yield from _export(workspace, artifact, manifest)
+            yield from _export(artifact, manifest, given)
     except (KdistillError, OSError) as error:
         yield str(error)
 
 
-def _dataset(workspace: Workspace, manifest: Manifest) -> data.Dataset:
-    """The dataset that an artifact was made from.
+def _dataset(artifact: Artifact, manifest: Manifest, given: str | None) -> data.Dataset:
+    """The dataset that an artifact was made from: the one that is given, if it is that, or the one at its old place.
 
     Raises:
         KdistillError: if it is gone or has changed, so that nothing can be checked against it.
     """
     made_from = manifest.inputs["dataset"]
-    source = data.resolve(made_from.name, cache=workspace.cache)
+    if given is not None:
+        with contextlib.suppress(KdistillError):
+            return freshness.source(made_from, given, artifact).load()
+    source = data.resolve(made_from.name, cache=Workspace(artifact.root).cache)
     if source.identity().digest != made_from.digest:
         raise KdistillError(f"the dataset {made_from.name} has changed, and what was made from it can't be checked")
     return source.load()
 
 
-def _network(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
     from kdistill.networks import test_errors
     from kdistill.saved_models import SavedNetwork
@@ -97,7 +104,7 @@ def _network(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> It
     if "history.csv" in manifest.outputs:
         history.read(artifact.path / "history.csv", artifact.remedy)
     network = SavedNetwork.load(artifact.path / "saved_model")
-    dataset = _dataset(workspace, manifest)
+    dataset = _dataset(artifact, manifest, given)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
     errors = test_errors(network, dataset)
     recorded = manifest.results["test_errors"]
@@ -105,12 +112,12 @@ def _network(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> It
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
-def _export(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+def _export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
     file_format = manifest.settings["format"]
     if exports.missing(file_format):
         return
-    dataset = _dataset(workspace, manifest)
+    dataset = _dataset(artifact, manifest, given)
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
         blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
@@ -123,12 +130,12 @@ def _export(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> Ite
         yield f"model.{file_format} makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
-def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
+def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -> Iterator[str]:
     """Checksums, digest and accuracy hold, its rows are the transfer set's, and its logits are its teachers'."""
     soft = SoftTargets.open(artifact)
     assert soft is not None
     soft.check()
-    rows = transfer_set(soft.manifest, _dataset(workspace, soft.manifest), workspace.cache)
+    rows = transfer_set(soft.manifest, _dataset(artifact, soft.manifest, given), workspace.cache)
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
     panel = teachers.again(workspace, soft.manifest)
     if panel is None:
