@@ -480,7 +480,7 @@ def _unusual(classes: int, used: int, where: str) -> tuple[str, ...]:
 def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
     """Class numbers (rows,) as int64, checked."""
     check_labels(labels.shape, labels.dtype, rows, where)
-    if labels.size > rows:
+    if labels.size != rows:
         raise KdistillError(f"{where} has shape {labels.shape}: {matrix_fault(labels, 'labels.argmax(axis=1)')}")
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():

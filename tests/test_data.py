@@ -272,6 +272,10 @@ BAD = {
     ),
     "complex": (lambda p, d: write_npz(p, d, x_train=d.train.read().astype(complex)), "is of type complex128"),
     "multi-label": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), "multi-label data is not supported: row 7"),
+    "labels of no columns": (
+        lambda p, d: write_npz(p, d, y_train=np.zeros((1437, 0))),
+        "(1437, 0): labels are one class per row",
+    ),
     "probabilities": (
         lambda p, d: write_npz(p, d, y_train=np.full((1437, 10), 0.1)),
         "(1437, 10): labels are one class per row",

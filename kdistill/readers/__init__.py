@@ -412,8 +412,8 @@ def matrix_fault(labels: NDArray[Any], fix: str) -> str:
         labels: of some rows.
         fix: what makes class numbers of one-hot labels.
     """
-    flat = labels.reshape(len(labels), -1)
-    if flat.dtype.kind not in "biuf" or not np.isin(flat, (0, 1)).all():
+    flat = labels.reshape(len(labels), math.prod(labels.shape[1:]))
+    if not flat.size or flat.dtype.kind not in "biuf" or not np.isin(flat, (0, 1)).all():
         return "labels are one class per row, of shape (rows,)"
     ones = flat.astype(bool).sum(axis=1)
     if (ones == 1).all():
