@@ -28,6 +28,17 @@ def up_to_date(
 
             show_history(artifact, events)
         return True
+    announce(artifact, reason, reporter)
+    return False
+
+
+def announce(artifact: Artifact, reason: str | None, reporter: Reporter) -> None:
+    """Say why an artifact that stands is made again; to be called when nothing is left that refuses it.
+
+    Args:
+        artifact: what the stage makes.
+        reason: why it must be made again, None if `--force` is the only reason.
+        reporter: prints the line.
+    """
     if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
-    return False

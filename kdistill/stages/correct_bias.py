@@ -16,7 +16,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.row_keys import sortable
 from kdistill.settings import CorrectBias
-from kdistill.stages import up_to_date
+from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def run(
             **({"inputs": pool.identity()} if pool else {}),
         },
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    reason = artifact.out_of_date(identity)
+    if reason is None and not force:
+        up_to_date(artifact, reason, force=force, reporter=reporter)
         return artifact.require()
     if not (student.path / "model.keras").exists():
         raise KdistillError(
@@ -75,6 +77,7 @@ def run(
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
     rows = _rows(dataset, pool, reporter)
+    announce(artifact, reason, reporter)
 
     from kdistill import networks, saved_models, shifted_networks
 
