@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from kdistill import __version__
-from kdistill.console import Reporter, hush
+from kdistill.console import Reporter, hush, printable, printable_lines
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
     CorrectBias,
@@ -45,8 +46,32 @@ from kdistill.settings import (
 )
 from kdistill.workspace import Workspace
 
+
+class Commands(TyperGroup):
+    """The commands; messages about wrong usage quote what was typed, and are printable."""
+
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _printable_usage_errors():
+            return super().make_context(*given, **named)
+
+    def invoke(self, *given: Any, **named: Any) -> Any:
+        with _printable_usage_errors():
+            return super().invoke(*given, **named)
+
+
+@contextlib.contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Click's, which newer versions of Typer have a copy of
+            error.message = printable(error.message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="kdistill",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is a third faster to show, and leaves options more room
@@ -315,8 +340,8 @@ def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         import traceback
 
-        traceback.print_exc()
-    print(message if code == 130 else f"error: {message}", file=sys.stderr)
+        print(printable_lines(traceback.format_exc()), file=sys.stderr, end="")
+    print(printable(message if code == 130 else f"error: {message}"), file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -562,7 +587,7 @@ def sweep(
         session.workspace, settings, force=session.force, reporter=Reporter(quiet=True) if as_json else session.reporter
     )
     if as_json:
-        print(json.dumps(stage.as_json(found), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(found), indent=2))
     else:
         stage.show(found, Reporter())
 
@@ -678,7 +703,7 @@ def status(session: Session, as_json: Json = False) -> None:
 
     standings, following = stage.run(session.workspace)
     if as_json:
-        print(json.dumps(stage.as_json(standings, following), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(standings, following), indent=2))
     else:
         stage.show(session.workspace, standings, following, Reporter())
 
@@ -693,7 +718,7 @@ def verify(session: Session, as_json: Json = False) -> None:
 
     findings, checked = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
     if as_json:
-        print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(findings), indent=2))
     else:
         stage.show(findings, checked, Reporter())
     if findings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+UNPRINTABLE = re.compile(  # controls, invisible characters, those that change the direction of text, lone surrogates
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Escape the characters by which a text could do more on a terminal than be read, e.g. as `\x1b` or `\n`.
+
+    Names of classes, files and datasets come from anyone. Whatever prints or draws a line of text calls this: the
+    methods of `Reporter`, the command line's errors, the figures.
+
+    Args:
+        text: one line; a newline in it is escaped too.
+
+    Returns:
+        The text with each such character as a Python escape sequence.
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each of them `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def hush() -> None:
@@ -67,25 +94,26 @@ class Reporter:
     def say(self, text: str) -> None:
         """A line of progress or of result."""
         if not self.quiet:
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-        """A table; the first column is text, the others are numbers."""
+        """A table; the first column is text, the others are numbers. The note may have several lines."""
         if self.quiet:
             return
         from rich import box
         from rich.table import Table
+        from rich.text import Text  # what a str is not: free of Rich's markup
 
-        table = Table(title=title, caption=note or None, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        heading, caption = Text(printable(title), "bold"), Text(printable_lines(note), "dim") if note else None
+        table = Table(title=heading, caption=caption, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.title_justify = table.caption_justify = "left"
-        table.title_style, table.caption_style = "bold", "dim"
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+            table.add_column(Text(printable(column)), justify="right" if number else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(printable(cell)) for cell in row))
         console = _console(stderr=False)
         if not console.is_terminal:  # a pipe has no width to fit into
             console.width = 10_000
@@ -101,9 +129,14 @@ class Reporter:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=12), TimeRemainingColumn(compact=True)
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
-            progress.add_task(what, total=total, note="")
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=12),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            progress.add_task(printable(what), total=total, note="")
             yield Steps(progress, self)
 
 
@@ -121,6 +154,6 @@ class Steps:
     def note(self, line: str, short: str) -> None:
         """What was reached: in short beside the bar on a terminal, as a line of its own elsewhere."""
         if self._progress:
-            self._progress.update(self._progress.task_ids[0], note=short)
+            self._progress.update(self._progress.task_ids[0], note=printable(short))
         else:
             self._reporter.say(line)

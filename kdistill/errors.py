@@ -1,5 +1,7 @@
 """The one kind of error that is the user's to mend."""
 
+import re
+
 
 class KdistillError(Exception):
     """Something the user can mend: one line that says what, where, and with which command."""
@@ -11,7 +13,7 @@ class UsageError(KdistillError):
 
 def gist(error: BaseException) -> str:
     """The one line that says most in the message of an error, of TensorFlow's, Keras's or anyone's."""
-    lines = [line.strip() for line in str(error).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()]  # Keras prints in bold
     lines = [line for line in lines if line]
     if not lines:
         return type(error).__name__

@@ -84,6 +84,15 @@ def test_every_command_has_help_and_a_place_in_the_readme(run):
 def test_documented_exit_statuses(run):
     assert run("nosuch").code == 2
     assert run("train-teacher", "--nosuch").code == 2
+    for wrong in (
+        ["no\x1b\u202esuch"],
+        ["--no\x1b\u202esuch"],
+        ["train-teacher", "--no\x1b\u202esuch"],
+        ["plot", "\u202e"],
+    ):
+        outcome = run(*wrong)
+        assert (outcome.code, "\u202e" in outcome.err) == (2, False)
+        assert r"\u202e" in outcome.err
     assert run("--version").out.startswith("kdistill ")
 
 
@@ -452,6 +461,7 @@ def test_force_makes_again(run, workspace):
         (["plot"], 1, "no networks to plot: kdistill train-teacher"),
         (["evaluate"], 1, "no networks to evaluate"),
         (["train-teacher", "--dataset", "nosuch"], 1, "--dataset nosuch: there is no such file"),
+        (["train-teacher", "--dataset", "no\x1b[31m\u202e\nsuch"], 1, r"--dataset no\x1b[31m\u202e\nsuch: there is no"),
         (["train-teacher", "--model", "nosuch"], 2, "--model nosuch is unknown"),
         (["run", "--student-model", "nosuch"], 2, "--student-model nosuch is unknown"),
         (["train-teacher", "--epochs", "0"], 2, "--epochs is 0"),

@@ -50,8 +50,8 @@ def run(
         origin = trained.inputs["student"].name
         remedy = workspace.corrected(CorrectBias(student=origin)).command
         raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
-    for reason in freshness.stale(workspace, trained):
-        reporter.warn(f"{student} is stale, {reason}: {student.command_for(trained)}")
+    for change in freshness.stale(workspace, trained):
+        reporter.warn(f"{student} is stale, {change}: {student.command_for(trained)}")
     source = data.resolve(trained.inputs["dataset"].name)
     pool = data.resolve(settings.inputs, option="inputs") if settings.inputs else None
     artifact = workspace.corrected(settings)

@@ -1,0 +1,78 @@
+"""What reaches the terminal: whatever a name holds, it is printed as text, on one line."""
+
+from __future__ import annotations
+
+import warnings
+
+from kdistill import Reporter, figures
+from kdistill.console import printable
+from kdistill.stages import correct_bias
+from kdistill.workspace import Input, Manifest
+
+HOSTILE = [
+    "[/dog]",
+    "[red]cat",
+    ":cat:",
+    "\x1b[31mred",
+    "two\nlines",
+    "\u202egnp.exe",
+    "\x9b2J",
+    "\udcff",
+    "$\\x$",
+    "_",
+]
+SHOWN = [*HOSTILE[:3], r"\x1b[31mred", r"two\nlines", r"\u202egnp.exe", r"\x9b2J", r"\udcff", "$\\x$", "_"]
+
+
+def test_printable():
+    """Controls, invisible and direction characters are escaped; letters, emoji and joiners stay."""
+    assert [printable(text) for text in HOSTILE] == SHOWN
+    for text in ("ä猫", "👩\u200d🔬", "می\u200cشود", "a\xa0b", "back\\slash"):
+        assert printable(text) == text
+
+
+def test_lines_and_warnings(capsys):
+    for text in HOSTILE:
+        Reporter().say(text)
+        Reporter().warn(text)
+    out, err = capsys.readouterr()
+    assert out.splitlines() == SHOWN
+    assert err.splitlines() == [f"warning: {text}" for text in SHOWN]
+
+
+def test_table(capsys):
+    """Cells, headings and title are text, not Rich's markup; the note keeps its line breaks."""
+    Reporter().table(HOSTILE[0], ["name", HOSTILE[1]], [(text, "1") for text in HOSTILE], note=f"one\n{HOSTILE[3]}")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == SHOWN[0]
+    assert lines[1].split() == ["name", SHOWN[1]]
+    assert [line.rstrip("1").rstrip() for line in lines[3:-2]] == SHOWN
+    assert lines[-2:] == ["one", SHOWN[3]]
+
+
+def test_table_of_classes(capsys):
+    """`correct-bias` shows classes of any name."""
+    classes = [{"name": name, "wanted": 1, "before": 1, "after": 1, "shift": 0.0} for name in HOSTILE]
+    results = {"classes": classes, "inputs": 9, "test_rows": 9, "student_test_errors": 1, "test_errors": 1}
+    manifest = Manifest(kind="student", settings={}, inputs={"student": Input("student", "")}, results=results)
+    correct_bias.show(manifest, Reporter())
+    out = capsys.readouterr().out
+    assert all(f"\n{text} " in out for text in SHOWN)
+
+
+def test_figures(tmp_path):
+    """Names of any characters are drawn, without Matplotlib's mathtext, and without a warning of a missing glyph."""
+    names = [*HOSTILE, "猫", "\x00", "50% $5 $6", r"$\frac{$"]
+    curve = figures.Curve("猫\x00$\\x$", "student", "test", [1.0], [0.5], [0.4], [2.0], [2.1])
+    example = figures.Example(None, 0, figures.np.zeros(len(names)))
+    line = figures.Line(HOSTILE[3], [1.0, 2.0], [3.0, 4.0], [0.1, 0.1], 5.0)
+    heat = figures.Heat(HOSTILE[4], ["1", "2"], ["0.1", "0.1"], [1.0, 2.0], [True, False])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classes = figures.dark_knowledge([example], names, 2.0, HOSTILE[3], top=20)
+        figures.save(classes, tmp_path / "classes.png")
+        figures.save(figures.errors_over("T", [line], HOSTILE[4]), tmp_path / "line.png")
+        figures.save(figures.heat_maps([heat], HOSTILE[0]), tmp_path / "heat.png")
+        for ending in ("svg", "pdf"):
+            figures.save(figures.learning_curves([curve], HOSTILE[8]), tmp_path / f"curve.{ending}")
+    assert [label.get_text() for label in classes.axes[1].get_xticklabels()][: len(SHOWN)] == SHOWN
