@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,8 +16,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from kdistill import __version__
-from kdistill.console import Reporter, hush, printable, printable_lines
+from kdistill import __version__, interrupts
+from kdistill.console import Reporter, hush, kept_log, named, printable, printable_lines, watched
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
     CorrectBias,
@@ -291,7 +292,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def call(**given: Any) -> None:
-        with _one_line_errors(debug=given["debug"]):
+        with _one_line_errors(workspace=given["workspace"], debug=given["debug"], options=given):
             values = {
                 name: given[name] if options is None else GROUPS[name](**{option: given[option] for option in options})
                 for name, options in members.items()
@@ -307,11 +308,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _one_line_errors(*, debug: bool) -> Iterator[None]:
+def _one_line_errors(*, workspace: Path, debug: bool, options: Container[str]) -> Iterator[None]:
     if not debug:
         hush()
     try:
-        yield
+        with interrupts.raised(), watched(workspace):
+            yield
+            if sys.stdout:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         _fail(
             "stopped; the workspace is as it was (train-teacher, soften, train-student and sweep go on when run again)",
@@ -328,12 +332,13 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}", 1, debug)
-    except MemoryError as error:
-        _fail(f"out of memory: {error}", 1, debug)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-            _fail("out of memory: try a smaller --model or --batch-size", 1, debug)
-        _fail(f"{type(error).__name__}: {gist(error)} (--debug shows where)", 1, debug)
+        logged = named(kept_log(workspace))
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            smaller = [f"--{name}" for name in ("batch-size", "model") if name.replace("-", "_") in options]
+            remedy = f"try a smaller {' or '.join(smaller)}" if smaller else "use a machine with more"
+            _fail(f"out of memory: {remedy}{logged}", 1, debug)
+        _fail(f"{type(error).__name__}: {gist(error)} (--debug shows where{logged})", 1, debug)
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
@@ -776,6 +781,8 @@ def run(
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have characters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:  # before or after a command's own work

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 
+LOG_BYTES = 1 << 20  # of the end of the log, the most that is kept
 UNPRINTABLE = re.compile(  # controls, invisible characters, those that change the direction of text, lone surrogates
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+_hushed = False
 
 
 def printable(text: str) -> str:
@@ -43,20 +48,125 @@ def printable_lines(text: str) -> str:
 
 
 def hush() -> None:
-    """Give the process's raw standard error to nobody, and keep Python's own for messages to the user.
+    """Send the process's raw standard error to a log, and keep Python's own for messages to the user.
 
     TensorFlow's C++ side writes there directly, some of it before any log level is obeyed (TensorFlow 2.21), so
-    nothing less reaches every line. For a process that is kdistill's own; `--debug` leaves it out.
+    nothing less reaches every line. For a process that is kdistill's own; `--debug` leaves it out. The log is a file
+    without a name, which is gone with the process; see `kept_log` and `watched`.
     """
-    if sys.stderr is None:  # closed by the caller
+    import tempfile
+
+    global _hushed  # noqa: PLW0603 - a process has one standard error
+    if _hushed:
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    _hushed = True
+    if sys.stderr is None:  # closed by the caller
+        os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors="backslashreplace")
+    try:
+        log, name = tempfile.mkstemp()
+        os.unlink(name)
+    except OSError:  # no directory for temporary files can be written to
+        log = os.open(os.devnull, os.O_RDWR)
+    os.dup2(log, 2)
+    os.close(log)
+    faulthandler.enable(2)
     warnings.filterwarnings("ignore")
+
+
+def kept_log(workspace: Path) -> Path | None:
+    """Keep what was written to the raw standard error since `hush`.
+
+    Args:
+        workspace: where to write `kdistill.log`. If it is no directory, or can't be written to, the log goes to a new
+            file in the directory for temporary files.
+
+    Returns:
+        The file, or None if there is nothing to keep or no place for it.
+    """
+    import tempfile
+
+    size = os.fstat(2).st_size if _hushed else 0
+    if not size:
+        return None
+    text = os.pread(2, LOG_BYTES, max(0, size - LOG_BYTES))
+    for directory in (workspace, None):
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(".log", "kdistill-", directory)  # a new file: follows no link
+            try:
+                with open(descriptor, "wb") as stream:
+                    stream.write(text)
+                if directory is None:
+                    return Path(name)
+                os.replace(name, directory / "kdistill.log")
+                return directory / "kdistill.log"
+            except OSError:
+                os.unlink(name)
+    return None
+
+
+def named(log: Path | None) -> str:
+    """Return what an error message says of the log that `kept_log` kept."""
+    return f"; messages of the libraries are in {log}" if log else ""
+
+
+@contextlib.contextmanager
+def watched(workspace: Path) -> Iterator[None]:
+    """Tell the user if the process dies where no Python code of it can: aborted by C++ code, or killed.
+
+    A child process waits on a pipe for the end of this process, says that it died, and keeps its log. It does nothing
+    if the block ends in any other way. Without `hush` there is no child, as the user then sees everything.
+    """
+    if not _hushed:
+        yield
+        return
+    ending, alive = os.pipe()
+    child = 0
+    try:
+        child = _forked(alive, ending, workspace)
+        yield
+    finally:
+        os.write(alive, b".")
+        os.close(alive)
+        os.close(ending)
+        if child:
+            os.waitpid(child, 0)
+
+
+def _forked(alive: int, ending: int, workspace: Path) -> int:
+    """Start the child of `watched`, in which signals are blocked: Ctrl-C is sent to all processes of a terminal.
+
+    Returns:
+        Its process number, or 0 if no more processes are allowed: the command works without.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        child = os.fork()
+    except OSError:
+        return 0
+    else:
+        if not child:
+            os.close(alive)
+            _watch(ending, workspace)
+        return child
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _watch(ending: int, workspace: Path) -> NoReturn:
+    """Do the work of the child."""
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1):  # whoever reads this process's output shall see its end
+            os.dup2(nowhere, stream)
+        if not os.read(ending, 1):
+            path = kept_log(workspace)
+            crashed = path and b"Fatal Python error" in path.read_bytes()  # by faulthandler
+            what = "crashed" if crashed else "was killed, e.g. for lack of memory"
+            print(printable(f"error: the process {what}{named(path)}"), file=sys.stderr, flush=True)
+    finally:
+        os._exit(0)
 
 
 @contextlib.contextmanager
