@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -329,16 +331,24 @@ def _one_line_errors(*, workspace: Path, debug: bool, options: Container[str]) -
     except BrokenPipeError:  # the reader of our output has gone
         sys.stdout = None
         raise SystemExit(1) from None
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}", 1, debug)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
-        logged = named(kept_log(workspace))
-        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-            smaller = [f"--{name}" for name in ("batch-size", "model") if name.replace("-", "_") in options]
-            remedy = f"try a smaller {' or '.join(smaller)}" if smaller else "use a machine with more"
-            _fail(f"out of memory: {remedy}{logged}", 1, debug)
-        _fail(f"{type(error).__name__}: {gist(error)} (--debug shows where{logged})", 1, debug)
+        _fail(_unexpected(error, workspace, options), 1, debug)
+
+
+def _unexpected(error: Exception, workspace: Path, options: Container[str]) -> str:
+    """Return the line for an error that no stage has words for, and keep what libraries wrote before it."""
+    full = os.strerror(errno.ENOSPC)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{os.strerror(error.errno) if error.errno else gist(error)}"
+    if full in str(error):  # TensorFlow calls this an exhausted resource, as a lack of memory
+        return f"{workspace}: {full}"
+    log = named(kept_log(workspace))
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        smaller = [f"--{name}" for name in ("batch-size", "model") if name.replace("-", "_") in options]
+        remedy = f"try a smaller {' or '.join(smaller)}" if smaller else "use a machine with more"
+        return f"out of memory: {remedy}{log}"
+    return f"{type(error).__name__}: {gist(error)} (--debug shows where{log})"
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:

@@ -226,13 +226,13 @@ def short_name(name: str) -> str:
     return Reading.of(name)[0].rsplit("/", 1)[-1]
 
 
-def resolve(name: str, *, option: str = "dataset") -> Source:
+def resolve(name: str, *, option: str | None = None) -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
         name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
             puts it there.
-        option: the command line's name for it, for messages.
+        option: the option that the user gave it with, for messages; None if a manifest has it.
 
     Raises:
         KdistillError: if there is none, saying what is known.
@@ -307,7 +307,7 @@ def _class(name: str, option: str, dataset: Dataset) -> int:
     )
 
 
-def _format(place: str, option: str) -> tuple[str, type[Reader]]:
+def _format(place: str, option: str | None) -> tuple[str, type[Reader]]:
     """The full name of what is meant, and what reads it."""
     if place == "digits":
         return place, _reader("builtin:Digits")
@@ -319,6 +319,8 @@ def _format(place: str, option: str) -> tuple[str, type[Reader]]:
     module, colon, function = place.rpartition(":")
     if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
         return place, _reader("functions:Function")
+    if option is None and not path.exists():
+        raise KdistillError(f"the dataset {place} is gone: put it back")
     if not place or not path.exists():
         raise KdistillError(
             f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
@@ -327,9 +329,9 @@ def _format(place: str, option: str) -> tuple[str, type[Reader]]:
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
     if path.suffix.lower() not in ENDINGS:
+        what = f"--{option} {place}" if option else place
         raise KdistillError(
-            f"--{option} {place}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
-            "or of .npy"
+            f"{what}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images or of .npy"
         )
     return str(path), _reader(ENDINGS[path.suffix.lower()])
 
@@ -347,7 +349,7 @@ def load(name: str) -> Dataset:
     Raises:
         KdistillError: if there is none, or the file is no dataset.
     """
-    return resolve(name).load()
+    return resolve(name, option="dataset").load()
 
 
 def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Split:

@@ -132,7 +132,7 @@ def asked(manifest: Manifest) -> list[str]:
 def transfer_sources(manifest: Manifest) -> dict[str, Source]:
     """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows."""
     named = manifest.made_from("transfer_set")
-    return {role: resolve(made.name, option="transfer-set") for role, made in named.items()}
+    return {role: resolve(made.name) for role, made in named.items()}
 
 
 def whole_transfer_set(manifest: Manifest, dataset: Dataset) -> Split:

@@ -49,7 +49,8 @@ class Sources:
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        return cls(workspace, settings, data.resolve(dataset), soft, model, reporter)
+        source = data.resolve(dataset, option="dataset" if settings.dataset else None)
+        return cls(workspace, settings, source, soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
@@ -166,8 +167,8 @@ class Sources:
         if settings.alpha > 0 and not self._soft.rows.labelled:
             assert self.soft is not None
             raise KdistillError(
-                f"the transfer set of {self.soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of "
-                "hard labels: --alpha 0"
+                f"the transfer set of {self.soft.path} has no labels, and alpha, the weight of hard labels, is "
+                f"{settings.alpha:g}: --alpha 0"
             )
         return replace(self._soft, permuted=settings.permute_soft_targets)
 

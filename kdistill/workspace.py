@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import errno
 import fcntl
 import hashlib
 import json
@@ -51,6 +52,7 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "soft_targets",
     "other_soft_targets",
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # NumPy and HDF5 don't say which file was too large
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
 TRAINING = asdict(Training())
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
@@ -360,8 +362,10 @@ class Artifact:
                 self.partial.mkdir(exist_ok=True)
                 try:
                     yield Staging(self, self.partial)
-                except BaseException:
+                except BaseException as error:
                     _remove_all_but(self.partial, keep)
+                    if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+                        error.filename = str(self.path)
                     raise
                 else:
                     _remove_all_but(self.partial, "")

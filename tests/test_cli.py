@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -528,6 +529,49 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, said):
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert os.listdir(tmp_path) == []
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "said"),
+    [
+        ("status", OSError(errno.ENOSPC, "Can't write (time = now\n, errno = 28)"), "error: No space left on device\n"),
+        ("status", OSError(errno.EACCES, "why", "a/file"), "error: a/file: Permission denied\n"),
+        ("status", OSError("one\ntwo"), "error: one\n"),
+        ("status", MemoryError(), "error: out of memory: use a machine with more\n"),
+        ("soften", MemoryError("3 GiB"), "error: out of memory: try a smaller --batch-size\n"),
+        (
+            "train_student",
+            ResourceExhaustedError("OOM"),
+            "error: out of memory: try a smaller --batch-size or --model\n",
+        ),
+        ("plot", ResourceExhaustedError("x; No space left on device"), "error: workspace: No space left on device\n"),
+        ("plot", ValueError(""), "error: ValueError: ValueError (--debug shows where)\n"),
+    ],
+)
+def test_unexpected_error_is_one_line(run, tmp_path, monkeypatch, command, error, said):
+    """It names the place where there is one, and no option that the command does not have."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"kdistill.stages.{command}.run", fail)
+    outcome = run(command.replace("_", "-"))
+    assert (outcome.code, outcome.err) == (1, said)
+    assert os.listdir(tmp_path) == []
+
+
+def test_recorded_dataset_that_is_gone(run, workspace):
+    """It is named, without an option that nobody gave."""
+    manifest = workspace / "teachers/teacher/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "digits"', '"name": "/gone.npz"'))
+    outcome = run("soften", "--temperature", "3")
+    line = outcome.err.splitlines()[-1]
+    assert (outcome.code, "/gone.npz" in line, "--dataset" in line) == (1, True, False)
+    assert "--dataset /gone.npz" in run("soften", "--temperature", "3", "--dataset", "/gone.npz").err
 
 
 def test_damaged_input_leaves_everything(run, workspace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from kdistill import Reporter, figures
 from kdistill.console import printable
+from kdistill.errors import gist
 from kdistill.stages import correct_bias
 from kdistill.workspace import Input, Manifest
 
@@ -82,6 +84,14 @@ def test_figures(tmp_path):
         for ending in ("svg", "pdf"):
             figures.save(figures.learning_curves([curve], HOSTILE[8]), tmp_path / f"curve.{ending}")
     assert [label.get_text() for label in classes.axes[1].get_xticklabels()][: len(SHOWN)] == SHOWN
+
+
+def test_gist():
+    """One line that says something, without colors, and without a colon that nothing follows."""
+    assert gist(ValueError("\x1b[1mCould not load.\x1b[0m Example:\n\nwhy\nmore")) == "Could not load. Example: why"
+    assert gist(ValueError("Example:")) == "Example"
+    assert gist(OSError(errno.EISDIR, "read failed (time = now\n, errno = 21)")) == "Is a directory"
+    assert gist(OSError(errno.ENOENT, "No such file", "a")) == "[Errno 2] No such file: 'a'"
 
 
 def kdistill(place, stage, *arguments, prepare="", encoding="utf-8"):

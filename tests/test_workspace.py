@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -117,6 +118,14 @@ def test_log_of_a_file_that_stands_is_swept(tmp_path):
         file.sweep()
         assert file.partial.exists() == left
     assert os.listdir(file.path.parent) == ["soft-targets.h5"]
+
+
+def test_full_disk_names_the_artifact(artifact):
+    """NumPy and HDF5 raise errors without a file name; those of reading are not the artifact's."""
+    for number, name in ((errno.ENOSPC, str(artifact.path)), (errno.EDQUOT, str(artifact.path)), (errno.EIO, None)):
+        with pytest.raises(OSError, match="why") as caught, artifact.writing():
+            raise OSError(number, "why")
+        assert caught.value.filename == name
 
 
 def test_second_writer_is_refused(artifact):

@@ -42,7 +42,7 @@ def run(
                 reporter.warn(
                     f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
                 )
-    source = data.resolve(settings.dataset or _dataset_of(asked))
+    source = data.resolve(settings.dataset or _dataset_of(asked), option="dataset" if settings.dataset else None)
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
     if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
