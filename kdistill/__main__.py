@@ -20,6 +20,8 @@ def main() -> None:
                     stream.flush()
             os._exit(130)
         raise
+    finally:
+        interrupts.ignore()
 
 
 if __name__ == "__main__":

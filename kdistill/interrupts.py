@@ -17,6 +17,12 @@ def exit_at_once() -> None:
         signal.signal(signal.SIGINT, _exit)
 
 
+def ignore() -> None:
+    """Let Ctrl-C do nothing: all is done, and TensorFlow takes a second to shut down, when Python has no handlers."""
+    if signal.getsignal(signal.SIGINT) is _exit:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _exit(_signal: int, _frame: object) -> None:
     os._exit(130)
 
