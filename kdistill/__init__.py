@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdistill.data import load as load_dataset
     from kdistill.errors import KdistillError
     from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
+    from kdistill.row_hashes import row_keys
     from kdistill.settings import (
         CorrectBias,
         Export,
@@ -62,6 +63,7 @@ __all__ = [
     "hard_loss",
     "load_dataset",
     "plot",
+    "row_keys",
     "soft_loss",
     "soften",
     "status",
@@ -76,6 +78,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
         "console": ("Reporter",),
         "errors": ("KdistillError",),
         "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
+        "row_hashes": ("row_keys",),  # a module of the function's name would take its place here
         "settings": (
             "CorrectBias",
             "Export",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdistill.backend import tf
 from kdistill.errors import KdistillError
-from kdistill.row_keys import uniform
+from kdistill.row_hashes import uniform
 from kdistill.settings import check_augment
 
 Transforms = NDArray[np.float32]

@@ -22,6 +22,7 @@ from kdistill import __version__, interrupts
 from kdistill.console import Reporter, hush, kept_log, named, printable, printable_lines, watched
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
+    MAX_PIXELS,
     CorrectBias,
     Dtype,
     Export,
@@ -174,9 +175,22 @@ def reading(
     image_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Of image folders: the size to bring images to, as 32 or 24x32.")
     ] = None,
+    max_pixels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help=f"Image folders: refuse images with more pixels than this. Default: {MAX_PIXELS}."
+        ),
+    ] = None,
     test_fraction: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="Of data without a test part: the share of rows to set aside as one."),
+    ] = None,
+    data_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of a file with another extension, e.g. .data or .txt: npz, npy, hdf5, csv or parquet.",
+        ),
     ] = None,
 ) -> Reading:
     return Reading(**locals())
@@ -214,6 +228,7 @@ def without(option: str, group: Callable[..., Any]) -> Callable[..., Any]:
 
 GROUPS: dict[str, Callable[..., Any]] = {
     "session": session,
+    "reading_session": without("force", session),  # of commands that make nothing
     "training": training,
     "reading": reading,
     "selection": selection,
@@ -428,7 +443,8 @@ def soften(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Logits or probabilities of the transfer set's rows, in order (.npy, .npz, .h5), for a teacher.",
+            help="File of logits or probabilities to use instead of a teacher (.npy, .npz, .h5), in the transfer set's order; "
+            "labels in it are compared, rows with row_keys joined.",
         ),
     ] = Soften.logits,
     dataset: OtherDataset = Soften.dataset,
@@ -624,11 +640,12 @@ def plot(
 
 
 @command
-def evaluate(session: Session, as_json: Json = False) -> None:
+def evaluate(reading_session: Session, as_json: Json = False) -> None:
     """Measure every network on training and test rows."""
     from kdistill.stages import evaluate as stage
 
-    found = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
+    found = stage.run(reading_session.workspace, reporter=reporter)
     if as_json:
         print(json.dumps(stage.as_json(found), indent=2))
     else:
@@ -712,26 +729,27 @@ def correct_bias(
 
 
 @command
-def status(session: Session, as_json: Json = False) -> None:
+def status(reading_session: Session, as_json: Json = False) -> None:
     """Show what stands, what is stale, and the next command."""
     from kdistill.stages import status as stage
 
-    standings, following = stage.run(session.workspace)
+    standings, following = stage.run(reading_session.workspace)
     if as_json:
         print(json.dumps(stage.as_json(standings, following), indent=2))
     else:
-        stage.show(session.workspace, standings, following, Reporter())
+        stage.show(reading_session.workspace, standings, following, Reporter())
 
 
 @command
-def verify(session: Session, as_json: Json = False) -> None:
+def verify(reading_session: Session, as_json: Json = False) -> None:
     """Check every artifact against what was recorded of it.
 
     Exits 1 if anything is wrong, with a line for each thing.
     """
     from kdistill.stages import verify as stage
 
-    findings, checked = stage.run(session.workspace, reporter=Reporter(quiet=True) if as_json else session.reporter)
+    reporter = Reporter(quiet=True) if as_json else reading_session.reporter
+    findings, checked = stage.run(reading_session.workspace, reporter=reporter)
     if as_json:
         print(json.dumps(stage.as_json(findings), indent=2))
     else:
@@ -786,7 +804,7 @@ def run(
     ]
     for stage, settings in stages:
         stage(session.workspace, settings, force=session.force, reporter=session.reporter)
-    evaluation.show(evaluation.run(session.workspace, reporter=session.reporter), session.reporter)
+    evaluation.show(evaluation.run(session.workspace, reporter=session.reporter), Reporter())
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +31,37 @@ from kdistill.readers import (
     Rows,
     Standardised,
     Task,
+    check_file,
+    check_labels,
+    matrix_fault,
+    nearest,
     standards_of,
     text,
 )
-from kdistill.row_keys import fraction_rows, row_keys
+from kdistill.row_hashes import fraction_rows, row_keys
 from kdistill.settings import Reading, Selection, listed
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
-ENDINGS = {
-    ".npz": "npz:Npz",
-    ".npy": "npy:Npy",
-    ".h5": "hdf5:Hdf5",
-    ".hdf5": "hdf5:Hdf5",
-    ".csv": "tables:Table",
-    ".parquet": "tables:Table",
-}
+FORMATS = {"npz": "npz:Npz", "npy": "npy:Npy", "hdf5": "hdf5:Hdf5", "csv": "tables:Table", "parquet": "tables:Table"}
+ENDINGS = {".npz": "npz", ".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".csv": "csv", ".parquet": "parquet"}
 NO_LABEL = -1
 MOST_CLASSES = 1 << 20  # a label beyond it is damaged, or something else
+MANY_CLASSES = 10_000  # more than these are warned of
+MOST_FLOAT_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none."""
+    """Rows of a dataset: inputs (rows, ...) that need not be in memory, and labels (rows,) int64, `NO_LABEL` for none.
+
+    `warnings` are lines for the user, of a transfer set; those of a dataset's splits are the dataset's.
+    """
 
     name: str
     inputs: Rows
     labels: NDArray[np.int64]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,12 +80,18 @@ class Split:
         return self.inputs.read()
 
     def keys(self) -> NDArray[np.uint8]:
-        """The `row_keys` of all inputs, (rows, 16)."""
-        return np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        """The `row_keys` of all inputs, (rows, 16); rows are read for them once."""
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint8]:
+        keys = np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        keys.flags.writeable = False
+        return keys
 
     def chosen(self, mask: NDArray[np.bool_]) -> Split:
         """The rows that a mask (rows,) chooses."""
-        return self if mask.all() else Split(self.name, Chosen(self.inputs, mask), self.labels[mask])
+        return self if mask.all() else replace(self, inputs=Chosen(self.inputs, mask), labels=self.labels[mask])
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,8 @@ class Dataset:
     """Training and test rows of one classification task.
 
     `preprocessing` is what was done to the inputs as they lie in their files, for whoever deploys a network: nothing,
-    or `standardised`, each column's mean and standard deviation, or the size and colours of images.
+    or `standardised`, each column's mean and standard deviation, or the size and colours of images. `warnings` are lines
+    for the user, which whoever loads the dataset prints.
     """
 
     name: str
@@ -96,6 +109,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -117,7 +131,8 @@ class Source:
         """What the data is: its name, and a digest of its bytes and of how they are read."""
         digest = self.reader.digest()
         given = self.reader.options.given()
-        if how := sorted((name, value) for name, value in given.items() if name not in self.reader.files):
+        left_out = (*self.reader.files, *self.reader.limits)
+        if how := sorted((name, value) for name, value in given.items() if name not in left_out):
             digest = "sha256:" + hashlib.sha256(f"{digest} {how}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
@@ -136,8 +151,12 @@ class Source:
         names = list(contents.class_names)
         if contents.by_name and not names:
             names = _categories(contents.train)
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise KdistillError(f"{self.place}: class_names has {twice!r} twice: each class needs a name of its own")
         by = names if contents.by_name else None
         train = _split(contents.train, "train", self.place, by)
+        _check_classes(contents.train, f"{self.place}: {contents.train.labels_name}", table=contents.categories)
         classes = max(len(names), int(train.labels.max()) + 1)
         if classes < 2:
             raise KdistillError(
@@ -145,6 +164,7 @@ class Source:
             )
         if contents.test:
             test = _split(contents.test, "test", self.place, by)
+            used = len(np.unique(np.concatenate([train.labels, test.labels])))
             self._no_cut()
             _alike(train.inputs, contents.train.name, test.inputs, contents.test.name, self.place)
             if test.labels.max() >= classes:
@@ -153,6 +173,7 @@ class Source:
                     f"{classes} classes of {contents.train.labels_name}"
                 )
         else:
+            used = len(np.unique(train.labels))
             train, test = self._cut(train)
         if names and len(names) < classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
@@ -160,8 +181,13 @@ class Source:
         if contents.columns:
             standards = standards_of(train.inputs, contents.columns, self.place)
             preprocessing["standardised"] = standards
-            train, test = (replace(one, inputs=Standardised(one.inputs, standards)) for one in (train, test))
-        return Dataset(self.name, train, test, classes, tuple(names or map(str, range(classes))), preprocessing)
+            train, test = (
+                replace(one, inputs=Standardised(one.inputs, standards, f"{self.place}: the {one.name} part"))
+                for one in (train, test)
+            )
+        names = names or list(map(str, range(classes)))
+        unusual = _unusual(classes, used, f"{self.place}: {contents.train.labels_name}")
+        return Dataset(self.name, train, test, classes, tuple(names), preprocessing, (*contents.warnings, *unusual))
 
     def transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
@@ -184,14 +210,14 @@ class Source:
         elif self.reader.options.test_fraction is not None:
             split = replace(self._cut(split)[0], name="transfer set")
         if contents.columns and (standards := dataset.preprocessing.get("standardised")):
-            split = replace(split, inputs=Standardised(split.inputs, standards))
+            split = replace(split, inputs=Standardised(split.inputs, standards, self.place))
         _alike(dataset.train.inputs, f"{dataset.name}", split.inputs, self.place, "the transfer set")
         if split.labels.max() >= dataset.classes:
             raise KdistillError(
                 f"{self.place}: {contents.train.labels_name} holds the label {split.labels.max()}, beyond the "
                 f"{dataset.classes} classes of {dataset.name}"
             )
-        return split
+        return replace(split, warnings=contents.warnings)
 
     @property
     def place(self) -> str:
@@ -226,22 +252,23 @@ def short_name(name: str) -> str:
     return Reading.of(name)[0].rsplit("/", 1)[-1]
 
 
-def resolve(name: str, *, option: str | None = None) -> Source:
+def resolve(name: str, *, option: str | None = None, cache: Path | None = None) -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
         name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
             puts it there.
         option: the option that the user gave it with, for messages; None if a manifest has it.
+        cache: a directory for decoded rows, e.g. `Workspace.cache`.
 
     Raises:
         KdistillError: if there is none, saying what is known.
         UsageError: if an option has a wrong value, or means nothing to its format.
     """
     place, options = Reading.of(name)
-    place, reader = _format(place, option)
+    place, reader = _format(place, option, options.data_format)
     options = options.absolute(reader.files)
-    return Source(options.named(place), reader(place, options))
+    return Source(options.named(place), reader(place, options, cache))
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -249,7 +276,8 @@ def joined(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     labels = np.concatenate([split.labels for split in splits])
-    return Split(" + ".join(split.name for split in splits), Chained([split.inputs for split in splits]), labels)
+    inputs, warnings = Chained([split.inputs for split in splits]), sum((split.warnings for split in splits), ())
+    return Split(" + ".join(split.name for split in splits), inputs, labels, warnings)
 
 
 def selected(
@@ -304,11 +332,12 @@ def _class(name: str, option: str, dataset: Dataset) -> int:
     known = ", ".join(dataset.class_names[:10]) + ", ..." * (dataset.classes > 10)
     raise UsageError(
         f"--{option} {name}: {dataset.name} has no such class; it has {known}, or by number 0 to {dataset.classes - 1}"
+        f"{nearest(name, dataset.class_names)}"
     )
 
 
-def _format(place: str, option: str | None) -> tuple[str, type[Reader]]:
-    """The full name of what is meant, and what reads it."""
+def _format(place: str, option: str | None, file_format: str | None) -> tuple[str, type[Reader]]:
+    """The full name of what is meant, and what reads it; a file's format, where it isn't its ending that says it."""
     if place == "digits":
         return place, _reader("builtin:Digits")
     if place in KERAS_DATASETS:
@@ -324,16 +353,18 @@ def _format(place: str, option: str | None) -> tuple[str, type[Reader]]:
     if not place or not path.exists():
         raise KdistillError(
             f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
-            "package.module:function"
+            f"package.module:function{nearest(place, NAMES)}"
         )
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
-    if path.suffix.lower() not in ENDINGS:
+    check_file(option or "dataset", place)
+    if not file_format and path.suffix.lower() not in ENDINGS:
         what = f"--{option} {place}" if option else place
         raise KdistillError(
-            f"{what}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images or of .npy"
+            f"{what}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
+            f"or of .npy; for another file, --data-format says one of {', '.join(FORMATS)}"
         )
-    return str(path), _reader(ENDINGS[path.suffix.lower()])
+    return str(path), _reader(FORMATS[file_format or ENDINGS[path.suffix.lower()]])
 
 
 def _reader(name: str) -> type[Reader]:
@@ -356,8 +387,11 @@ def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Sp
     """Check a part; `names` are the classes its labels name, None where labels are class numbers already."""
     inputs = part.inputs
     where = f"{place}: {part.name}"
-    if inputs.dtype.kind not in "fiub":
-        raise KdistillError(f"{where} is of type {inputs.dtype}: inputs are uint8, floats or whole numbers")
+    if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+        raise KdistillError(
+            f"{where} is of type {inputs.dtype}: inputs are uint8, floats or whole numbers of up to 64 bits; save them "
+            "as such, e.g. with .astype('float32')"
+        )
     if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
         raise KdistillError(f"{where} has shape {inputs.shape}: inputs need rows, and at least one value in each")
     if len(inputs) == 0:
@@ -379,14 +413,14 @@ def _alike(one: Rows, one_name: str, other: Rows, other_name: str, place: str) -
 def _categories(part: Part) -> list[str]:
     """The classes that labels of any values name, in order."""
     assert part.labels is not None
-    return [text(value) for value in np.unique(part.labels)]
+    return _named(np.unique(part.labels))
 
 
 def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.int64]:
     assert part.labels is not None
     number = {name: place for place, name in enumerate(names)}
     values, where = np.unique(part.labels, return_inverse=True)
-    texts = [text(value) for value in values]
+    texts = _named(values)
     if unknown := [text for text in texts if text not in number]:
         raise KdistillError(
             f"{place}: {part.labels_name} holds {unknown[0]!r}, which is none of the classes {', '.join(list(names)[:10])}"
@@ -394,20 +428,62 @@ def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.i
     return np.array([number[text] for text in texts], np.int64)[where.reshape(-1)]
 
 
+def _named(values: NDArray[Any]) -> list[str]:
+    """The classes that distinct labels name; floats that are all whole numbers do so without a decimal point."""
+    whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
+    return [text(int(value) if whole else value) for value in values]
+
+
+def _check_classes(part: Part, where: str, *, table: bool) -> None:
+    """Refuse labels that look like the targets of a regression, which would train a class for each number.
+
+    Whole numbers in arrays are class numbers, by agreement. Floats, and numbers of any kind in a table, are classes
+    unless they have more than `MOST_FLOAT_CLASSES` distinct values (whole numbers: and fewer than ten rows for each, as
+    prices do), or more than 20 of which most have a single row. Numbers with a fraction, which are rarely classes, may
+    not have a distinct value for more than half of the rows.
+
+    Raises:
+        KdistillError: if they do.
+    """
+    labels = part.labels
+    if labels is None or labels.dtype.kind not in ("iuf" if table else "f"):
+        return
+    values, counts = np.unique(labels, return_counts=True)
+    distinct, rows, floats = len(values), len(labels), labels.dtype.kind == "f"
+    many = distinct > MOST_FLOAT_CLASSES and (floats or rows < 10 * distinct)
+    single = distinct > 20 and 2 * np.count_nonzero(counts == 1) > distinct
+    fractions = floats and 2 * distinct > rows and not np.array_equal(values, np.round(values))
+    if many or single or fractions:
+        as_classes = "write them as texts, e.g. class 7" if table else "store them as integers from 0"
+        raise KdistillError(
+            f"{where} holds {distinct:,} different numbers in {rows:,} rows, e.g. {values[0]}: regression is not "
+            f"supported, and a label is one of some classes; if these numbers are classes, {as_classes}"
+        )
+
+
+def _unusual(classes: int, used: int, where: str) -> tuple[str, ...]:
+    """Warnings about a number of classes, of which some are used by a row."""
+    if classes <= MANY_CLASSES and classes <= 2 * used:
+        return ()
+    fix = "; numpy.unique(labels, return_inverse=True)[1] numbers the classes that are used" if used < classes else ""
+    has = f"{where} makes {classes:,} classes, of which {used:,} have a row, and networks have an output for each"
+    return (has + fix,)
+
+
 def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
     """Class numbers (rows,) as int64, checked."""
-    if len(labels.shape) > 1 and labels.shape != (rows, 1):
-        raise KdistillError(
-            f"{where} has shape {labels.shape}: it needs class numbers, ({rows},); one-hot labels become that by "
-            "labels.argmax(axis=1)"
-        )
+    check_labels(labels.shape, labels.dtype, rows, where)
+    if labels.size > rows:
+        raise KdistillError(f"{where} has shape {labels.shape}: {matrix_fault(labels, 'labels.argmax(axis=1)')}")
     labels = labels.reshape(-1)
-    if len(labels) != rows:
-        raise KdistillError(f"{where} has {len(labels)} labels for {rows} rows of inputs")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")
-    if labels.dtype.kind not in "iufb" or not np.array_equal(labels, np.floor(labels)):
-        raise KdistillError(f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ...")
+    kind = labels.dtype.kind
+    if kind not in "iufb" or (kind == "f" and not np.array_equal(labels, np.floor(labels))):
+        raise KdistillError(
+            f"{where} holds {labels.dtype} values that are no class numbers: it needs 0, 1, 2, ... (regression is not "
+            "supported)"
+        )
     if labels.min() < 0:
         raise KdistillError(f"{where} holds the label {labels.min()}: class numbers begin at 0")
     if labels.max() >= MOST_CLASSES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -214,13 +213,6 @@ def fed(inputs: NDArray[Any]) -> Inputs:
     from kdistill.saved_models import scaled
 
     return np.asarray(scaled(tf.convert_to_tensor(inputs)))
-
-
-def threads() -> int:
-    """How many threads TensorFlow computes with, unless told otherwise: one for each core this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

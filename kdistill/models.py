@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from kdistill import model_sources, own_networks
-from kdistill.backend import keras
+from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import MLP, check_dropout, check_model
 
@@ -56,20 +58,19 @@ def build(
     built_in = model in ("cnn", "small") or bool(MLP.fullmatch(model))
     if dropout and not built_in:
         raise UsageError(f"--dropout is for built-in networks: put keras.layers.Dropout into {model} instead")
-    keras.utils.set_random_seed(role_seed(seed, role))
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+
+    def layered() -> keras.Model:
+        keras.utils.set_random_seed(role_seed(seed, role))
+        keras.config.set_dtype_policy(precision)
         token_ids = input_dtype != "uint8" and keras.backend.is_int_dtype(input_dtype)
         rows = keras.Input(input_shape, dtype="int32" if token_ids else "float32")
-        if built_in:
-            body = _with_dropout(_body(model, input_shape), *check_dropout(dropout or "0,0"))
-            logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
-            network = keras.Sequential([rows, *body, logits], name=role)
-        else:
-            network = own_networks.build(source, rows, classes, precision)
-    finally:
-        keras.config.set_dtype_policy(before)
+        if not built_in:
+            return own_networks.build(source, rows, classes, precision)
+        body = _with_dropout(_body(model, input_shape), *check_dropout(dropout or "0,0"))
+        logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
+        return keras.Sequential([rows, *body, logits], name=role)
+
+    network = _in_new_thread(layered)
     if source.weights_file:
         own_networks.load_weights(network, source.weights_file)
     if max_norm is not None:
@@ -77,6 +78,22 @@ def build(
         for layer in weighted[:-1]:
             layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=list(range(len(layer.kernel.shape) - 1)))
     return network
+
+
+def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
+    """Build a network in a thread of its own, under the current distribution strategy.
+
+    Keras keeps the dtype policy and the numbers in the names of unnamed layers per thread. In a new thread the names, and
+    so the saved bytes, do not depend on which networks the process built before.
+    """
+    strategy = tf.distribute.get_strategy()
+
+    def build_in_scope() -> keras.Model:
+        with strategy.scope():
+            return build()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(build_in_scope).result()
 
 
 def role_seed(seed: int, role: str) -> int:

@@ -19,13 +19,15 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples
 from kdistill.model_sources import ModelSource
 from kdistill.readers import BLOCK_ROWS
-from kdistill.row_keys import sortable, validation_rows
+from kdistill.row_hashes import sortable, validation_rows
 from kdistill.settings import Training
 from kdistill.soft_targets import Joined
 from kdistill.tensorboard import Board
+from kdistill.unfinished import CHECKPOINT, continues
 
-CHECKPOINT = "checkpoint.npz"
 SAVED_MODEL = "saved_model"
+
+Compiled = dict[tuple[Any, ...], training.Trainers]  # by architecture
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def make(
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
     events: Path | None = None,
+    compiled: Compiled | None = None,
 ) -> workspace.Manifest:
     """Train a network, and put what comes of it where the artifact is.
 
@@ -79,6 +82,8 @@ def make(
         results: more for the manifest.
         show_layers: whether to print the network's layers.
         events: where TensorBoard's event files go, if any are wanted.
+        compiled: the trainers that earlier calls compiled, to be reused by networks of the same architecture. Networks
+            from the user's own code and files are always compiled anew, since their graphs may differ from call to call.
 
     Returns:
         The manifest as written.
@@ -118,6 +123,10 @@ def make(
             reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
         return network
 
+    trainers = None
+    if compiled is not None and model.file is None:
+        architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
+        trainers = compiled.setdefault(architecture, {})
     with artifact.writing(keep=CHECKPOINT) as staging:
         checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
         if not checkpoint.path.exists() and _lacks_epochs(artifact, identity):
@@ -132,6 +141,7 @@ def make(
             role=role,
             checkpoint=checkpoint,
             reporter=reporter,
+            trainers=trainers,
             **({"watch": Board(events).show} if events else {}),
         )
         if problem := saved_models.save(network, staging.path):
@@ -194,7 +204,7 @@ def _lacks_epochs(artifact: workspace.Artifact, identity: workspace.Manifest) ->
     return bool(
         standing
         and standing.differences(identity)
-        and training.continues(standing, identity)
+        and continues(standing, identity)
         and artifact.broken(standing) is None
     )
 

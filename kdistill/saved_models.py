@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import deterministic, keras, tf
+from kdistill.canonical import canonical_keras, canonical_saved_model
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError, gist
 from kdistill.own_networks import operations_in
@@ -44,7 +45,8 @@ def save(model: keras.Model, directory: Path) -> str | None:
             tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
         except (AssertionError, ValueError) as error:
             raise KdistillError(f"TensorFlow can't save this network: {gist(error)}") from error
-        (directory / "saved_model" / "fingerprint.pb").unlink()  # optional, and random: the rest is the same each time
+        (directory / "saved_model" / "fingerprint.pb").unlink()  # It is optional and random.
+        canonical_saved_model(directory / "saved_model" / "saved_model.pb")
         try:
             model.save(directory / "model.keras")
         except OSError:
@@ -53,6 +55,7 @@ def save(model: keras.Model, directory: Path) -> str | None:
             (directory / "model.keras").unlink(missing_ok=True)
             why = " ".join(str(error).split())[:200].strip()
             return f"model.keras is left out, as Keras can't save this network ({why}); saved_model is whole"
+        canonical_keras(directory / "model.keras")
     return None
 
 

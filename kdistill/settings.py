@@ -23,6 +23,7 @@ Mean = Literal["arithmetic", "geometric"]
 TeacherOutput = Literal["auto", "logits", "probabilities"]
 TeacherInput = Literal["scaled", "raw"]
 Dtype = Literal["float32", "float16"]
+DataFormat = Literal["npz", "npy", "hdf5", "csv", "parquet"]
 ExportFormat = Literal["tflite", "onnx"]
 Quantize = Literal["none", "int8", "float16"]
 
@@ -45,6 +46,8 @@ AUGMENTATIONS = {
 }
 MOST_VIEWS = 10_000
 WHOLE = ("shift", "crop")  # of these, in pixels
+_PIXELS = re.compile(r"[1-9]\d{0,17}")
+MAX_PIXELS = 50_000_000  # the default of --max-pixels
 _IMAGE_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 NAME = re.compile(r"[^\W_][\w.-]{0,99}", re.ASCII)
 
@@ -578,7 +581,9 @@ class Reading:
     test_inputs: str | None = None
     test_labels: str | None = None
     image_size: str | None = None
+    max_pixels: str | None = None
     test_fraction: str | None = None
+    data_format: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -588,6 +593,12 @@ class Reading:
             raise UsageError(f"--test-fraction is {self.test_fraction}: it needs a number between 0 and 1")
         if self.image_size is not None:
             image_size(self.image_size)
+        if self.max_pixels is not None and not _PIXELS.fullmatch(self.max_pixels):
+            raise UsageError(
+                f"--max-pixels is {self.max_pixels}: it needs a whole number of pixels, at least 1, e.g. {MAX_PIXELS}"
+            )
+        if self.data_format is not None:
+            _choice("data-format", self.data_format, DataFormat)
 
     @classmethod
     def of(cls, name: str) -> tuple[str, Reading]:

@@ -5,7 +5,7 @@
 | `logits` | (rows, classes) float32 or float16 | the teacher's logits, of which any temperature is a view |
 | `soft_targets` | as `logits` | softmax(logits / T), T being the attribute `temperature` |
 | `labels` | (rows,) int64 | hard labels, -1 where there is none |
-| `row_keys` | (rows, 16) uint8 | `row_keys.row_keys` of each input row |
+| `row_keys` | (rows, 16) uint8 | `kdistill.row_keys` of each input row |
 
 A file of the k largest has `logits` (rows, k + 1), the last being the one that has the mass of all other classes at T,
 and `top_classes` (rows, k): which class each of the others is.
@@ -37,13 +37,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import metrics
+from kdistill import commands, metrics
 from kdistill.block_log import Block, BlockLog
 from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, selected
 from kdistill.errors import KdistillError
-from kdistill.row_keys import row_keys, sortable
+from kdistill.row_hashes import positions, row_keys, sortable
 from kdistill.settings import Selection, check_batch_size, check_temperature
-from kdistill.stored_logits import Form, Logits
+from kdistill.stored_logits import Form, Logits, unusable, unusable_row
 from kdistill.workspace import FORMAT, Artifact, Manifest, recorded
 
 if TYPE_CHECKING:
@@ -91,12 +91,14 @@ def write(
         start = 0
         for block in log.blocks():
             end = start + len(block["row_keys"])
+            logits = Logits(form, block["logits"], block.get("top_classes"))
+            logits.check(start, " + ".join(asked(identity)))  # soft targets of such logits are finite at any T
             block["labels"] = labels[start:end]
             block["soft_targets"] = np.exp(metrics.log_softmax(block["logits"], form.temperature))
             for name, values in block.items():
                 made[name][start:end] = values
             content.add(block)
-            correct += _correct(Logits(form, block["logits"], block.get("top_classes")), block["labels"])
+            correct += _correct(logits, block["labels"])
             start = end
         labelled = int((labels != NO_LABEL).sum())
         results = {
@@ -129,21 +131,24 @@ def asked(manifest: Manifest) -> list[str]:
     return [made.name for made in manifest.made_from("teacher", "logits").values()]
 
 
-def transfer_sources(manifest: Manifest) -> dict[str, Source]:
-    """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows."""
+def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str, Source]:
+    """The transfer sets that a file was made from, by their role; none where it was the dataset's training rows.
+
+    `cache` is a directory for decoded rows.
+    """
     named = manifest.made_from("transfer_set")
-    return {role: resolve(made.name) for role, made in named.items()}
+    return {role: resolve(made.name, cache=cache) for role, made in named.items()}
 
 
-def whole_transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that those a file speaks of were selected from."""
-    sources = transfer_sources(manifest).values()
+    sources = transfer_sources(manifest, cache).values()
     return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
 
 
-def transfer_set(manifest: Manifest, dataset: Dataset) -> Split:
+def transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that a file speaks of: inputs and labels."""
-    rows = whole_transfer_set(manifest, dataset)
+    rows = whole_transfer_set(manifest, dataset, cache)
     return rows.chosen(selected(rows, Selection.of(manifest.settings), dataset))
 
 
@@ -212,6 +217,16 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
     return file.create_dataset(name, shape, dtype, chunks=(rows, *of_a_view), fletcher32=True)
 
 
+def recovered(artifact: Artifact) -> Manifest:
+    """What the manifest in a soft-target file says of how it was made, however damaged the file is."""
+    text: str | bytes = ""
+    with contextlib.suppress(OSError, KeyError, ValueError, TypeError, RuntimeError):
+        if not artifact.path.is_symlink():
+            with h5py.File(artifact.path, "r", locking=False) as file:
+                text = np.asarray(file.attrs["manifest"]).item()
+    return Manifest.recovered(text, artifact.kind)
+
+
 class SoftTargets:
     """A soft-target file that is there; what it says of itself is checked when it is opened.
 
@@ -247,7 +262,9 @@ class SoftTargets:
                 raise KdistillError(
                     f"{path} has format {int(version)}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
-            manifest = Manifest.from_json(np.asarray(file.attrs["manifest"]).item(), str(path), remedy)
+            manifest = Manifest.from_json(
+                np.asarray(file.attrs["manifest"]).item(), str(path), remedy, kind="soft targets"
+            )
             settings, results = manifest.settings, manifest.results
             form = Form(
                 results["classes"],
@@ -286,7 +303,10 @@ class SoftTargets:
         Raises:
             KdistillError: if the file is damaged, or of a newer format, or none of kdistill's.
         """
-        return cls(artifact.path, remedy=f"{artifact.command} --force") if artifact.path.exists() else None
+        artifact.refuse_links()
+        if not artifact.path.exists():
+            return None
+        return cls(artifact.path, remedy=commands.remedy(artifact, recovered(artifact)))
 
     @property
     def digest(self) -> str:
@@ -330,6 +350,8 @@ class SoftTargets:
             for start in range(0, self.rows, step):
                 block = {name: self.file[name][start : start + step] for name in names}
                 logits = Logits(self.form, block["logits"], block.get("top_classes"))
+                if (row := unusable_row(logits.values)) is not None:
+                    raise KdistillError(f"{self.path}: {unusable(start + row)}: {self.remedy}")
                 content.add(block)
                 correct += _correct(logits, block["labels"])
                 yield block["row_keys"], block["labels"], logits
@@ -470,7 +492,7 @@ class SoftTargets:
         """The place in the file of each row, found by key, never by position.
 
         Args:
-            keys: (n, 16), `row_keys.row_keys` of the inputs to be trained on, in any order, with any repetition.
+            keys: (n, 16), `kdistill.row_keys` of the inputs to be trained on, in any order, with any repetition.
             labels: (n,) their hard labels, `data.NO_LABEL` for none.
             whose: what rows these are, for messages.
             remedy: the command that makes a file of these rows, for messages; the one that made this unless told
@@ -495,11 +517,8 @@ class SoftTargets:
 
     def _find(self, keys: Keys, whose: str, remedy: str) -> NDArray[np.int64]:
         """Where in the file each key stands; the first place, of those that stand there twice."""
-        names, order = self._order
-        place = np.searchsorted(names, wanted := sortable(keys), sorter=order)
-        rows = order[np.minimum(place, self.rows - 1)]
-        missing = int((names[rows] != wanted).sum())
-        if missing:
+        rows = positions(keys, self.keys, self._order[1])
+        if missing := int((rows < 0).sum()):
             raise KdistillError(
                 f"{missing:,} of the {len(keys):,} {whose} are not in {self.path}, which was made from "
                 f"{self.manifest.inputs['dataset'].name}: {remedy}"

@@ -13,6 +13,19 @@ from kdistill.errors import KdistillError
 
 Floats = NDArray[np.floating[Any]]
 
+LARGEST = 1e15  # training squares logits in float32 and sums the squares; those of larger logits could overflow
+
+
+def unusable_row(logits: Floats) -> int | None:
+    """Return the first row of logits (rows, ...) that holds NaN or a value beyond `LARGEST`; None if there is none."""
+    usable = np.abs(logits.astype(np.float32, copy=False)) <= LARGEST  # false for NaN
+    return None if usable.all() else int(np.argmin(usable.reshape(len(usable), -1).all(axis=1)))
+
+
+def unusable(row: int) -> str:
+    """Return what is wrong with a row that `unusable_row` found, for messages."""
+    return f"the logits of row {row} are NaN, infinite or beyond {LARGEST:g}"
+
 
 @dataclass(frozen=True)
 class Form:
@@ -63,11 +76,7 @@ class Form:
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self.columns.values())
 
     def store(self, logits: NDArray[np.float32]) -> Logits:
-        """Logits (rows, classes), or (rows, views, classes), in this form.
-
-        Raises:
-            KdistillError: if they are beyond what float16 can hold.
-        """
+        """Logits (rows, classes), or (rows, views, classes), in this form; infinite where the type can't hold them."""
         if self.views is not None:
             flat, shapes = self.of_a_view.store(logits.reshape(-1, self.classes)), self.columns
             values, names = flat.values.reshape(-1, *shapes["logits"][0]), flat.top_classes
@@ -83,9 +92,8 @@ class Form:
             peak = others.max(axis=1, keepdims=True)
             mass = np.exp((others - peak) / self.temperature).sum(axis=1, keepdims=True)
             logits = np.concatenate([largest, peak + self.temperature * np.log(mass)], axis=1).astype(np.float32)
-        if self.dtype == "float16" and (beyond := float(np.abs(logits).max())) > np.finfo(np.float16).max:
-            raise KdistillError(f"a logit of {beyond:.6g} is more than float16 can hold: --dtype float32")
-        values = logits.astype(self.columns["logits"][1])
+        with np.errstate(over="ignore"):
+            values = logits.astype(self.columns["logits"][1])
         return Logits(self, values, None if top is None else top.astype(self.columns["top_classes"][1]))
 
 
@@ -103,6 +111,20 @@ class Logits:
     @property
     def nbytes(self) -> int:
         return len(self) * self.form.row_bytes
+
+    def check(self, start: int, where: str) -> None:
+        """Refuse what no student could be trained on.
+
+        Args:
+            start: the number of the first row.
+            where: what the logits come from, for messages.
+
+        Raises:
+            KdistillError: naming the first row that holds NaN, infinity, or a logit beyond `LARGEST`.
+        """
+        if (row := unusable_row(self.values)) is not None:
+            half = f"the logits of row {start + row} are more than float16 can hold: --dtype float32"
+            raise KdistillError(f"{where}: {half if self.form.dtype == 'float16' else unusable(start + row)}")
 
     def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
         """Some of the rows, by number or mask, and of one view."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_so
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
-    from kdistill.networks import Lesson
+    from kdistill.networks import Compiled, Lesson
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class Sources:
     """What students learn from: a dataset, and what a teacher said of its rows or of others.
 
     `soft` is None where all learn from hard labels alone. `teachers_model` is the network of a student that names none.
+    `dataset_of` are sources of the same dataset, which is loaded once for both.
     """
 
     workspace: Workspace
@@ -36,6 +37,8 @@ class Sources:
     soft: SoftTargets | None
     teachers_model: str | None
     reporter: Reporter
+    compiled: Compiled = field(default_factory=dict)
+    dataset_of: Sources | None = None
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> Sources:
@@ -49,7 +52,8 @@ class Sources:
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        source = data.resolve(dataset, option="dataset" if settings.dataset else None)
+        option = "dataset" if settings.dataset else None
+        source = data.resolve(dataset, option=option, cache=workspace.cache)
         return cls(workspace, settings, source, soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
@@ -140,12 +144,18 @@ class Sources:
             reporter=reporter,
             events=events,
             lesson=self._lesson(settings),
+            compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
         )
 
     @cached_property
     def dataset(self) -> data.Dataset:
-        return self.source.load()
+        if self.dataset_of:
+            return self.dataset_of.dataset
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
 
     @cached_property
     def _dataset_identity(self) -> Input:
@@ -196,7 +206,9 @@ class Sources:
                 f"{self.soft.path} has soft targets of {self.soft.classes} classes, and {self.dataset.name} has "
                 f"{self.dataset.classes}: {self._remedy}"
             )
-        rows = transfer_set(self.soft.manifest, self.dataset)
+        rows = transfer_set(self.soft.manifest, self.dataset, self.workspace.cache)
+        for warning in rows.warnings:
+            self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
         places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)

@@ -74,5 +74,5 @@ def show_history(artifact: Artifact, directory: Path) -> None:
     Raises:
         KdistillError: if its `history.csv` is damaged.
     """
-    _, table = history.read(artifact.path / "history.csv", f"{artifact.command} --force")
+    _, table = history.read(artifact.path / "history.csv", artifact.remedy)
     Board(directory).show([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])

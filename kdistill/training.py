@@ -31,7 +31,8 @@ from kdistill.feed import Buffer, Examples, Feed
 from kdistill.models import role_seed
 from kdistill.saved_models import scaled
 from kdistill.settings import UNTEMPERED, Loss, Training
-from kdistill.workspace import Manifest, flush
+from kdistill.unfinished import continues
+from kdistill.workspace import Manifest, flush, threads
 
 STEPS_A_CALL = 200  # few enough that Ctrl-C is heard within a second or two, many enough to cost nothing
 EVALUATION_ROWS = 1000
@@ -79,6 +80,7 @@ class Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
     best: list[NDArray[Any]] | None = None
     best_epoch: int = 0
+    threads: int = 0  # that the epochs were computed with, where they were read from a checkpoint
 
     @property
     def epoch(self) -> int:
@@ -98,7 +100,12 @@ class Checkpoint:
 
     def write(self, progress: Progress, variables: Sequence[Any]) -> None:
         """Put it in its place whole."""
-        head = {"rows": progress.rows, "best_epoch": progress.best_epoch, "identity": self.identity.to_json()}
+        head = {
+            "rows": progress.rows,
+            "best_epoch": progress.best_epoch,
+            "identity": self.identity.to_json(),
+            "threads": threads(),
+        }
         arrays: dict[str, Any] = {f"variable_{i}": _array(variable) for i, variable in enumerate(variables)}
         arrays |= {f"best_{i}": value for i, value in enumerate(progress.best or [])}
         beside = self.path.with_suffix(".new")
@@ -116,6 +123,11 @@ class Checkpoint:
             reporter.say("starts over: the run that was stopped here had other settings, or left nothing whole")
             return Progress()
         reporter.say(f"goes on after epoch {progress.epoch}")
+        if progress.threads not in (0, threads()):
+            reporter.warn(
+                f"epochs 1 to {progress.epoch} were computed with {progress.threads} threads, and the rest will be with "
+                f"{threads()}: the result may differ in its last bits from an uninterrupted run"
+            )
         return progress
 
     def _read(self, variables: Sequence[Any]) -> Progress | None:
@@ -134,7 +146,7 @@ class Checkpoint:
             return None
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return Progress(head["rows"], best, head["best_epoch"])
+        return Progress(head["rows"], best, head["best_epoch"], head.get("threads", 0))
 
 
 def _array(variable: keras.Variable) -> NDArray[Any]:
@@ -144,16 +156,6 @@ def _array(variable: keras.Variable) -> NDArray[Any]:
 def _like(variable: keras.Variable, array: NDArray[Any]) -> NDArray[Any]:
     """An array as it was written: NumPy's files don't know bfloat16, whose bytes come back without a type."""
     return array.view(_array(variable).dtype) if array.dtype.kind == "V" else array
-
-
-def continues(written: Manifest, wanted: Manifest) -> bool:
-    """Whether a run of one identity goes on as the other: the same, or more epochs where no epoch depends on it."""
-    if not written.differences(wanted):
-        return True
-    before, after = written.settings, wanted.settings
-    if after["schedule"] != "constant" or before.get("epochs", math.inf) > after["epochs"]:
-        return False
-    return not replace(written, settings={**before, "epochs": after["epochs"]}).differences(wanted)
 
 
 def train(
@@ -168,6 +170,7 @@ def train(
     checkpoint: Checkpoint,
     reporter: Reporter,
     watch: Callable[[Sequence[history.Row]], None] = lambda _: None,
+    trainers: Trainers | None = None,
 ) -> tuple[keras.Model, Progress]:
     """Train a network to the last epoch, or until early stopping; goes on from the checkpoint if one fits.
 
@@ -184,6 +187,8 @@ def train(
         checkpoint: where each epoch's state is kept.
         reporter: hears of each epoch.
         watch: sees the history as it is taken up, and after each epoch.
+        trainers: those compiled before for networks of the same architecture. One that fits is reused, with the same
+            bits as a new one would give; a new one is added.
 
     Returns:
         The trained network, and the history.
@@ -198,13 +203,14 @@ def train(
         model = build()
         optimizer = _optimizer(settings, steps)
         optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *optimizer.variables]
+    trainer = _trainer(strategy, model, optimizer, examples, objective, settings, steps, trainers)
+    model, optimizer, variables = trainer.model, trainer.optimizer, trainer.variables
     progress = checkpoint.read(variables, reporter)
     watch(progress.rows)
     feed = Feed(examples, settings.batch_size, settings.memory << 20)
     reporter.say(f"training rows: {feed}")
-    run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
-    judge = _judge(model, Feed(held_out, EVALUATION_ROWS, settings.memory << 20))
+    held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
+    numbers = tf.constant([objective.alpha, objective.temperature], tf.float32)
     names = history.columns(held_out_name, student=role == "student")
     labelled = examples.labelled
 
@@ -222,7 +228,7 @@ def train(
                 for first in range(0, len(order), call_rows):
                     rows = tf.constant(order[first : first + call_rows], tf.int32)
                     with _failing_in_one_line():
-                        sums += run_steps(buffer, rows, tf.constant([draws, step], tf.int32)).numpy()
+                        sums += trainer.run_steps(buffer, rows, tf.constant([draws, step], tf.int32), numbers).numpy()
                     if not np.isfinite(sums).all():
                         raise KdistillError(
                             f"the loss is not finite in epoch {epoch}, with optimizer {settings.optimizer} and learning "
@@ -234,7 +240,7 @@ def train(
             loss, soft = sums[0] / len(examples), sums[2] / len(examples)
             hard, right = (sums[1] / labelled, sums[3] / labelled) if labelled else (math.nan, math.nan)
             with _failing_in_one_line():
-                held_loss, held_accuracy = judge()
+                held_loss, held_accuracy = trainer.evaluate(held_out_feed)
             row = {
                 "epoch": epoch,
                 "train_loss": loss,
@@ -330,6 +336,76 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """A network and its optimizer, with the compiled functions that train and evaluate it.
+
+    Alpha, temperature and seeds are inputs of these functions, so that a sweep compiles once for each architecture.
+
+    Attributes:
+        model: the network.
+        optimizer: its optimizer, which has been built.
+        run_steps: takes a buffer, row numbers (n,) in it, a seed (2,) int32 and (alpha, temperature); takes a step per
+            batch, and returns the sums over the rows of loss, hard loss and soft loss, and the number of rows classified
+            correctly, (4,) float64. The seed's second number is that of the first step.
+        loss_sums: takes inputs (rows, ...) and labels (rows,); returns the sum of the hard losses and the number of rows
+            classified correctly, (2,) float64.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    run_steps: Callable[[Buffer, Any, Any, Any], Any]
+    loss_sums: Callable[[Any, Any], Any]
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of the network and the optimizer."""
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def restart(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        """Take over the values of a new network of the same architecture and of its optimizer."""
+        for variable, initial in zip(self.variables, [*model.variables, *optimizer.variables], strict=True):
+            variable.assign(initial)
+
+    def evaluate(self, feed: Feed) -> tuple[float, float]:
+        """The mean hard loss and the accuracy on the rows of a feed."""
+        total = np.sum([self.loss_sums(buffer.inputs, buffer.labels).numpy() for buffer in feed.in_order()], axis=0)
+        loss, right = total / len(feed.examples)
+        return float(loss), float(right)
+
+
+Trainers = dict[tuple[Any, ...], Trainer]  # of networks of one architecture, by what else their functions depend on
+
+
+def _trainer(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    examples: Examples,
+    objective: Objective,
+    settings: Training,
+    steps: int,
+    trainers: Trainers | None,
+) -> Trainer:
+    """A trainer with the values of a new network: one that was compiled for another student, where one fits."""
+    form = examples.teacher.form if examples.teacher else None
+    key = (
+        replace(settings, seed=0, epochs=1, memory=1),
+        settings.epochs * steps if settings.schedule != "constant" else None,
+        replace(objective, alpha=0.0, temperature=1.0),
+        (form.top_k, form.classes, form.rest, form.dtype) if form else None,
+        examples.views.augment if examples.views else None,
+    )
+    if trainers is not None and (trainer := trainers.get(key)):
+        trainer.restart(model, optimizer)
+        return trainer
+    run_steps = _step_runner(strategy, model, optimizer, examples, objective, settings)
+    trainer = Trainer(model, optimizer, run_steps, _loss_sums(model))
+    if trainers is not None:
+        trainers[key] = trainer
+    return trainer
+
+
 def _step_runner(
     strategy: tf.distribute.Strategy,
     model: keras.Model,
@@ -337,26 +413,23 @@ def _step_runner(
     examples: Examples,
     objective: Objective,
     settings: Training,
-) -> Callable[[Buffer, Any, Any], Any]:
-    """A function of a buffer, of row numbers in it, and of a seed (2,), that takes one step a batch of the rows.
-
-    It returns the sums over all rows of loss, hard loss, soft loss and of rows classified rightly; (4,) float64. The
-    seed's second number is that of the first step; each step draws its own dropout.
-    """
+) -> Callable[[Buffer, Any, Any, Any], Any]:
+    """The function `Trainer.run_steps`; each step draws its own dropout."""
     form = examples.teacher.form if examples.teacher else None
     views = examples.views
     masks = dropout.Masks(model)
 
-    def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...], drawn: Any) -> Any:
+    def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...], drawn: Any, numbers: Any) -> Any:
+        current = replace(objective, alpha=numbers[0], temperature=numbers[1])
         with tf.GradientTape() as tape, masks.given(drawn):
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
-            hard = objective.hard(batch_labels, logits)
+            hard = current.hard(batch_labels, logits)
             if form:
                 said = tf.cast(batch_soft[0], tf.float32)
                 if form.top_k is not None:
                     said = losses.of_all_classes(said, batch_soft[1], classes=form.classes, rest=form.rest)
-                soft = objective.soft(batch_labels, said, logits)
-                loss = losses.weighted(hard, soft, alpha=objective.alpha)
+                soft = current.soft(batch_labels, said, logits)
+                loss = losses.weighted(hard, soft, alpha=current.alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
             batch_loss = tf.add_n([tf.reduce_mean(loss), *(tf.cast(each, tf.float32) for each in model.losses)])
@@ -368,7 +441,7 @@ def _step_runner(
 
     compiled = tf.function(step, jit_compile=True) if uses_xla(model, settings.xla) else step
 
-    def run(buffer: Buffer, order: Any, seed: Any) -> Any:
+    def run(buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
         for first in tf.range(0, rows, settings.batch_size):
@@ -377,16 +450,16 @@ def _step_runner(
             if views:
                 inputs = views.apply(inputs, tf.gather(buffer.transforms[0], batch))
             drawn = masks.draw(tf.shape(batch)[0], tf.stack([seed[0], seed[1] + first // settings.batch_size]))
-            of_replicas = strategy.run(compiled, args=(inputs, labels, tuple(soft), drawn))
+            of_replicas = strategy.run(compiled, args=(inputs, labels, tuple(soft), drawn, numbers))
             sums += tf.cast(strategy.reduce("SUM", of_replicas, axis=None), tf.float64)
         return sums
 
-    runner: Callable[[Buffer, Any, Any], Any] = tf.function(run, reduce_retracing=True)
+    runner: Callable[[Buffer, Any, Any, Any], Any] = tf.function(run, reduce_retracing=True)
     return runner
 
 
-def _judge(model: keras.Model, feed: Feed) -> Callable[[], tuple[float, float]]:
-    """A function that gives the mean hard loss and the accuracy on some rows."""
+def _loss_sums(model: keras.Model) -> Callable[[Any, Any], Any]:
+    """The function `Trainer.loss_sums`."""
 
     def sums(inputs: Any, labels: Any) -> Any:
         total = tf.zeros(2, tf.float64)
@@ -399,11 +472,5 @@ def _judge(model: keras.Model, feed: Feed) -> Callable[[], tuple[float, float]]:
             total += tf.cast([tf.reduce_sum(hard), tf.reduce_sum(tf.cast(right, tf.float32))], tf.float64)
         return total
 
-    graph = tf.function(sums, reduce_retracing=True)
-
-    def judge() -> tuple[float, float]:
-        total = np.sum([graph(buffer.inputs, buffer.labels).numpy() for buffer in feed.in_order()], axis=0)
-        loss, right = total / len(feed.examples)
-        return float(loss), float(right)
-
-    return judge
+    compiled: Callable[[Any, Any], Any] = tf.function(sums, reduce_retracing=True)
+    return compiled

@@ -18,6 +18,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,71 +27,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdistill import commands, schema
 from kdistill.errors import KdistillError
-from kdistill.settings import (
-    NAME,
-    CorrectBias,
-    Export,
-    Plot,
-    Soften,
-    Sweep,
-    Training,
-    TrainStudent,
-    TrainTeacher,
-    short,
-    written,
-)
+from kdistill.settings import NAME, CorrectBias, Export, Sweep
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
-NAMED_BY_OPTION = (  # inputs; options of the same names give them
-    "dataset",
-    "transfer_set",
-    "weights",
-    "teacher",
-    "logits",
-    "soft_targets",
-    "other_soft_targets",
-)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # NumPy and HDF5 don't say which file was too large
+HELD_BY = "process "  # how what a lock file says begins
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
-TRAINING = asdict(Training())
-DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always said
-    "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},
-    "soft targets": {
-        "teacher": [TrainTeacher.name],
-        "mean": Soften.mean,
-        "teacher_output": Soften.teacher_output,
-        "teacher_input": Soften.teacher_input,
-        "dtype": Soften.dtype,
-        "seed": 0,
-        "batch_size": Soften.batch_size,
-        "rows_seed": Soften.selection.seed,
-    },
-    "student": {
-        **TRAINING,
-        "dataset": [TrainTeacher.dataset],
-        "soft_targets": [TrainStudent.soft_targets],
-        "rows_seed": TrainStudent.selection.seed,
-    },
-    "sweep": {
-        **TRAINING,
-        "dataset": [TrainTeacher.dataset],
-        "soft_targets": [TrainStudent.soft_targets],
-        "temperature": written(Sweep.temperatures),
-        "alpha": written(Sweep.alphas),
-        "loss": written(Sweep.losses),
-        "seeds": written(Sweep.seeds),
-        "rows_seed": TrainStudent.selection.seed,
-    },
-    "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
-}
-COUNTS = {  # what later stages read of `results`, all whole numbers
-    "teacher": ("test_errors", "test_rows", "parameters"),
-    "student": ("test_errors", "test_rows", "parameters"),
-    "soft targets": ("rows", "classes", "labelled", "correct"),
-    "export": ("test_errors", "original_test_errors", "test_rows", "bytes", "original_bytes", "threads", "batch_rows"),
-}
 
 
 def digest(path: Path) -> str:
@@ -145,17 +90,27 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     seconds: float = 0.0
+    threads: int = 0  # that TensorFlow computed with; 0 in manifests written before this was recorded
     format: int = FORMAT
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str, remedy: str, *, finished: bool = True) -> Manifest:
-        """Read what `to_json` wrote, of a finished artifact or of one that is being made.
+    def from_json(
+        cls, text: str | bytes, where: str, remedy: str, *, kind: str | None = None, finished: bool = True
+    ) -> Manifest:
+        """Read what `to_json` wrote, and check all that later code reads of it.
+
+        Args:
+            text: the manifest.
+            where: the file, for messages.
+            remedy: the command that makes it again, for messages.
+            kind: of the artifact; any if not given.
+            finished: whether the artifact is finished, or is being made.
 
         Raises:
-            KdistillError: if it is no such thing, or of a newer format.
+            KdistillError: if it is not a manifest of this kind, or of a newer format.
         """
         try:
             fields = json.loads(text)
@@ -164,18 +119,31 @@ class Manifest:
                 raise KdistillError(
                     f"{where} has format {standing}, and this kdistill reads up to {FORMAT}: upgrade kdistill"
                 )
-            manifest = cls(**{**fields, "inputs": {role: Input(**made) for role, made in fields["inputs"].items()}})
-            texts = [manifest.kind, manifest.created, *manifest.outputs.values()]
-            texts += [value for made in manifest.inputs.values() for value in (made.name, made.digest)]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(standing, int):
-                raise TypeError
-            dict(manifest.settings), dict(manifest.results), float(manifest.seconds)
-            counts = COUNTS.get(manifest.kind, ()) if finished else ()
-            if not all(isinstance(manifest.results[count], int) for count in counts):
-                raise TypeError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise KdistillError(f"{where} is no manifest that kdistill wrote: {remedy}") from None
-        return manifest
+            wrong = next(schema.problems(fields, finished=finished), "")
+            if not wrong and kind not in (None, fields["kind"]):
+                wrong = f"kind {fields['kind']!r}"
+            if wrong:
+                raise ValueError(f"wrong or missing: {wrong}")
+            return cls(**{**fields, "inputs": {role: Input(**made) for role, made in fields["inputs"].items()}})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            why = f" ({error})" if type(error) is ValueError else ""
+            raise KdistillError(f"{where} is not a manifest that kdistill wrote{why}: {remedy}") from None
+
+    @classmethod
+    def recovered(cls, text: str | bytes, kind: str) -> Manifest:
+        """What a damaged manifest still says of how its artifact was made: settings and inputs that can be read."""
+        try:
+            fields = json.loads(text)
+            settings, inputs = (
+                part if isinstance(part := fields.get(name), dict) else {} for name in ("settings", "inputs")
+            )
+        except (ValueError, AttributeError, RecursionError):
+            settings, inputs = {}, {}
+        return cls(
+            kind=kind,
+            settings={key: value for key, value in settings.items() if schema.sound_setting(kind, key, value)},
+            inputs={role: Input(**made) for role, made in inputs.items() if schema.sound_input(role, made)},
+        )
 
     def made_from(self, *kinds: str) -> dict[str, Input]:
         """The inputs of some kinds, by role: a kind, which `teacher` and `teacher 2` have in common, and a number."""
@@ -199,14 +167,6 @@ class Manifest:
         return found
 
 
-def _option(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_option("format" if key == "formats" else key, one) for one in value)
-    if value is True:
-        return f"--{key.replace('_', '-')}"
-    return f"--{key.replace('_', '-')} {shlex.quote(short(value))}"
-
-
 def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
@@ -223,17 +183,23 @@ def _versions() -> dict[str, str]:
 class Artifact:
     """One thing of the workspace: a directory with a `manifest.json`, or a file that carries its own.
 
-    `command` makes it; with `complete` there is no option to add, as where its name says them all.
+    `command` makes it, with its name as the only option, or with all options where the name says them. `whole` is the
+    artifact that it is a part of.
     """
 
     kind: str
     name: str
-    path: Path
+    root: Path
+    place: str
     command: str
-    complete: bool = False
+    whole: Artifact | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.place
 
     @property
     def partial(self) -> Path:
@@ -245,34 +211,28 @@ class Artifact:
 
     def command_for(self, manifest: Manifest) -> str:
         """The command that makes what a manifest describes, with every option that is not a default."""
-        if self.complete:
-            return self.command
-        if "student" in manifest.inputs:  # its biases were corrected
-            return self._correction(manifest)
-        options: dict[str, Any] = {}
-        for role, made in manifest.inputs.items():
-            if (option := role.split()[0]) in NAMED_BY_OPTION and (self.kind != "plots" or option == "soft_targets"):
-                options.setdefault(option, []).append(made.name)
-        from_workspace = self.kind == "soft targets" and NAME.fullmatch(options.get("teacher", ["/"])[0])
-        if from_workspace or "soft_targets" in options:  # these are recorded upstream
-            options.pop("dataset", None)
-        if "soft_targets" in options:
-            options.pop("transfer_set", None)
-        options |= manifest.settings
-        defaults = DEFAULTS[self.kind]
-        given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
-        return " ".join([self.command, *(_option(key, value) for key, value in given.items())])
+        return commands.rebuilt(self, manifest)
 
-    def _correction(self, manifest: Manifest) -> str:
-        """The command that makes a corrected student."""
-        made_from, pool = manifest.inputs["student"].name, manifest.inputs.get("inputs")
-        settings = CorrectBias(
-            student=made_from,
-            name=self.name,
-            frequencies=manifest.settings.get("frequencies", CorrectBias.frequencies),
-            inputs=pool.name if pool else None,
-        )
-        return Workspace(self.path.parent.parent).corrected(settings).command
+    @property
+    def remedy(self) -> str:
+        """The command that makes a damaged directory again as it was, as far as its manifest can be read."""
+        return commands.remedy(self, self.recovered())
+
+    def recovered(self) -> Manifest:
+        """What the manifest of a directory says of how it was made, however damaged it is."""
+        try:
+            text = b"" if self.manifest_path.is_symlink() else self.manifest_path.read_bytes()
+        except OSError:
+            text = b""
+        return Manifest.recovered(text, self.kind)
+
+    def refuse_links(self) -> None:
+        """Refuse an artifact that is a symbolic link or lies behind one.
+
+        Raises:
+            KdistillError: naming the link.
+        """
+        refuse_links(self.root, self.path)
 
     def manifest(self) -> Manifest | None:
         """The manifest of a directory, None where nothing stands.
@@ -280,6 +240,7 @@ class Artifact:
         Raises:
             KdistillError: if what stands there is no artifact of kdistill's.
         """
+        refuse_links(self.root, self.manifest_path)
         try:
             text = self.manifest_path.read_bytes()
         except FileNotFoundError:
@@ -288,7 +249,7 @@ class Artifact:
             return None
         except NotADirectoryError:
             raise KdistillError(f"{self.path} is a file where a directory is meant: remove it") from None
-        return Manifest.from_json(text, str(self.manifest_path), f"{self.command} --force")
+        return Manifest.from_json(text, str(self.manifest_path), self.remedy, kind=self.kind)
 
     def require(self) -> Manifest:
         """The manifest of a directory that must be there and whole.
@@ -298,9 +259,9 @@ class Artifact:
         """
         manifest = self.manifest()
         if manifest is None:
-            raise KdistillError(f"there is no {self} in {self.path.parent.parent}: {self.command}")
+            raise KdistillError(f"there is no {self} in {self.root}: {self.command}")
         if broken := self.broken(manifest):
-            raise KdistillError(f"{self}: {broken}: {self.command_for(manifest)} --force")
+            raise KdistillError(f"{self}: {broken}: {commands.remedy(self, manifest)}")
         return manifest
 
     def broken(self, manifest: Manifest) -> str | None:
@@ -314,7 +275,12 @@ class Artifact:
         return None
 
     def out_of_date(self, wanted: Manifest) -> str | None:
-        """Why a directory must be made (again), in words; None if it is up to date."""
+        """Why a directory must be made (again), in words; None if it is up to date.
+
+        Raises:
+            KdistillError: if something stands in its place that kdistill did not make.
+        """
+        self.refuse_links()
         try:
             standing = self.manifest()
         except KdistillError as error:
@@ -325,24 +291,24 @@ class Artifact:
             return "not there yet"
         return "; ".join(standing.differences(wanted)) or self.broken(standing)
 
-    def sweep(self) -> None:
-        """Remove what a run left that was killed between putting the new in its place and tidying up."""
-        if self._left_behind():
-            with contextlib.suppress(KdistillError), self.writing():  # a live writer sweeps for itself
-                pass
-
-    def _left_behind(self) -> bool:
-        """Whether beside the artifact is what stood here before, or the log of the file that stands here now.
-
-        A log that is newer than the file is half-finished work, to be gone on with.
-        """
-        if (self.partial / "manifest.json").exists():
-            return True
+    def writer(self) -> str | None:
+        """Who is writing this artifact now, None if nobody is."""
         try:
-            logged = [item.stat().st_mtime_ns for item in self.partial.iterdir()]
-            return self.path.is_file() and max(logged, default=0) <= self.path.stat().st_mtime_ns
-        except OSError:  # there is nothing, or a live writer sweeps just now
-            return False
+            descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(descriptor)
+        else:
+            return None
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
 
     @contextlib.contextmanager
     def writing(self, keep: str = "") -> Iterator[Staging]:
@@ -353,11 +319,16 @@ class Artifact:
                 interruption or an error, and what else a dead run left is removed.
 
         Raises:
-            KdistillError: if another process is writing it.
+            KdistillError: if another process is writing it, or kdistill did not make what is in its place or beside it.
         """
+        self.refuse_links()
         made = _make_directories(self.path.parent)
         try:
-            with _lock(self.path.with_name(f".{self.path.name}.lock"), self):
+            with _lock(self._lock_path, self):
+                if os.path.lexists(self.partial) and not _is_directory(self.partial):
+                    raise KdistillError(
+                        f"{self.partial} is not a directory that kdistill made: rm {shlex.quote(str(self.partial))}"
+                    )
                 _remove_all_but(self.partial, keep)
                 self.partial.mkdir(exist_ok=True)
                 try:
@@ -375,17 +346,53 @@ class Artifact:
                     directory.rmdir()
 
 
+def refuse_links(root: Path, path: Path) -> None:
+    """Refuse a path inside a workspace that leads out of it through a symbolic link; the root itself may be one.
+
+    Raises:
+        KdistillError: naming the link.
+    """
+    if link := link_in(root, path):
+        raise KdistillError(
+            f"{link} is a symbolic link, and kdistill follows none inside a workspace: rm {shlex.quote(str(link))}"
+        )
+
+
+def link_in(root: Path, path: Path) -> Path | None:
+    """The first symbolic link on the way from a workspace to a path inside it."""
+    places = (*reversed(path.parents), path)
+    return next((one for one in places if one != root and one.is_relative_to(root) and one.is_symlink()), None)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether a path is a directory itself, and not a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove_all_but(directory: Path, keep: str) -> None:
-    """Remove a directory, or, if one file in it is to be kept and is there, what else is in it."""
-    if not directory.exists():  # nothing was left, or it has taken the artifact's place
+    """Remove a directory, or, if one file in it is to be kept and is there, what else is in it.
+
+    Links in it are removed, and never followed.
+    """
+    if not _is_directory(directory):  # nothing was left, or it has taken the artifact's place
         return
-    for item in directory.iterdir():
-        if item.is_dir():
-            shutil.rmtree(item)
-        elif item.name != keep:
-            item.unlink()
+    with os.scandir(directory) as items:
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                shutil.rmtree(item)
+            elif item.name != keep or not item.is_file(follow_symlinks=False):
+                os.unlink(item)
+            elif item.stat(follow_symlinks=False).st_nlink > 1:  # it would be written to under its other name too
+                _unshare(Path(item))
     with contextlib.suppress(OSError):  # not empty: the file is kept
         directory.rmdir()
+
+
+def _unshare(file: Path) -> None:
+    """Put a copy in the place of a file that has another name elsewhere."""
+    copy = file.with_name(f"{file.name}.copy")
+    shutil.copyfile(file, copy)
+    os.replace(copy, file)
 
 
 def _make_directories(path: Path) -> list[Path]:
@@ -398,13 +405,18 @@ def _make_directories(path: Path) -> list[Path]:
 @contextlib.contextmanager
 def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
     """A lock that dies with its process."""
+    tries = 3  # who only asks for the writer holds the lock for an instant too
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open_lock(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(path, descriptor):
                 break
         except BlockingIOError:
+            if tries := tries - 1:
+                os.close(descriptor)
+                time.sleep(0.01)
+                continue
             holder = _holder(descriptor)
             os.close(descriptor)
             raise KdistillError(f"{artifact} is being written by {holder}: wait for it, or stop it") from None
@@ -412,12 +424,33 @@ def _lock(path: Path, artifact: Artifact) -> Iterator[None]:
     try:
         started = dt.datetime.now().astimezone().strftime("%H:%M:%S")
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} since {started}".encode(), 0)
+        os.pwrite(descriptor, f"{HELD_BY}{os.getpid()} since {started}".encode(), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, made if it is not there.
+
+    Raises:
+        KdistillError: if kdistill did not make what is there: writing to it could destroy something else.
+    """
+    refused = KdistillError(f"{path} is not a lock that kdistill made: rm {shlex.quote(str(path))}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise refused from None
+        raise
+    status = os.fstat(descriptor)
+    ours = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+    if not ours or not HELD_BY.encode().startswith(os.pread(descriptor, len(HELD_BY), 0)):
+        os.close(descriptor)
+        raise refused
+    return descriptor
 
 
 def _holder(descriptor: int) -> str:
@@ -486,7 +519,20 @@ def recorded(manifest: Manifest, *, outputs: Mapping[str, str], results: Mapping
         versions=_versions(),
         created=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        threads=threads(),
     )
+
+
+def threads() -> int:
+    """How many threads TensorFlow computes an operation with: `TF_NUM_INTRAOP_THREADS`, or one per available core.
+
+    Sums over several threads are rounded differently, so that the bits of a result can depend on it.
+    """
+    if (number := os.environ.get("TF_NUM_INTRAOP_THREADS", "")).isdecimal() and int(number):
+        return int(number)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def flush(path: Path, *, inside: bool = True) -> None:
@@ -503,11 +549,14 @@ def flush(path: Path, *, inside: bool = True) -> None:
 
 def exchange(new: Path, place: Path) -> None:
     """Put `new` where `place` is, in one step; what stood there ends up at `new`, or nowhere if nothing did."""
-    if not place.exists():
+    if not os.path.lexists(place):
         os.rename(new, place)
     elif not _swap(new, place):  # a file system that cannot exchange two names: the old one is aside for an instant
         aside = place.with_name(f".{place.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
+        if _is_directory(aside) and (aside / "manifest.json").exists():
+            shutil.rmtree(aside)
+        elif os.path.lexists(aside):
+            raise KdistillError(f"{aside} is in the way, and kdistill did not make it: rm -r {shlex.quote(str(aside))}")
         os.rename(place, aside)
         os.rename(new, place)
         os.rename(aside, new)
@@ -543,51 +592,58 @@ class Workspace:
             raise KdistillError(f"--workspace {self.root} is a file: it needs a directory, or the name of a new one")
 
     def teacher(self, name: str) -> Artifact:
-        return Artifact("teacher", name, self.root / "teachers" / name, self._command("train-teacher", name, "teacher"))
+        return Artifact("teacher", name, self.root, f"teachers/{name}", self._command("train-teacher", name, "teacher"))
 
     def student(self, name: str) -> Artifact:
-        return Artifact("student", name, self.root / "students" / name, self._command("train-student", name, "student"))
+        return Artifact("student", name, self.root, f"students/{name}", self._command("train-student", name, "student"))
 
     def corrected(self, settings: CorrectBias) -> Artifact:
         """A student whose biases are corrected, which stands among the others."""
-        options = {"student": settings.student, "frequencies": settings.frequencies, "inputs": settings.inputs}
-        given = [_option(key, value) for key, value in options.items() if value != getattr(CorrectBias, key)]
-        default = CorrectBias(student=settings.student).corrected
-        command = " ".join([self._command("correct-bias", settings.corrected, default), *given])
+        command = commands.correct_bias(
+            self.root, settings.corrected, settings.student, settings.frequencies, settings.inputs
+        )
         return replace(self.student(settings.corrected), command=command)
 
     def soft_targets(self, name: str) -> Artifact:
         command = self._command("soften", name, "soft-targets")
-        return Artifact("soft targets", name, self.root / "soft-targets" / f"{name}.h5", command)
+        return Artifact("soft targets", name, self.root, f"soft-targets/{name}.h5", command)
 
     def export(self, settings: Export) -> Artifact:
-        options = {"network": settings.network, "format": settings.format, "quantize": settings.quantize}
-        given = [_option(key, value) for key, value in options.items() if value != getattr(Export, key)]
-        command = " ".join([self.command("export"), *given])
-        return Artifact("export", settings.name, self.root / "exports" / settings.name, command, complete=True)
+        command = commands.export(self.root, settings)
+        return Artifact("export", settings.name, self.root, f"exports/{settings.name}", command)
 
     def sweep(self, name: str) -> Artifact:
-        return Artifact("sweep", name, self.root / "sweeps" / name, self._command("sweep", name, Sweep.name))
+        return Artifact("sweep", name, self.root, f"sweeps/{name}", self._command("sweep", name, Sweep.name))
 
     def sweep_student(self, sweep: str, name: str) -> Artifact:
         whole = self.sweep(sweep)
-        return Artifact("student", name, whole.path / "students" / name, whole.command, complete=True)
+        return Artifact("student", name, self.root, f"{whole.place}/students/{name}", whole.command, whole)
 
     @cached_property
     def plots(self) -> Artifact:
-        return Artifact("plots", "plots", self.root / "plots", self._command("plot", "plots", "plots"))
+        return Artifact("plots", "plots", self.root, "plots", self._command("plot", "plots", "plots"))
+
+    @property
+    def cache(self) -> Path:
+        """Where decoded rows are kept; see `row_cache`."""
+        return self.root / "cache"
 
     def events(self, network: Artifact) -> Path:
-        """Where TensorBoard's event files of a network go; they are no part of it."""
-        return self.root / "tensorboard" / network.path.relative_to(self.root)
+        """Where TensorBoard's event files of a network go; they are no part of it.
+
+        Raises:
+            KdistillError: if the place leads out of the workspace through a symbolic link.
+        """
+        directory = self.root / "tensorboard" / network.place
+        refuse_links(self.root, directory)
+        return directory
 
     def command(self, command: str) -> str:
         """A command on this workspace."""
-        return self._command(command, "", "")
+        return commands.command(self.root, command)
 
     def _command(self, command: str, name: str, default: str) -> str:
-        place = "" if self.root == Path("workspace") else f" --workspace {shlex.quote(str(self.root))}"
-        return f"kdistill {command}{place}" + ("" if name == default else f" --name {name}")
+        return commands.command(self.root, command, called=name, default=default)
 
     def teachers(self) -> list[Artifact]:
         return [self.teacher(name) for name in self._names("teachers")]
@@ -604,10 +660,26 @@ class Workspace:
     def sweeps(self) -> list[Artifact]:
         """Those that have come to their end."""
         found = [self.sweep(name) for name in self._names("sweeps")]
-        return [sweep for sweep in found if sweep.manifest_path.exists()]
+        return [sweep for sweep in found if sweep.manifest_path.exists() or sweep.path.is_symlink()]
 
     def sweep_students(self, sweep: str) -> list[Artifact]:
         return [self.sweep_student(sweep, name) for name in self._names(f"sweeps/{sweep}/students")]
+
+    def begun(self) -> list[Artifact]:
+        """Networks, soft targets and sweeps that a run has begun to make and not put in their place yet."""
+        found = [self.teacher(name) for name in self._begun("teachers")]
+        found += [self.soft_targets(name.removesuffix(".h5")) for name in self._begun("soft-targets")]
+        found += [self.student(name) for name in self._begun("students")]
+        sweeps = self._begun("sweeps")
+        found += [self.sweep(name) for name in sweeps]
+        for sweep in self._names("sweeps"):
+            if sweep not in sweeps:  # else it is the sweep that is resumed
+                found += [self.sweep_student(sweep, name) for name in self._begun(f"sweeps/{sweep}/students")]
+        return found
+
+    def _begun(self, directory: str) -> list[str]:
+        names = sorted(item.name for item in (self.root / directory).glob(".*.partial"))
+        return [name for item in names if NAME.fullmatch(name := item.removeprefix(".").removesuffix(".partial"))]
 
     def _names(self, directory: str, suffix: str = "") -> list[str]:
         place = self.root / directory
@@ -615,6 +687,6 @@ class Workspace:
             return []
         return sorted(
             item.name
-            for item in place.iterdir()
-            if item.name[0] != "." and (item.name.endswith(suffix) if suffix else item.is_dir())
+            for item in place.iterdir()  # links too, wherever they lead: an artifact that is one is refused by name
+            if item.name[0] != "." and (item.name.endswith(suffix) if suffix else item.is_dir() or item.is_symlink())
         )

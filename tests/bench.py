@@ -261,7 +261,7 @@ def _epoch(
     from kdistill.backend import tf
     from kdistill.feed import Examples, Feed
     from kdistill.readers import Array
-    from kdistill.row_keys import row_keys
+    from kdistill.row_hashes import row_keys
     from kdistill.settings import Training
     from kdistill.stored_logits import Form, Logits
 
@@ -275,6 +275,7 @@ def _epoch(
     optimizer = training._optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
     optimizer.build(network.trainable_variables)
     run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, examples, objective, settings)
+    numbers = tf.constant([objective.alpha, objective.temperature], tf.float32)
     random = np.random.default_rng(0)
     call_rows = training.STEPS_A_CALL * BATCH_ROWS
 
@@ -283,7 +284,7 @@ def _epoch(
         for buffer, order in feed.shuffled(random, 1):
             for first in range(0, len(order), call_rows):
                 rows = tf.constant(order[first : first + call_rows], tf.int32)
-                sums += run_steps(buffer, rows, tf.constant([0, first // BATCH_ROWS], tf.int32)).numpy()
+                sums += run_steps(buffer, rows, tf.constant([0, first // BATCH_ROWS], tf.int32), numbers).numpy()
         assert np.isfinite(sums).all()
 
     return epoch

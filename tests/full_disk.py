@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos import STAGES, command, log, prepare, result
+from chaos import STAGES, Result, command, log, prepare, result
 
 STEP = 96 * 1024
 NOT_ALLOWED = 77
@@ -25,7 +25,7 @@ def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
 
 
-def judge(place: Path, stage: str, before: dict[str, object], code: int, where: str) -> str:
+def judge(place: Path, stage: str, before: Result, code: int, where: str) -> str:
     """What is wrong after a failed run; nothing if it failed as it should."""
     said = log(place).read_text().splitlines()
     errors = [line for line in said if line.startswith("error: ")]
@@ -43,7 +43,7 @@ def judge(place: Path, stage: str, before: dict[str, object], code: int, where: 
 WHY = ("No space left on device", "Read-only file system")
 
 
-def one_stage(base: Path, place: Path, stage: str, before: dict[str, object], after: dict[str, object]) -> list[str]:
+def one_stage(base: Path, place: Path, stage: str, before: Result, after: Result) -> list[str]:
     shutil.copytree(base, place, dirs_exist_ok=True)
     changed = STAGES[stage][1]
     mount("-o", "remount,ro", str(place))

@@ -7,7 +7,7 @@ import pytest
 
 from kdistill.augmentation import KNOT_WIDTH, KNOTS, Views
 from kdistill.errors import KdistillError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 
 DRAW = np.random.default_rng(0)
 PICTURES = DRAW.integers(0, 256, (3000, 9, 12), np.uint8)

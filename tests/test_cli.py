@@ -414,7 +414,7 @@ def test_status_json(run, workspace):
     (workspace / "teachers/teacher/model.keras").unlink()
     found = json.loads(run("status", "--json").out)
     assert found["artifacts"][0]["state"] == "damaged"
-    assert found["next"] == "kdistill train-teacher --force"
+    assert found["next"] == "kdistill train-teacher --model mlp-30 --epochs 5 --learning-rate 0.003 --force"
 
 
 def test_status_names_each_next_command(run, made, tmp_path):
@@ -588,8 +588,8 @@ def test_damaged_input_leaves_everything(run, workspace):
 
 
 SPOILED = [
-    ("teachers/teacher/manifest.json", b"", ["soften"], "is no manifest"),
-    ("teachers/teacher/manifest.json", b"[1]", ["evaluate"], "is no manifest"),
+    ("teachers/teacher/manifest.json", b"", ["soften"], "is not a manifest"),
+    ("teachers/teacher/manifest.json", b"[1]", ["evaluate"], "is not a manifest"),
     ("teachers/teacher/saved_model/saved_model.pb", b"text", ["soften", "--force"], "is not what was written"),
     ("students/student/history.csv", b"epoch,loss\n1,2\n", ["plot"], "history.csv is not what was written"),
     ("soft-targets/soft-targets.h5", b"text, not HDF5", ["train-student", "--seed", "3"], "is damaged"),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kdistill import data
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
+from kdistill.readers import Array
 from kdistill.readers.builtin import _enlarge
-from kdistill.row_keys import row_keys, validation_rows
+from kdistill.row_hashes import row_keys, validation_rows
+from kdistill.settings import Selection
 
 DTYPES = [np.uint8, np.float16, np.float32, np.float64]
 BLOCKS = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=2, max_dims=4, max_side=5))
@@ -56,6 +59,21 @@ def test_keys_follow_content(inputs):
     order = np.random.default_rng(0).permutation(len(inputs))
     assert (row_keys(inputs[order]) == keys[order]).all()
     assert (np.concatenate([row_keys(inputs[:1]), row_keys(inputs[1:])]) == keys).all()
+
+
+def test_keys_of_a_split_are_made_once(digits):
+    read = []
+
+    class Counted(Array):
+        def part(self, start, stop):
+            read.append(start)
+            return super().part(start, stop)
+
+    split = data.Split("train", Counted(digits.test.read(), "here"), digits.test.labels)
+    np.testing.assert_array_equal(split.keys(), row_keys(digits.test.read()))
+    assert split.keys() is split.keys()
+    assert read == [0]
+    assert not split.keys().flags.writeable
 
 
 def test_keys_know_shape_and_type():
@@ -135,6 +153,57 @@ def _object_npz(path):
     np.savez(path, x_train=np.array([[1, "a"], [None, 2]], object), y_train=[0, 1], x_test=[[1.0]], y_test=[0])
 
 
+def _recompressed(path, digits, method, damage):
+    """An `.npz` as another program zips it, with some bytes of its first array overwritten."""
+    write_npz(path, digits)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, contents in members.items():
+            archive.writestr(name, contents)
+    contents = bytearray(path.read_bytes())
+    contents[500 : 500 + damage] = b"x" * damage
+    path.write_bytes(contents)
+
+
+def _marked(path, digits, flags=0, method=0):
+    """An `.npz` whose members claim to have other flags and another compression method than they have."""
+    write_npz(path, digits)
+    contents = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = -1
+        while (place := contents.find(signature, place + 1)) >= 0:
+            contents[place + at] |= flags
+            contents[place + at + 2] |= method
+    path.write_bytes(contents)
+
+
+def _many_labels(path, digits, count=10**7):
+    """An `.npz` of many labels that take little room, which are not to be read."""
+    write_npz(path, digits)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if name != "y_train.npy"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, contents in members.items():
+            archive.writestr(name, contents)
+        with archive.open("y_train.npy", "w") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+            stream.write(bytes(count))
+
+
+def _multi_label(dataset):
+    labels = np.eye(10)[dataset.train.labels]
+    labels[7, :3] = 1
+    return labels
+
+
+def _floats(dataset, value):
+    """Inputs as float64, one of them a value."""
+    inputs = dataset.train.read().astype(np.float64)
+    inputs[3, 4, 5] = value
+    return inputs
+
+
 def _truncated(path, digits):
     write_npz(path, digits)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -156,8 +225,8 @@ BAD = {
     "rank": (lambda p, d: write_npz(p, d, x_train=np.zeros(1437, np.uint8)), "inputs need rows"),
     "objects": (lambda p, _: _object_npz(p), "of type object"),
     "text inputs": (lambda p, d: write_npz(p, d, x_train=np.full((1437, 4), "a")), "of type <U1"),
-    "nan": (lambda p, d: write_npz(p, d, x_train=_with(d, np.nan), x_test=np.zeros((360, 28, 28))), "first in row 3"),
-    "infinity": (lambda p, d: write_npz(p, d, x_train=_with(d, np.inf), x_test=np.zeros((360, 28, 28))), "row 3"),
+    "nan": (lambda p, d: write_npz(p, d, x_train=_floats(d, np.nan), x_test=np.zeros((360, 28, 28))), "first in row 3"),
+    "infinity": (lambda p, d: write_npz(p, d, x_train=_floats(d, np.inf), x_test=np.zeros((360, 28, 28))), "row 3"),
     "negative labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels - 1), "the label -1"),
     "fractional labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels + 0.5), "no class numbers"),
     "nan labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels * np.nan), "NaN"),
@@ -174,14 +243,67 @@ BAD = {
     "text": (lambda p, _: p.write_text("hello\n" * 100), "not a readable .npz"),
     "truncated": (_truncated, "not a readable .npz"),
     "10^12 rows": (lambda p, _: _claims_much(p), "not what the file holds"),
+    "int64 beyond int32": (
+        lambda p, d: write_npz(p, d, x_train=d.train.read().astype(np.int64) << 28, x_test=d.test.read().astype(int)),
+        "-2147483648 to 2147483647 (int32)",
+    ),
+    "uint32 beyond int32": (
+        lambda p, d: write_npz(
+            p,
+            d,
+            x_train=np.where(np.arange(1437) == 3, 2**31, 0).astype(np.uint32)[:, None],
+            x_test=np.zeros((360, 1), np.uint32),
+        ),
+        "holds 2147483648 in row 3, column 0",
+    ),
+    "uint64 beyond int64": (
+        lambda p, d: write_npz(
+            p, d, x_train=np.full((1437, 2), 2**64 - 1, np.uint64), x_test=np.zeros((360, 2), np.uint64)
+        ),
+        "18446744073709551615 in row 0",
+    ),
+    "float64 beyond float32": (
+        lambda p, d: write_npz(p, d, x_train=_floats(d, -1e300), x_test=np.zeros((360, 28, 28))),
+        "holds -1e+300 in row 3, position (4, 5)",
+    ),
+    "float128": (
+        lambda p, d: write_npz(p, d, x_train=d.train.read().astype(np.longdouble)),
+        "x_train is of type float1",
+    ),
+    "complex": (lambda p, d: write_npz(p, d, x_train=d.train.read().astype(complex)), "is of type complex128"),
+    "multi-label": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), "multi-label data is not supported: row 7"),
+    "probabilities": (
+        lambda p, d: write_npz(p, d, y_train=np.full((1437, 10), 0.1)),
+        "(1437, 10): labels are one class per row",
+    ),
+    "regression": (lambda p, d: write_npz(p, d, y_train=np.arange(1437.0)), "1,437 different numbers in 1,437 rows"),
+    "many labels": (_many_labels, "10000000 labels for 1437 rows"),
+    "long class names": (
+        lambda p, d: write_npz(p, d, class_names=np.array(["a" * 1001, *"bcdefghij"])),
+        "class_names holds texts of up to 1,001 characters",
+    ),
+    "long labels": (
+        lambda p, d: write_npz(p, d, y_train=np.where(d.train.labels, "a" * 1001, "b")),
+        "y_train holds texts of up to 1,001 characters",
+    ),
+    "large class names": (
+        lambda p, d: write_npz(p, d, class_names=np.zeros((1 << 23) + 1)),
+        "class_names claims (8388609,) of float64",
+    ),
+    "repeated class name": (
+        lambda p, d: write_npz(p, d, class_names=np.array([*"abcdefghi", "a"])),
+        "class_names has 'a' twice",
+    ),
+    "one class name": (lambda p, d: write_npz(p, d, class_names=np.array("a")), "1 names for 10 classes"),
+    "damaged LZMA": (lambda p, d: _recompressed(p, d, zipfile.ZIP_LZMA, 40), "x_train is damaged"),
+    "damaged bzip2": (lambda p, d: _recompressed(p, d, zipfile.ZIP_BZIP2, 40), "x_train is damaged"),
+    "damaged deflate": (lambda p, d: _recompressed(p, d, zipfile.ZIP_DEFLATED, 40), "x_train is damaged"),
+    "encrypted": (lambda p, d: _marked(p, d, flags=1), "x_train can't be read: it is encrypted"),
+    "unknown compression": (lambda p, d: _marked(p, d, method=9), "x_train can't be read"),
+    "other case": (lambda p, d: write_npz(p, d, x_train=None, X_train=d.train.read()), "(did you mean X_train?)"),
+    "labels in other case": (lambda p, d: write_npz(p, d, y_train=None, Y_train=[0]), "(did you mean Y_train?)"),
     "class names": (lambda p, d: write_npz(p, d, class_names=np.array(["a", "b"])), "2 names for 10 classes"),
 }
-
-
-def _with(dataset, value):
-    inputs = dataset.train.read().astype(np.float64)
-    inputs[3, 4, 5] = value
-    return inputs
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -206,11 +328,97 @@ def test_flipped_bit_in_the_inputs_is_seen(tmp_path, digits):
         data.resolve(str(path)).load().train.read()
 
 
+@pytest.mark.parametrize("case", ["many labels", "long labels", "long class names", "large class names"])
+def test_claims_are_checked_before_anything_is_read(tmp_path, digits, monkeypatch, case):
+    """Labels and names that no dataset has are refused by their headers alone."""
+    make, _ = BAD[case]
+    make(tmp_path / "bad.npz", digits)
+    monkeypatch.setattr("kdistill.readers.npz.NpzMember.values", lambda _: pytest.fail("read"))
+    with pytest.raises(KdistillError):
+        data.resolve(str(tmp_path / "bad.npz")).load()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.uint64, np.float64])
+def test_values_at_the_limits_of_networks_are_read(tmp_path, digits, dtype):
+    """All that fits into int32 or float32 is taken as it is, whatever type it is stored in."""
+    limits = np.finfo(np.float32) if dtype is np.float64 else np.iinfo(np.int32)
+    inputs = np.zeros((1437, 2), dtype)
+    inputs[5] = (0 if np.dtype(dtype).kind == "u" else limits.min), limits.max
+    dataset = data.load(str(write_npz(tmp_path / "data.npz", digits, x_train=inputs, x_test=inputs[:360])))
+    assert dataset.input_dtype == np.dtype(dtype).name
+    np.testing.assert_array_equal(dataset.train.read(), inputs)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "i8", "u2"])
+def test_byte_order_changes_nothing(tmp_path, digits, dtype):
+    """Big-endian arrays are handed out in native order, and their rows have the keys of the native ones."""
+    loaded = []
+    for order in "<>":
+        arrays = {
+            "x_train": digits.train.read().astype(order + dtype),
+            "x_test": digits.test.read().astype("<" + dtype),
+            "y_train": digits.train.labels.astype(">i4"),
+        }
+        loaded.append(data.load(str(write_npz(tmp_path / f"{ord(order)}.npz", digits, **arrays))))
+    little, big = loaded
+    assert big.input_dtype == np.dtype(dtype).name
+    assert big.train.read().dtype.isnative
+    np.testing.assert_array_equal(big.train.read(), little.train.read())
+    assert (big.train.keys() == little.train.keys()).all()
+    assert (big.train.labels == digits.train.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        (np.arange(1437) % 10, False),
+        (np.where(np.arange(1437) % 2, 1_048_575, 0), True),
+        (np.arange(1437) % 10 * 3, True),
+        (np.where(np.arange(1437) % 2, 10_000, np.arange(1437)), True),
+        ((np.arange(1437) % 10).astype(np.float32), False),
+        (np.arange(1437) // 2, False),
+    ],
+    ids=["ten", "a million", "gaps", "more than ten thousand", "floats", "many"],
+)
+def test_unusual_numbers_of_classes_are_warned_of(tmp_path, digits, labels, warned):
+    """Networks have an output for every class, also for those that no row has."""
+    dataset = data.load(str(write_npz(tmp_path / "data.npz", digits, y_train=labels, y_test=labels[:360])))
+    assert bool(dataset.warnings) == warned
+    if warned:
+        assert f"{dataset.classes:,} classes" in dataset.warnings[0]
+
+
+def test_warnings_of_a_dataset_are_printed(run, tmp_path, digits, monkeypatch):
+    """Teachers, and students without one, say what is unusual about their data before they are trained."""
+    inputs, labels = digits.train.read()[:40], np.arange(40) % 2 * 9
+    parts = {"x_train": inputs, "y_train": labels, "x_test": inputs, "y_test": labels}
+    path = write_npz(tmp_path / "data.npz", digits, **parts)
+
+    def make(*_, **__):
+        raise KdistillError("not trained in a test")
+
+    monkeypatch.setattr("kdistill.networks.make", make)
+    for command in (["train-teacher"], ["train-student", "--alpha", "1"]):
+        warning, stopped = run(*command, "--dataset", path, "--model", "small").err.splitlines()
+        assert warning.startswith("warning: ")
+        assert "10 classes, of which 2 have a row" in warning
+        assert "not trained" in stopped
+
+
 @pytest.mark.parametrize("name", ["nosuch", "nosuch.npz", "", "MNIST"])
 def test_unknown_name_is_not_guessed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KdistillError, match=r"digits, mnist, fashion_mnist|is a directory"):
         data.resolve(name)
+
+
+def test_names_that_may_have_been_meant_are_said(digits):
+    """A name of a dataset or of a class that is not there comes with the nearest one."""
+    with pytest.raises(KdistillError, match=r"did you mean fashion_mnist\?"):
+        data.resolve("fashion-mnist")
+    shirts = replace(digits, class_names=("T-shirt", *"bcdefghij"))
+    with pytest.raises(UsageError, match=r"did you mean T-shirt\?"):
+        data.selected(shirts.train, Selection(omit_class="t-shirt"), shirts)
 
 
 def test_no_network_says_where_the_file_goes(tmp_path, monkeypatch):

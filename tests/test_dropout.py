@@ -106,7 +106,8 @@ def test_step_drops_what_is_drawn(xla):
     run = training._step_runner(
         tf.distribute.get_strategy(), model, optimizer, examples, training.Objective(), Training(xla=xla)
     )
-    sums = run(Buffer(tf.constant(inputs), tf.constant(labels, tf.int32)), tf.range(32), seed(3)).numpy()
+    buffer = Buffer(tf.constant(inputs), tf.constant(labels, tf.int32))
+    sums = run(buffer, tf.range(32), seed(3), tf.constant([1.0, 1.0])).numpy()
     assert sums[0] == pytest.approx(expected, rel=1e-5)
 
 

@@ -18,7 +18,7 @@ from test_cli import KDISTILL, imports_of
 from kdistill import exports, metrics, saved_models
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 from kdistill.settings import Export
 from kdistill.workspace import digest
 

@@ -13,7 +13,7 @@ from kdistill.errors import KdistillError
 from kdistill.feed import Examples, Feed
 from kdistill.readers import Array, Chained, Chosen
 from kdistill.readers.npz import Npz
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 from kdistill.stored_logits import Form, Logits
 
 ROWS = 1003

@@ -325,6 +325,41 @@ def test_saved_network_says_what_the_network_says(tmp_path, rows, model, dtype, 
     assert models.table(network)[-1] == ("total", "", f"{network.count_params():,}")
 
 
+@pytest.mark.parametrize("model", ["mlp-20", *dict.fromkeys(model for model, _, _ in ALL_KINDS)])
+def test_saved_bytes_depend_on_the_network_alone(tmp_path, rows, model):
+    """Saved again after other networks were built and traced, a network has the same bytes, and still loads."""
+    dtype = next((dtype for name, dtype, _ in ALL_KINDS if name == model), "uint8")
+    inputs = some_rows(rows, dtype)[:5]
+    saved = []
+    for place in (tmp_path / "first", tmp_path / "second"):
+        place.mkdir()
+        network = build(model, inputs.shape[1:], dtype=dtype)
+        problem = saved_models.save(network, place)
+        saved.append({str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()})
+        said = saved_models.SavedNetwork.load(place / "saved_model").logits(inputs)
+        if not problem:
+            loaded = saved_models.SavedNetwork.load(place / "model.keras")
+            np.testing.assert_allclose(loaded.logits(inputs), said, atol=1e-5)
+        build("nets:resnet")(np.zeros((1, 14, 14), np.float32))
+    assert saved[0].keys() == saved[1].keys()
+    assert [name for name in saved[0] if saved[0][name] != saved[1][name]] == []
+
+
+def test_lookup_tables_are_not_shared_by_networks(tmp_path, rows):
+    """Two SavedModels with vocabularies of their own give their own logits in one process."""
+    inputs, networks = some_rows(rows, "int64")[:5] % 3, []
+    for vocabulary in ([0, 1, 2], [2, 1, 0]):
+        taken = keras.Input(inputs.shape[1:], dtype="int32")
+        numbers = keras.layers.IntegerLookup(vocabulary=vocabulary)(taken)
+        networks.append(keras.Model(taken, keras.ops.cast(numbers, "float32")))
+    for number, network in enumerate(networks):
+        (tmp_path / str(number)).mkdir()
+        saved_models.save(network, tmp_path / str(number))
+    loaded = [saved_models.SavedNetwork.load(tmp_path / str(number) / "saved_model") for number in (0, 1)]
+    for saved, network in zip(loaded, networks, strict=True):
+        np.testing.assert_array_equal(saved.logits(inputs), network(inputs))
+
+
 def test_token_ids_arrive_whole(rows):
     """Ids that bfloat16 can't tell apart are told apart, also by a network that names no input dtype."""
     network = build("nets:unbuilt_words", (6,), dtype="int64", precision="mixed_bfloat16")
@@ -681,8 +716,11 @@ def test_killed_run_goes_on_to_the_same_bits(tmp_path, small):
     assert process.wait() == -signal.SIGKILL
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "goes on after epoch" in done.stdout
-    whole, resumed = (saved_variables(tmp_path / place / "teachers/teacher") for place in ("whole", "workspace"))
-    assert whole == resumed
+    whole, resumed = (tmp_path / place / "teachers/teacher" for place in ("whole", "workspace"))
+    assert saved_variables(whole) == saved_variables(resumed)
+    outputs = [json.loads((place / "manifest.json").read_text())["outputs"] for place in (whole, resumed)]
+    for output in ("saved_model", "model.keras"):
+        assert outputs[0][output] == outputs[1][output]
 
 
 def test_xla_is_for_networks_that_gain_by_it(monkeypatch):

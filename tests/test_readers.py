@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import os
 import re
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
+import time
+import warnings
+import zlib
 
 import h5py
 import numpy as np
 import pytest
+from conftest import MNIST
 from PIL import Image
 
 from kdistill import data
 from kdistill.errors import KdistillError, UsageError
+from kdistill.readers import images as image_reader
 from kdistill.settings import Reading
 
 
@@ -101,6 +109,25 @@ def test_directory_of_npy(tmp_path):
     dataset = load(tmp_path)
     check_rows(dataset.train.inputs, x)
     assert (len(dataset.test), dataset.class_names) == (9, ("a", "b", "ü"))
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "function"])
+def test_big_endian_data_is_read(tmp_path, monkeypatch, kind):
+    """Rows and keys are those of the same numbers in this machine's byte order."""
+    monkeypatch.chdir(tmp_path)
+    x, y = small()
+    arrays = {"x_train": x.astype(">f4"), "y_train": y.astype(">i8")}
+    if kind == "function":
+        path = module(tmp_path, "return x.astype('>f4'), y.astype('>i8')")
+    else:
+        path = save_npy(tmp_path, **arrays).parent if kind == "npy" else save_h5(tmp_path, **arrays)
+    dataset = load(path, test_fraction="0.25")
+    (tmp_path / "native").mkdir()
+    native = load(save_npy(tmp_path / "native", x_train=x.astype("f4"), y_train=y).parent, test_fraction="0.25")
+    check_rows(dataset.train.inputs, native.train.read())
+    assert dataset.train.read().dtype.isnative
+    assert (dataset.train.keys() == native.train.keys()).all()
+    assert (dataset.train.labels == native.train.labels).all()
 
 
 @pytest.mark.parametrize("layout", [{}, {"chunks": (7, 2, 4), "compression": "gzip"}])
@@ -267,7 +294,7 @@ def test_one_coloured_image_makes_all_coloured(tmp_path):
     Image.fromarray(rgb).quantize(256).save(place / "ant" / "palette.gif")
     Image.fromarray(255 - np.dstack([rgb, np.full((6, 4), 255, np.uint8)]), "CMYK").save(place / "ant" / "cmyk.tif")
     rows = data.resolve(str(place)).reader.contents().train.inputs
-    found = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}
+    found = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}
     np.testing.assert_array_equal(found["000.png"], np.repeat(x[0][..., None], 3, axis=-1))
     np.testing.assert_array_equal(found["rgb.png"], rgb)
     np.testing.assert_allclose(found["rgba.webp"], 255 - (255 - rgb.astype(int)) * 128 / 255, atol=1.01)
@@ -305,7 +332,7 @@ def test_images_are_resized_bilinearly(tmp_path):
     dataset = load(place, image_size="5x8", test_fraction="0.2")
     assert dataset.input_shape == (5, 8)
     rows = data.resolve(f"{place}?image-size=5x8").reader.contents().train.inputs
-    wide = {file.name: values for file, values in zip(rows._files, rows.read(), strict=True)}["wide.png"]
+    wide = {file.name: values for file, values in zip(rows.files, rows.read(), strict=True)}["wide.png"]
     np.testing.assert_allclose(wide[2], np.arange(9, 160, 20), atol=2.5)
 
 
@@ -358,6 +385,219 @@ def _with(place, make):
     return folder
 
 
+def test_ignored_files_are_one_warning(run, tmp_path):
+    """Beside folders, files that are not images are ignored and named in one line; they are no part of the data."""
+    for part in ("train", "test"):
+        save_images(tmp_path / "photos" / part, *small(), NAMES)
+    clean = data.resolve(str(tmp_path / "photos"))
+    assert clean.load().warnings == ()
+    digest = clean.identity().digest
+    for name in ("LICENSE", "train/README.md", "test/labels.csv"):
+        (tmp_path / "photos" / name).write_text("text")
+    assert clean.identity().digest == digest
+    outcome = run("train-teacher", "--dataset", "photos", "--batch-size", "1000")
+    warning, error = outcome.err.splitlines()
+    assert warning.startswith("warning: ")
+    assert all(name in warning for name in ("photos", "LICENSE", "train/README.md", "test/labels.csv"))
+    assert "--batch-size" in error
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    for number in range(9):
+        (tmp_path / "photos/train" / f"notes{number}.txt").write_text("text")
+    soften = ["soften", "--dataset", "photos", "--transfer-set", "photos/train", "--logits", "logits.npy"]
+    *warnings, error = run(*soften).err.splitlines()
+    assert ["LICENSE" in warning for warning in warnings] == [True, False]
+    assert all("more" in warning and "notes8" not in warning for warning in warnings)
+
+
+def _bomb(height, width):
+    """A PNG whose header claims a size, and that holds no pixels."""
+
+    def chunk(kind, contents=b""):
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT") + chunk(b"IEND")
+
+
+def test_bound_on_pixels(tmp_path, monkeypatch):
+    """--max-pixels decides alone, changes nothing that is read, and leaves Pillow's own bound as it was."""
+    x, y = small()
+    place = save_images(tmp_path / "photos", x, y, NAMES)
+    expected = load(place, **CUT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounded = load(place, max_pixels="24", **CUT)
+        np.testing.assert_array_equal(bounded.train.read(), expected.train.read())
+        with pytest.raises(KdistillError, match=r"\.png has 6x4 pixels.*--max-pixels 24"):
+            load(place, max_pixels="23", **CUT)
+    while image_reader._PILLOWS_BOUND._readers:  # threads that were reading when the first image was refused
+        time.sleep(0.01)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    assert bounded.name.endswith("max-pixels=24&test-fraction=0.5")
+    assert data.resolve(bounded.name).identity().digest == data.resolve(expected.name).identity().digest
+
+
+def test_bound_on_tiles(tmp_path):
+    """A TIFF's tiles may be larger than the image, and are decoded whole."""
+    tile = zlib.compress(bytes(64 * 64))
+    tags = [
+        (256, 16),
+        (257, 16),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 64),
+        (323, 64),
+        (324, 134),
+        (325, len(tile)),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
+    assert len(header) == 134
+    (tmp_path / "tile.tif").write_bytes(header + tile)
+    rows = data.resolve(str(tmp_path)).reader.contents().train.inputs
+    np.testing.assert_array_equal(rows.read(), np.zeros((1, 16, 16)))
+    with pytest.raises(KdistillError, match=r"tile\.tif has 64x64 pixels.*--max-pixels 4096"):
+        data.resolve(f"{tmp_path}?max-pixels=4095").reader.contents()
+
+
+def test_links_to_images_are_followed(tmp_path):
+    x, y = small()
+    save_images(tmp_path / "real", x, y, NAMES)
+    for file in (tmp_path / "real").rglob("*.png"):
+        link = tmp_path / "links" / file.relative_to(tmp_path / "real")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    real, links = load(tmp_path / "real", **CUT), load(tmp_path / "links", **CUT)
+    np.testing.assert_array_equal(links.train.read(), real.train.read())
+
+
+def undecoded(monkeypatch):
+    """From now on no image can be opened."""
+
+    def refuse(path, *_, **__):
+        raise KdistillError(f"{path} was opened")
+
+    monkeypatch.setattr("kdistill.readers.images._opened", refuse)
+
+
+def both_splits(dataset):
+    return [dataset.train.read(), dataset.test.read()]
+
+
+@pytest.mark.parametrize("parts", [[""], ["train", "test"]])
+def test_images_are_decoded_once(tmp_path, monkeypatch, parts):
+    """Rows from the cache are those that are decoded, to the bit; nothing is decoded before rows are asked for."""
+    place, cache = tmp_path / "photos", tmp_path / "cache"
+    for part in parts:
+        save_images(place / part, *small(seed=len(part)), NAMES, "jpg")
+    options = {} if parts[1:] else {"test_fraction": "0.25"}
+    name = Reading(image_size="5x7", **options).named(str(place))
+    plain = both_splits(data.load(name))
+    first = data.resolve(name, cache=cache).load()
+    assert not cache.exists()
+    both_splits(first)
+    undecoded(monkeypatch)
+    again = data.resolve(name, cache=cache).load()
+    for dataset in (first, again):
+        for split, expected in zip((dataset.train, dataset.test), plain, strict=True):
+            check_rows(split.inputs, expected)
+    with pytest.raises(KdistillError, match="was opened"):
+        data.load(name)
+
+
+CHANGES = {
+    "bytes": lambda photos: Image.fromarray(255 - small()[0][0]).save(photos / "cat/000.png"),
+    "name": lambda photos: (photos / "cat/000.png").rename(photos / "cat/900.png"),
+    "class": lambda photos: (photos / "cat/000.png").rename(photos / "ant/000.png"),
+    "file more": lambda photos: Image.fromarray(small()[0][0]).save(photos / "cat/900.png"),
+    "colours": lambda photos: Image.fromarray(colours()).save(photos / "cat/900.png"),
+    "damaged entry": lambda photos: _flip_middle(next((photos.parent / "cache/rows").iterdir())),
+    "no cache": lambda photos: shutil.rmtree(photos.parent / "cache"),
+}
+
+
+def _flip_middle(file):
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_cache_follows_the_files(tmp_path, change):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    name = Reading(**CUT).named(str(photos))
+    both_splits(data.resolve(name, cache=cache).load())
+    CHANGES[change](photos)
+    for _ in range(2):
+        for got, expected in zip(
+            both_splits(data.resolve(name, cache=cache).load()), both_splits(data.load(name)), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_cache_knows_how_images_are_decoded(tmp_path, monkeypatch):
+    """Another size, bound on pixels, task or version of Pillow is another entry."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = load(photos, **CUT)
+    for number, name in enumerate((f"{photos}", f"{photos}?image-size=5", f"{photos}?max-pixels=24"), 1):
+        rows = data.resolve(name, cache=cache).reader.contents().train.inputs.read()
+        np.testing.assert_array_equal(rows, data.resolve(name).reader.contents().train.inputs.read())
+        assert len(os.listdir(cache / "rows")) == number
+    data.resolve(str(photos), cache=cache).transfer_set(dataset).read()
+    assert len(os.listdir(cache / "rows")) == 4
+    monkeypatch.setattr("PIL.__version__", "0.0.1")
+    data.resolve(str(photos), cache=cache).reader.contents().train.inputs.read()
+    assert len(os.listdir(cache / "rows")) == 5
+
+
+def test_images_that_change_while_they_are_read(tmp_path):
+    """They are not kept as what they were."""
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    dataset = data.resolve(Reading(**CUT).named(str(photos)), cache=cache).load()
+    CHANGES["bytes"](photos)
+    with pytest.raises(KdistillError, match="photos changed while it was read"):
+        dataset.train.read()
+    assert not cache.exists()
+
+
+def test_rows_that_cannot_be_kept_are_decoded(tmp_path, monkeypatch):
+    photos, cache = _photos(tmp_path), tmp_path / "cache"
+    monkeypatch.setattr("kdistill.row_cache.MOST_BYTES", 100)
+    name = Reading(**CUT).named(str(photos))
+    plain = data.load(name)
+    check_rows(data.resolve(name, cache=cache).load().train.inputs, plain.train.read())
+    assert not cache.exists()
+
+
+def test_folder_is_digested_once(run, tmp_path, monkeypatch):
+    """All parts of a command share the digest of a folder, until a file's times change."""
+    from kdistill.readers import images
+
+    digested = collections.Counter()
+    monkeypatch.setattr(images, "RECENT", -1e9)  # the files are new
+    monkeypatch.setattr(images, "_stream_digest", lambda s: digested.update([s.name]) or s.read().hex())
+    photos, more = _photos(tmp_path), save_images(tmp_path / "more", *small(seed=1), NAMES)
+    np.save("logits.npy", np.zeros((9, 3), np.float32))
+    soften = ["soften", "--dataset", photos, "--test-fraction", "0.5", "--transfer-set", more, "--logits", "logits.npy"]
+    assert "9 rows of logits" in run(*soften).err
+    assert set(digested.values()) == {1}
+    assert len(digested) == 120
+    monkeypatch.setattr(images, "RECENT", 1e9)  # in which a file may change unseen
+    monkeypatch.setattr(images, "_DIGESTS", {})
+    assert len({data.resolve(str(photos)).identity().digest for _ in range(2)}) == 1
+    assert set(digested.values()) == {1, 3}
+    monkeypatch.setattr(images, "RECENT", -1e9)
+    before = data.resolve(str(photos)).identity().digest
+    file, times = photos / "cat/000.png", os.stat(photos / "cat/000.png")
+    while os.stat(file).st_ctime_ns == times.st_ctime_ns:  # the clock of file systems is coarse
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.resolve(str(photos)).identity().digest != before
+
+
 CUT = {"test_fraction": "0.5"}
 BAD_IMAGES = {
     "corrupt image": (lambda p: _spoiled(p, b"no image"), CUT, "cat/000.png can't be read as an image"),
@@ -384,8 +624,37 @@ BAD_IMAGES = {
     "images beside classes": (
         lambda p: _with(p, lambda f: (f / "cat/000.png").rename(f / "000.png")),
         CUT,
-        "holds folders and files (ant, 000.png)",
+        "photos/000.png is an image beside folders (ant, ...): move it",
     ),
+    "images beside train": (
+        lambda p: _with(p / "train", lambda f: (f / "cat/000.png").rename(p / "000.png")).parent.parent,
+        {},
+        "000.png is an image beside folders (train, ...): move it",
+    ),
+    "pipe": (lambda p: _with(p, lambda f: os.mkfifo(f / "cat/pipe.png")), CUT, "cat/pipe.png", "not a regular file"),
+    "endless device": (
+        lambda p: _with(p, lambda f: (f / "cat/zero.png").symlink_to("/dev/zero")),
+        CUT,
+        "cat/zero.png",
+        "not a regular file",
+    ),
+    "link to itself": (
+        lambda p: _with(p, lambda f: (f / "cat/loop.png").symlink_to("loop.png")),
+        CUT,
+        "cat/loop.png can't be read",
+    ),
+    "loop of directories": (
+        lambda p: _with(p, lambda f: (f / "loop").symlink_to(f)),
+        CUT,
+        "loop/ant is a directory where images are meant",
+    ),
+    "169 million pixels": (
+        lambda p: _spoiled(p, _bomb(13_000, 13_000)),
+        {"image_size": "8", **CUT},
+        "cat/000.png has 13000x13000 pixels",
+        "--max-pixels allows 50000000: pass --max-pixels 169000000",
+    ),
+    "4 billion pixels": (lambda p: _spoiled(p, _bomb(65_535, 65_535)), CUT, "--max-pixels 4294836225"),
     "several sizes": (
         lambda p: _with(p, lambda f: Image.fromarray(colours(9, 9)).save(f / "cat" / "0.png")),
         CUT,
@@ -553,13 +822,48 @@ BAD_TABLES = {
         CUT,
         "or say that it is the label, --labels b",
     ),
+    "near column": (_table, {"inputs": "Age", **CUT}, "(did you mean age?)"),
+    "near label column": (
+        lambda p: save_table(p / "d.csv", {"a": [1.0, 2.0], "Label": [1.0, 2.0]}),
+        CUT,
+        "(did you mean Label?)",
+    ),
+    "regression of whole numbers": (
+        lambda p: _table(p, label=np.arange(40) * 100.0),
+        CUT,
+        "40 different numbers in 40 rows, e.g. 0.0: regression is not supported",
+    ),
+    "regression of prices": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}.0\n" for price in range(1001) for _ in range(12))),
+        CUT,
+        "1,001 different numbers in 12,012 rows",
+    ),
+    "regression of integers": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}\n" for price in range(1001) for _ in range(3))),
+        CUT,
+        "1,001 different numbers in 3,003 rows",
+    ),
+    "infinite labels": (
+        lambda p: _table(p, label=[1.0, np.inf] * 20),
+        CUT,
+        "label holds 20 infinite values, the first",
+    ),
+    "long label": (lambda p: _table(p, label=["a", "b" * 1001] * 20), CUT, "a text of 1,001 characters in row 1"),
+    "table without a header": (
+        lambda p: _csv(p, "T,2,8.5\nI,5,12\n"),
+        CUT,
+        "has no header row",
+        "(seq -s ',' 0 2; cat ",
+        "--labels 0",
+    ),
+    "table of numbers without a header": (lambda p: _csv(p, "5\t1\n4\t0\n"), CUT, "has no header row", "--labels 1"),
     "unknown column": (_table, {"inputs": "age,nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "unknown label column": (_table, {"labels": "nosuch", **CUT}, "data.csv has no column nosuch: it has age, same"),
     "label as input": (_table, {"inputs": "age,label", **CUT}, "names a column twice, or that of the labels (label)"),
     "regression": (
         lambda p: _table(p, label=np.linspace(0, 1, 40)),
         CUT,
-        "almost as many different numbers as rows",
+        "40 different numbers in 40 rows, e.g. 0.0: regression is not supported",
     ),
     "values too large": (lambda p: _holed(p, "csv", 1e308), CUT, "column age holds values too large"),
     "table without test part": (_table, {}, "has no test part: --test-fraction 0.2"),
@@ -584,6 +888,110 @@ BAD_TABLES = {
         "column label holds 'dog'",
     ),
 }
+
+
+def _far(place):
+    """A table whose test part lies too far from its training rows."""
+    pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
+    _written(place / "test.csv", b"a,label\n1,x\n1e300,y\n")
+    return _written(place / "data.csv", b"a,label\n1,x\n1.5,y\n")
+
+
+def test_tables_far_from_the_training_rows(tmp_path):
+    """A value that is infinity once it is standardized is named, with its column; a large one that isn't is read."""
+    dataset = load(_far(tmp_path), test_inputs=str(tmp_path / "test.csv"))
+    assert np.isfinite(dataset.train.read()).all()
+    with pytest.raises(KdistillError, match=r"test part: column a holds 1e\+300"):
+        dataset.test.read()
+    _written(tmp_path / "data.csv", b"a,label\n1e100,x\n2e100,y\n")
+    np.testing.assert_allclose(
+        load(tmp_path / "data.csv", test_inputs=str(tmp_path / "data.csv")).train.read(), [[-1], [1]]
+    )
+
+
+@pytest.mark.parametrize("between", [",", ";", "\t", "|", "  "])
+@pytest.mark.parametrize("ending", ["csv", "data"])
+def test_tables_of_other_separators_and_extensions(tmp_path, between, ending):
+    """The separator is read from the header; what kind of file it is, from --data-format where the ending doesn't say."""
+    path = _table(tmp_path)
+    expected = load(path, test_fraction="0.25")
+    other = tmp_path / f"other.{ending}"
+    other.write_text(path.read_text().replace(",", between))
+    options = {} if ending == "csv" else {"data_format": "csv"}
+    dataset = load(other, test_fraction="0.25", test_inputs=None, **options)
+    np.testing.assert_array_equal(dataset.train.read(), expected.train.read())
+    assert dataset.class_names == expected.class_names
+    both = load(other, test_inputs=str(other), **options)
+    assert len(both.test) == 40
+
+
+def test_data_format_of_other_files(tmp_path):
+    """Any file can be named otherwise than its format has it."""
+    x, y = small()
+    for path, file_format in (
+        (save_h5(tmp_path, x_train=x, y_train=y), "hdf5"),
+        (_saved_npz(tmp_path), "npz"),
+        (save_table(tmp_path / "a.parquet", table()), "parquet"),
+    ):
+        other = path.rename(tmp_path / f"{file_format}.data")
+        with pytest.raises(KdistillError, match="--data-format"):
+            load(other, test_fraction="0.25")
+        assert load(other, test_fraction="0.25", data_format=file_format).classes == 3
+    assert (
+        load(save_npy(tmp_path, x_train=x, y=y), labels=str(tmp_path / "y.npy"), **CUT, data_format="npy").classes == 3
+    )
+
+
+def test_columns_may_be_numbered(tmp_path):
+    """A header of numbers in order is one; the command that a table without a header is refused with makes such a one."""
+    path = _csv(tmp_path, "a,1,9\nb,2,9\n" * 6)
+    with pytest.raises(KdistillError) as caught:
+        load(path, labels="0", **CUT)
+    command = re.search(r"\(seq.* > numbered\.csv", str(caught.value))[0]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    dataset = load(tmp_path / "numbered.csv", labels="0", **CUT)
+    assert (len(dataset.train) + len(dataset.test), dataset.class_names) == (12, ("a", "b"))
+    assert list(dataset.preprocessing["standardised"]) == ["1", "2"]
+
+
+def test_one_text_in_many_rows_is_read_once(tmp_path):
+    """A text column of Parquet is not spread out: its few texts are shared by the rows."""
+    path = save_table(
+        tmp_path / "d.parquet", {"a": np.random.default_rng(0).normal(size=40), "label": ["b" * 900, "c"] * 20}
+    )
+    labels = data.resolve(str(path)).reader.contents().train.labels
+    assert labels.dtype == object
+    assert len({id(label) for label in labels}) == 2
+
+
+def test_repetitive_parquet(tmp_path, monkeypatch):
+    """A small file of very many rows is refused before they are read; of not so many, it is read."""
+    rows = 200_000
+    path = save_table(tmp_path / "d.parquet", {"a": np.zeros(rows), "label": np.arange(rows) * 2 // rows})
+    assert load(path, **CUT).classes == 2
+    monkeypatch.setattr("kdistill.readers.tables.UNDOUBTED", 1 << 20)
+    monkeypatch.setattr("pandas.read_parquet", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="claims 200,000 rows in "):
+        load(path, **CUT)
+
+
+def test_texts_of_no_fixed_length_are_read_in_blocks(tmp_path, monkeypatch):
+    """Blocks of texts, which a file may hold once and have in many rows, are small where the file is large."""
+    monkeypatch.setattr("kdistill.readers.hdf5.MOST_READ", 0)
+    monkeypatch.setattr("kdistill.readers.hdf5.LEAST_TEXTS", 7)
+    x, y = small()
+    path = save_h5(tmp_path, x_train=x, y_train=np.array(NAMES)[y].tolist())
+    contents = data.resolve(str(path)).reader.contents()
+    assert contents.train.labels.tolist() == np.array(NAMES)[y].tolist()
+
+
+def test_housing_is_regression(tmp_path):
+    """The classic table of house prices is refused, where it is here."""
+    housing = MNIST.parent / "housing.csv"
+    if not housing.exists():
+        pytest.skip("housing.csv is not here")
+    with pytest.raises(KdistillError, match="3,842 different numbers in 20,640 rows"):
+        load(housing, labels="median_house_value", inputs="longitude,latitude", **CUT)
 
 
 def test_tables_without_pandas(tmp_path, monkeypatch):
@@ -688,6 +1096,16 @@ BAD_FUNCTIONS = {
     "tf.data without end": ("return dataset().repeat()", "never ends: leave out .repeat()"),
     "tf.data in batches": ("return dataset().batch(20)", "gives labels of shape (None,), and a label is one number"),
     "tf.data of one-hot labels": ("return dataset().map(lambda a, b: (a, tf.one_hot(b, 3)))", "by tf.argmax"),
+    "tf.data of several labels": (
+        "return dataset().map(lambda a, b: (a, tf.maximum(tf.one_hot(b, 3), [1, 0, 0])))",
+        "multi-label data is not supported: row 1 has 2 ones",
+    ),
+    "tf.data beyond int32": (
+        "return dataset().map(lambda a, b: (tf.cast(a, tf.int64) + 2 ** 40, b))",
+        "(int32)",
+    ),
+    "floats beyond float32": ("return x * 1e300, y", "x_train holds ", "e+30"),
+    "mixed labels": ("return x, np.array([None, *y[1:]])", "y_train is of type object (NoneType, int"),
     "tf.data of dictionaries": ("return dataset().map(lambda a, b: {'a': a, 'b': b})", "gives a dictionary of a, b"),
     "tf.data of triples": ("return dataset().map(lambda a, b: (a, b, b))", "gives (Tensor, Tensor, Tensor)"),
     "tf.data of ragged tensors": (
@@ -908,7 +1326,102 @@ def _nan(file):
     file["x_train"], file["y_train"] = x, np.arange(60) % 2
 
 
+def _many_labels(file):
+    """10^7 labels that take little room, which are not to be read."""
+    file["x_train"] = small()[0]
+    file.create_dataset("y_train", (10**7,), "u1", chunks=(10**6,), compression="gzip")[:] = 0
+
+
+def _large_chunk(file):
+    """60 labels in a chunk of 10^8, which would be decompressed whole; only its first bytes are there."""
+    file["x_train"] = small()[0]
+    labels = file.create_dataset("y_train", (60,), "u1", chunks=(10**8,), maxshape=(None,), compression="gzip")
+    labels.id.write_direct_chunk((0,), zlib.compress(bytes(60)))
+
+
+@pytest.mark.parametrize("make", [_many_labels, _large_chunk])
+def test_claims_of_hdf5_are_checked_before_labels_are_read(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("kdistill.readers.hdf5.Hdf5._values", lambda *_: pytest.fail("read"))
+    with pytest.raises(KdistillError, match="y_train"):
+        load(_h5(tmp_path, make))
+
+
+def _multi_label():
+    labels = np.eye(3, dtype=np.uint8)[small()[1]]
+    labels[4] = 1
+    return labels
+
+
+def _piped(place):
+    """Inputs, and labels that would come from a pipe."""
+    os.mkfifo(place / "labels.npy")
+    return save_npy(place, x_train=small()[0])
+
+
+def _endless(place):
+    (place / "x.npz").symlink_to("/dev/zero")
+    return place / "x.npz"
+
+
 BAD = {
+    "h5 many labels": (lambda p: _h5(p, _many_labels), {}, "y_train has 10000000 labels for 60 rows"),
+    "h5 large chunk": (lambda p: _h5(p, _large_chunk), {}, "y_train has chunks of (100000000,)"),
+    "h5 long text of no fixed length": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=["a", "b" * 1001] * 30),
+        {},
+        "y_train holds a text of 1,001 characters in row 1",
+    ),
+    "h5 long text": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=np.array(["a" * 1001, "b"] * 30, "S")),
+        {},
+        "y_train holds texts of up to 1,001 characters",
+    ),
+    "h5 multi-label": (
+        lambda p: save_h5(p, x_train=small()[0], y_train=_multi_label()),
+        {},
+        "multi-label data is not supported: row 4 has 3 ones",
+    ),
+    "h5 int64 beyond int32": (
+        lambda p: save_h5(p, x_train=small()[0].astype(np.int64) << 40, y_train=small()[1]),
+        CUT,
+        "x_train holds ",
+        "(int32)",
+    ),
+    "h5 float64 beyond float32": (
+        lambda p: save_h5(p, x_train=np.full((60, 3), 1e39), y_train=small()[1]),
+        CUT,
+        "x_train holds 1e+39 in row",
+    ),
+    "h5 complex": (lambda p: save_h5(p, x_train=small()[0] * 1j, y_train=small()[1]), CUT, "of type complex128"),
+    "h5 near name": (lambda p: save_h5(p, Pixels=[1]), {"inputs": "pixel"}, "(did you mean Pixels?)"),
+    "npy labels of another length": (
+        lambda p: save_npy(p, x_train=small()[0], labels=np.zeros(10**6, np.uint8)),
+        {"labels": "labels.npy"},
+        "labels.npy has 1000000 labels for 60 rows",
+    ),
+    "npy int64 beyond int32": (
+        lambda p: save_npy(p, x_train=small()[0].astype(np.int64) - 2**40, y_train=small()[1]).parent,
+        CUT,
+        "(int32)",
+    ),
+    "npy long class names": (
+        lambda p: save_npy(p, x_train=small()[0], y_train=small()[1], class_names=np.array(["a" * 1001])).parent,
+        CUT,
+        "class_names.npy holds texts of up to 1,001 characters",
+    ),
+    "labels from a pipe": (_piped, {"labels": "labels.npy"}, "--labels", "labels.npy: it is not a regular file"),
+    "labels from a directory": (
+        lambda p: save_npy(p, x_train=small()[0]),
+        {"labels": "."},
+        "--labels",
+        "it is a directory",
+    ),
+    "link to a device": (_endless, {}, "--dataset", "x.npz: it is not a regular file"),
+    "npy folder with a pipe": (
+        lambda p: os.mkfifo(p / "x_train.npy") or p,
+        {},
+        "x_train.npy: it is not a regular file",
+    ),
     "npy without labels": (lambda p: save_npy(p, x_train=small()[0]), {}, "no labels: --labels FILE.npy"),
     "npy labels that are not there": (
         lambda p: save_npy(p, x_train=small()[0]),
@@ -1011,6 +1524,8 @@ BAD |= BAD_IMAGES | BAD_TABLES
         ({"test_fraction": "a fifth"}, "--test-fraction is a fifth"),
         ({"image_size": "0"}, "--image-size is 0: it needs height and width"),
         ({"image_size": "32x"}, "--image-size is 32x"),
+        ({"max_pixels": "0"}, "--max-pixels is 0"),
+        ({"max_pixels": "5e7"}, "--max-pixels is 5e7"),
         ({"labels": ""}, "--labels is empty"),
     ],
 )
@@ -1075,8 +1590,11 @@ def test_every_format_teaches(run, tmp_path, kind, request):
 
 
 @pytest.mark.parametrize("kind", ["images", "function of tf.data"])
-def test_how_data_is_read_is_said_once(run, tmp_path, kind):
-    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`."""
+def test_how_data_is_read_is_said_once(run, tmp_path, monkeypatch, kind):
+    """Later stages take it from the manifest, and so do `status`, `plot`, `evaluate` and `verify`.
+
+    Images are decoded by the first stage alone.
+    """
     name, reading = FORMATS[kind](tmp_path, None)
     options = ["--model", "small", "--epochs", "1", "--batch-size", "8"]
     for command in (
@@ -1089,6 +1607,7 @@ def test_how_data_is_read_is_said_once(run, tmp_path, kind):
     ):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err + outcome.out
+        undecoded(monkeypatch)
     assert "next: kdistill evaluate" in run("status").out
 
 
@@ -1133,6 +1652,11 @@ def test_bad_data_is_one_line(run, tmp_path, case):
         (["soften", "--image-size", "32"], 2, "--image-size says how a dataset is read: name it, --dataset"),
         (["train-student", "--test-fraction", "0.5"], 2, "--test-fraction says how a dataset is read"),
         (["run", "--test-fraction", "2", "--dataset", "digits"], 2, "--test-fraction is 2"),
+        (["train-teacher", "--data-format", "csv"], 2, "--data-format means nothing for digits"),
+        (["run", "--data-format", "xls"], 2, "--data-format is 'xls'"),
+        (["soften", "--data-format", "csv"], 2, "--data-format says how a dataset is read"),
+        (["train-teacher", "--dataset", "/dev/zero", "--data-format", "npy"], 1, "/dev/zero: it is not a regular file"),
+        (["train-teacher", "--dataset", "digit"], 1, "(did you mean digits?)"),
         (["train-teacher", "--dataset", "tfds:no/such/name"], 2, "is no tfds:NAME"),
         (["train-teacher", "--dataset", "no.such:module"], 1, "there is no module 'no.such' in "),
         (["train-teacher", "--dataset", "data.xyz"], 1, "its ending says no format: they are .npz, .npy, .h5"),

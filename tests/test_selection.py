@@ -12,7 +12,7 @@ from conftest import QUICK, write_npz
 
 from kdistill import data
 from kdistill.errors import KdistillError, UsageError
-from kdistill.row_keys import fraction_rows, validation_rows
+from kdistill.row_hashes import fraction_rows, validation_rows
 from kdistill.settings import Selection, Soften, TrainStudent
 from kdistill.soft_targets import SoftTargets
 

@@ -11,15 +11,24 @@ from hypothesis import strategies as st
 from kdistill import metrics, soft_targets
 from kdistill.block_log import BlockLog
 from kdistill.errors import KdistillError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import row_keys
 from kdistill.soft_targets import SoftTargets
-from kdistill.stored_logits import Form
+from kdistill.stored_logits import Form, Logits
 from kdistill.workspace import Input, Manifest, Workspace
 
 ROWS, CLASSES = 300, 7
 IDENTITY = Manifest(
     kind="soft targets",
-    settings={"temperature": 4.0, "batch_size": 32, "dtype": "float32", "top_k": None, "mean": None},
+    settings={
+        "temperature": 4.0,
+        "batch_size": 32,
+        "dtype": "float32",
+        "top_k": None,
+        "mean": None,
+        "signature": None,
+        "output": None,
+        "teacher_input": "scaled",
+    },
     inputs={"dataset": Input("some", "sha256:d"), "teacher": Input("teacher", "sha256:t")},
 )
 
@@ -43,7 +52,7 @@ def write(place, rows, *, labels=None, manifest=IDENTITY, size=32, classes=CLASS
         block = slice(start, start + size)
         log.append({"row_keys": keys[block], **form.store(logits[block]).block()})
     given_labels = own if labels is None else labels
-    said = {"model": "cnn", "parameters": 1}
+    said = {"model": "cnn", "parameters": 1, "probabilities": [False]}
     soft_targets.write(artifact.path, log, manifest, given_labels, form, since=0.0, teacher=said)
     log.close()
     return artifact
@@ -127,6 +136,20 @@ def test_changed_labels_are_refused(artifact, rows):
         SoftTargets.open(artifact).join(keys, np.roll(labels, 1), "some")
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e20])
+def test_unusable_logits_are_refused(tmp_path, rows, monkeypatch, value):
+    """With the teacher and the row when a file is written, with the file and the row when one is read."""
+    keys, logits, labels = (array.copy() for array in rows)
+    logits[[77, 200], 3] = value
+    with pytest.raises(KdistillError, match=r"^teacher: the logits of row 77 "):
+        write(tmp_path, (keys, logits, labels))
+    monkeypatch.setattr(Logits, "check", lambda *_: None)
+    soft = SoftTargets.open(write(tmp_path, (keys, logits, labels)))
+    for read in (soft.check, lambda: soft.join(keys, labels, "some")):
+        with pytest.raises(KdistillError, match=r"soft-targets\.h5: the logits of row 77 .* kdistill soften .*--force"):
+            read()
+
+
 def test_duplicates_with_different_labels_are_fine(tmp_path, rows):
     """A row that the dataset holds twice, labelled differently, is no reason to refuse either."""
     keys, logits, labels = (array.copy() for array in rows)
@@ -185,7 +208,7 @@ def test_resumed_log_gives_the_same_file(tmp_path, rows):
     (tmp_path / "whole").mkdir()
     whole = write(tmp_path / "whole", rows)
     contents = (tmp_path / "whole" / "blocks.log").read_bytes()
-    head, record = contents.index(b"\n") + 1, 20 + 32 * (16 + 4 * CLASSES)
+    head, record = contents.index(b"\n") + 1, 28 + 32 * (16 + 4 * CLASSES)
     for cut in (0, 10, 700, 3000, len(contents) - 1, len(contents)):
         place = tmp_path / f"cut-{cut}"
         place.mkdir()
@@ -325,5 +348,5 @@ def test_manifest_that_claims_much_is_refused(artifact):
 def test_spoiled_manifest_in_the_file(artifact, text):
     with h5py.File(artifact.path, "r+") as file:
         file.attrs["manifest"] = text
-    with pytest.raises(KdistillError, match=r"no manifest|damaged"):
+    with pytest.raises(KdistillError, match=r"not a manifest|damaged"):
         SoftTargets.open(artifact)

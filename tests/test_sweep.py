@@ -13,12 +13,15 @@ from matplotlib.colors import to_hex
 from test_cli import imports_of, saved_weights
 
 from kdistill import Sweep, TrainStudent, figures, metrics, sweeps, training
+from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
 from kdistill.errors import UsageError
 from kdistill.intervals import Estimate, t_quantile
 from kdistill.saved_models import SavedNetwork
 from kdistill.soft_targets import Joined
+from kdistill.stages.sweep import _Work
 from kdistill.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarise
+from kdistill.workspace import Workspace
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
 SMALL += ["--xla", "off"]
@@ -117,7 +120,7 @@ def test_summary_is_of_pairs_of_the_same_seed(swept):
 
 def test_scaled_is_fitted_on_validation_rows(swept, digits):
     """The T of temperature scaling has the lowest NLL on the rows that were held out; test NLL and ECE are after it."""
-    from kdistill.row_keys import validation_rows
+    from kdistill.row_hashes import validation_rows
 
     for row in (row for row in table(swept) if row["kind"] == HARD):
         network = SavedNetwork.load(swept / "sweeps/sweep/students" / row["student"] / "saved_model")
@@ -145,7 +148,7 @@ def test_scaled_is_fitted_on_validation_rows(swept, digits):
     ],
 )
 def test_students_are_train_students(run, workspace, kind, options):
-    """A student of a sweep, and of a control, has the weights that the same options of train-student give."""
+    """A student of a sweep, and of a control, has the bytes that the same options of train-student give."""
     row = [row for row in table(workspace) if row["kind"] == kind][-1]
     at = ["--temperature", row["temperature"]] if row["temperature"] else []
     outcome = run("train-student", *options, *at, "--model", "mlp-10", "--seed", row["seed"], *SMALL)
@@ -156,6 +159,18 @@ def test_students_are_train_students(run, workspace, kind, options):
         json.loads((place / "manifest.json").read_text()) for place in (workspace / "students/student", own)
     )
     assert (mine["settings"], mine["inputs"]) == (theirs["settings"], theirs["inputs"])
+    for output in ("saved_model", "model.keras"):
+        assert mine["outputs"][output] == theirs["outputs"][output]
+
+
+def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
+    """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
+    compile_step, compiled = training._step_runner, []
+    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
+    assert run("sweep", *options, "--name", "other").code == 0
+    assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
+    assert len(compiled) == 2, "one from hard labels, one distilled"
 
 
 def test_manifests_tell_controls_apart(swept):
@@ -181,6 +196,14 @@ def test_twice_does_nothing(run, workspace):
     assert "sweep sweep: 12 students" in listed
     assert "mlp-10-hard" not in listed
     assert run("verify").code == 0
+
+
+def test_students_share_a_dataset(swept):
+    """It is loaded once for all, those of other soft targets among them."""
+    settings = Sweep(controls=True, other_soft_targets="other", student=TrainStudent(model="mlp-10"))
+    work = _Work.open(Workspace(swept), settings, Reporter(quiet=True))
+    assert work.other.soft is not work.sources.soft
+    assert work.other.dataset is work.sources.dataset is work.sources.dataset
 
 
 def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):
@@ -234,8 +257,8 @@ def test_a_spoiled_student_is_found(run, workspace):
     history.write_text("")
     outcome = run("verify")
     assert outcome.code == 1
-    assert "history.csv is not what was written: kdistill sweep --force" in outcome.out
-    outcome = run(*CONTROLS)
+    assert outcome.out.count("history.csv is not what was written: kdistill sweep ") == 1
+    outcome = run(*outcome.out.splitlines()[0].partition("kdistill ")[2].split())
     assert "mlp-10-hard-seed0" in outcome.out
     assert "made again: history.csv is not what was written" in outcome.out
     assert run("verify").code == 0

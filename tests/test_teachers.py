@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
+import kdistill
 from kdistill import metrics
 from kdistill.backend import keras, tf
-from kdistill.row_keys import validation_rows
-from kdistill.soft_targets import SoftTargets
+from kdistill.console import Reporter
+from kdistill.readers.npz import NpzMember
+from kdistill.row_hashes import validation_rows
+from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.stages.soften import _warn_of_perfection
 from kdistill.stored_logits import Form
 
 DIGITS = ["--dataset", "digits"]
@@ -156,7 +160,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
     [
         (["--teacher", "nosuch", *DIGITS], 1, "kdistill train-teacher"),
         (["--teacher", "./nosuch", *DIGITS], 1, "no such SavedModel or .keras file, and no such teacher in workspace"),
-        (["--teacher", "PLACE", *DIGITS], 1, "is no SavedModel (a directory with saved_model.pb)"),
+        (["--teacher", "PLACE", *DIGITS], 1, "is neither a SavedModel (a directory with saved_model.pb)"),
         (["--teacher", "PLACE/one"], 2, "--dataset is missing"),
         (["--teacher", "PLACE/none", *DIGITS], 1, "has no signatures to call"),
         (
@@ -187,6 +191,23 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--logits", "nan.npy", *DIGITS], 1, "holds NaN or infinity, first in row 7"),
         (["--logits", "two.npz", *DIGITS], 1, "holds a, b: logits are in an array of the name logits"),
         (["--logits", "broken.keras", *DIGITS], 1, "it needs an .npy, an .npz or an .h5 file"),
+        (["--logits", "pipe.npy", *DIGITS], 1, "--logits pipe.npy is not a regular file"),
+        (["--logits", "folder", *DIGITS], 1, "--logits folder is not a regular file"),
+        (["--logits", "short_labels.npz", *DIGITS], 1, "labels has shape (7,)"),
+        (["--logits", "short_keys.npz", *DIGITS], 1, "row_keys is (1437, 8) of uint8"),
+        (["--logits", "other_keys.npz", *DIGITS], 1, "1,437 of the 1,437 rows"),
+        (["--logits", "only_labels.npz", *DIGITS], 1, "holds labels: logits are in an array"),
+        (["--teacher", "folder/pipe.keras", *DIGITS], 1, "folder/pipe.keras is not a regular file"),
+        (["--teacher", "folder/model.onnx", *DIGITS], 1, "--logits logits.npz"),
+        (["--teacher", "folder/model.pt", *DIGITS], 1, "--logits logits.npz"),
+        (["--teacher", "folder/forest.joblib", *DIGITS], 1, "--logits logits.npz"),
+        (
+            ["--teacher", "folder/net.weights.h5", *DIGITS],
+            1,
+            "train-teacher --model MODEL --weights folder/net.weights.h5",
+        ),
+        (["--teacher", "folder/net.h5", *DIGITS], 1, "--logits folder/net.h5"),
+        (["--teacher", "few.npy", *DIGITS], 1, "--logits few.npy"),
     ],
 )
 def test_bad_teachers_are_one_line(run, tmp_path, plain, digits, options, code, said):
@@ -203,6 +224,16 @@ def test_bad_teachers_are_one_line(run, tmp_path, plain, digits, options, code, 
     broken[7, 3] = np.nan
     np.save(tmp_path / "nan.npy", broken)
     np.savez(tmp_path / "two.npz", a=broken, b=broken)
+    whole, keys = np.zeros((rows, 10), np.float32), np.zeros((rows, 16), np.uint8)
+    np.savez(tmp_path / "short_labels.npz", logits=whole, labels=np.arange(7))
+    np.savez(tmp_path / "short_keys.npz", logits=whole, row_keys=keys[:, :8])
+    np.savez(tmp_path / "other_keys.npz", logits=whole, row_keys=keys)
+    np.savez(tmp_path / "only_labels.npz", labels=digits.train.labels)
+    (tmp_path / "folder").mkdir()
+    for name in ("model.onnx", "model.pt", "forest.joblib", "net.weights.h5", "net.h5"):
+        (tmp_path / "folder" / name).write_text("hello")
+    os.mkfifo(tmp_path / "pipe.npy")
+    os.mkfifo(tmp_path / "folder/pipe.keras")
     outcome = run("soften", *(option.replace("PLACE", str(plain[0])) for option in options))
     assert (outcome.code, outcome.out) == (code, "") or "softens" in outcome.out
     assert outcome.err.startswith("error: ")
@@ -264,6 +295,176 @@ def test_logits_of_another_program(run, tmp_path, digits, ending, kind):
     assert "hardly better than chance" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
 
 
+class Broken(tf.Module):
+    """A network that gives NaN for every row with a certain sum of pixels."""
+
+    def __init__(self, total):
+        super().__init__()
+        self.total = tf.constant(total, tf.int64)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8)])
+    def serve(self, inputs):
+        totals = tf.reduce_sum(tf.cast(inputs, tf.int64), (1, 2))
+        logits = tf.cast(inputs, tf.float32)[:, 14, 9:19]
+        return tf.where(totals[:, None] == self.total, np.float32(np.nan), logits)
+
+
+@pytest.mark.parametrize("kind", ["network", "ensemble", "views", "float64", "large"])
+def test_logits_that_no_student_could_match(run, tmp_path, plain, digits, kind):
+    """Whatever they come from, they are refused with what gave them and the first row, and nothing is left behind."""
+    inputs = digits.train.read()
+    totals = inputs.sum(axis=(1, 2), dtype=int)
+    row, who = 1300, "said.npy"
+    if kind in ("float64", "large"):
+        logits = np.zeros((len(inputs), 10))
+        logits[[row, row + 9], 3] = 1e300 if kind == "float64" else 1e20
+        np.save(who, logits)
+        options = ["--logits", who]
+    else:
+        row, who = int(np.argmax(totals == totals[row])), "net"
+        network = Broken(totals[row])
+        tf.saved_model.save(network, tmp_path / "net", signatures=network.serve)
+        options = ["--teacher", "./net", *(["--teacher", plain[0] / "one"] if kind == "ensemble" else [])]
+        options += ["--augment", "shift:1", "--views", "2"] if kind == "views" else []
+    outcome = run("soften", *options, *DIGITS, "--batch-size", "300")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert str(tmp_path / who) in outcome.err
+    assert re.search(rf"\brow {row}\b", outcome.err)
+    assert not (tmp_path / "workspace").exists()
+
+
+def with_right_ones(digits, seed=0):
+    """Logits of digits' training rows, right on most."""
+    draw = np.random.default_rng(seed)
+    return (draw.normal(0, 1, (1437, 10)) + 4 * np.eye(10)[digits.train.labels]).astype(np.float32)
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+@pytest.mark.parametrize("options", [[], ["--fraction", "0.3", "--batch-size", "100"]])
+def test_logits_are_joined_by_row_keys(run, tmp_path, digits, ending, options):
+    """Rows in any order give what rows in the transfer set's order do, of all rows or some; labels are checked too."""
+    logits, order = with_right_ones(digits), np.random.default_rng(1).permutation(1437)
+    keys, labels = kdistill.row_keys(digits.train.read()), digits.train.labels
+    np.save("in_order.npy", logits)
+    outcome = run("soften", "--logits", "in_order.npy", *DIGITS, *options)
+    assert "the order of the rows of" in outcome.out
+    assert "kdistill.row_keys" in outcome.out
+    for name, places in (("same", np.arange(1437)), ("other", order)):
+        arrays = {"logits": logits[places], "row_keys": keys[places], "labels": labels[places]}
+        if ending == "npz":
+            np.savez(f"{name}.npz", **arrays)
+        else:
+            with h5py.File(f"{name}.h5", "w") as file:
+                file.update(arrays)
+        outcome = run("soften", "--logits", f"{name}.{ending}", *DIGITS, *options, "--name", name)
+        assert outcome.code == 0, outcome.err
+        assert "is trusted" not in outcome.out
+        expected, _ = stored(tmp_path / "workspace")
+        np.testing.assert_array_equal(stored(tmp_path / "workspace", name)[0], expected)
+
+
+def test_equal_rows_in_order_keep_their_own_logits(run, tmp_path, digits):
+    inputs = np.repeat(digits.train.read()[:40], 2, axis=0)
+    pool("pool.npz", inputs)
+    logits = np.arange(800, dtype=np.float32).reshape(80, 10)
+    np.savez("said.npz", logits=logits, row_keys=kdistill.row_keys(inputs))
+    assert run("soften", "--logits", "said.npz", *DIGITS, "--transfer-set", "pool.npz").code == 0
+    np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], logits)
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_labels_beside_logits_are_compared(run, digits, tmp_path, names):
+    """Rows sorted by class and rolled by a few, right on most of them, are refused; rows in order are not."""
+    order = np.argsort(digits.train.labels, kind="stable")
+    inputs, labels = digits.train.read()[order], digits.train.labels[order]
+    pool("sorted.npz", inputs, labels)
+    logits = with_right_ones(digits)[order]
+    given = labels.astype(str) if names else labels
+    where = [*DIGITS, "--transfer-set", "sorted.npz"]
+    np.savez("rolled.npz", logits=np.roll(logits, 7, axis=0), labels=np.roll(given, 7))
+    outcome = run("soften", "--logits", "rolled.npz", *where)
+    assert outcome.code == 1
+    assert "in 70 of 1,437 rows, first in row 0 (9 instead of 0)" in outcome.err
+    assert not (tmp_path / "workspace").exists()
+    np.savez("right.npz", logits=logits, labels=given)
+    outcome = run("soften", "--logits", "right.npz", *where)
+    assert outcome.code == 0, outcome.err
+    assert "is trusted" not in outcome.out
+    pool("unlabelled.npz", inputs)
+    outcome = run("soften", "--logits", "right.npz", *DIGITS, "--transfer-set", "unlabelled.npz", "--name", "b")
+    assert "is trusted (no row has a label in both)" in outcome.out
+
+
+def test_lengths_are_compared_before_anything_is_decompressed(run, tmp_path, monkeypatch):
+    blocks = NpzMember.blocks
+
+    def watched(rows, size):
+        assert rows.path != tmp_path / "bomb.npz"
+        return blocks(rows, size)
+
+    monkeypatch.setattr(NpzMember, "blocks", watched)
+    rows = 100_000
+    arrays = {"labels": np.zeros(rows, int), "row_keys": np.zeros((rows, 16), np.uint8)}
+    np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros((rows, 10), np.float16), **arrays)
+    outcome = run("soften", "--logits", "bomb.npz", *DIGITS)
+    assert (outcome.code, "100,000 rows" in outcome.err, "1,437" in outcome.err) == (1, True, True)
+
+
+def test_probabilities_of_0(run, tmp_path, digits, monkeypatch):
+    """The zeros of a row get a small share of the mass, or what its smallest other probability has, and are counted."""
+    votes = np.zeros((1437, 10), np.float32)
+    votes[np.arange(1437), digits.train.labels] = 0.75
+    votes[np.arange(1437), (digits.train.labels + 1) % 10] = 0.25
+    votes[5] = [0, 1e-9, 1, 0, 0, 0, 0, 0, 0, 0]
+    np.savez("votes.npz", probabilities=votes, labels=digits.train.labels)
+    soften = ["soften", "--logits", "votes.npz", *DIGITS, "--batch-size", "500"]
+    outcome = run(*soften)
+    assert "11,496 of 14,370 probabilities (80.0%)" in outcome.out
+    logits, soft = stored(tmp_path / "workspace")
+    expected = np.where(votes == 0, 1e-4, votes)
+    expected[5, votes[5] == 0] = votes[5, 1]
+    expected = np.log(expected)
+    np.testing.assert_allclose(logits, expected - expected.mean(axis=1, keepdims=True), atol=1e-4)
+    assert soft.manifest.settings["zero_mass"] == 1e-3
+    assert json.loads(run("status", "--json").out)["artifacts"][0]["command"] == (
+        f"kdistill soften --dataset digits --logits {tmp_path / 'votes.npz'} --temperature 20 --batch-size 500"
+    )
+    assert "up to date" in run(*soften).out
+    monkeypatch.setattr("kdistill.stages.soften.ZERO_MASS", 1e-4)
+    assert "zero mass 0.001 -> 0.0001" in run(*soften).out
+
+
+def test_teacher_that_is_always_right_is_warned_of(run, tmp_path, digits, workspace):
+    """On its training rows, whatever file they lie in, and not on others; one of the workspace is not."""
+    logits = 5 * np.eye(10, dtype=np.float32)
+    np.save("all.npy", logits[digits.train.labels])
+    warning = "right on all 1,437 labelled rows"
+    assert warning in run("soften", "--logits", "all.npy", *DIGITS).err
+    np.save("most.npy", logits[[(digits.train.labels[0] + 1) % 10, *digits.train.labels[1:]]])
+    assert "warning" not in run("soften", "--logits", "most.npy", *DIGITS).err
+    pool("test.npz", digits.test.read(), digits.test.labels)
+    pool("train.npz", digits.train.read(), digits.train.labels)
+    np.save("test.npy", logits[digits.test.labels])
+    assert "warning" not in run("soften", "--logits", "test.npy", *DIGITS, "--transfer-set", "test.npz").err
+    assert warning in run("soften", "--logits", "all.npy", *DIGITS, "--transfer-set", "train.npz").err
+    manifest = SoftTargets(workspace / "soft-targets/soft-targets.h5").manifest
+    _warn_of_perfection(manifest, digits.train, digits, (said := Heard()), outside=False)
+    assert not said.warnings
+    _warn_of_perfection(manifest, digits.train, digits, said, outside=True)
+    assert len(said.warnings) == 1
+
+
+class Heard(Reporter):
+    """Keeps warnings."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
 def test_logits_of_pytorch(run, tmp_path, digits):
     """The README's lines for PyTorch, as they stand there, write a file that soften takes."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -271,9 +472,9 @@ def test_logits_of_pytorch(run, tmp_path, digits):
     (lines,) = re.findall(r"^```python\n(with torch\.no_grad.*?)^```", readme, re.DOTALL | re.MULTILINE)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
-    names = {"torch": torch, "np": np, "network": network, "x_train": digits.train.read()}
+    names = {"torch": torch, "np": np, "kdistill": kdistill, "network": network, "x_train": digits.train.read()}
     exec(lines, names)
-    assert run("soften", "--logits", "logits.npy", *DIGITS).code == 0
+    assert run("soften", "--logits", "logits.npz", *DIGITS).code == 0
     np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], names["logits"].numpy())
 
 
@@ -310,7 +511,7 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     from kdistill.stages.plot import _examples
 
     soft = SoftTargets(workspace / "soft-targets/soft-targets.h5")
-    assert {example.label for example in _examples(soft, digits)} == {None}
+    assert {example.label for example in _examples(soft, transfer_set(soft.manifest, digits))} == {None}
     assert (
         "up to date"
         in run(

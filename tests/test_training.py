@@ -152,6 +152,19 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, how, after):
     assert same(weights(network), weights(whole))
 
 
+def test_another_number_of_threads_is_warned_of(tmp_path, rows, monkeypatch, capsys):
+    """The bits of a sum depend on it, so a resumed run says what its epochs were computed with."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, rows, settings(epochs=2), reporter=Stops(1))
+    monkeypatch.setattr(training, "threads", lambda: 99)
+    train(tmp_path, rows, settings(epochs=2), reporter=Reporter())
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: ")
+    assert "99" in warning
+    train(tmp_path, rows, settings(epochs=3), reporter=Reporter())
+    assert capsys.readouterr().err == ""
+
+
 def test_more_epochs_go_on(tmp_path, rows):
     """A finished run with more epochs asked for ends as if they had been asked for at once."""
     (tmp_path / "whole").mkdir()

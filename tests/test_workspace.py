@@ -12,15 +12,25 @@ import pytest
 
 from kdistill import workspace
 from kdistill.errors import KdistillError
-from kdistill.workspace import Input, Manifest, Workspace
+from kdistill.workspace import Input, Manifest, Workspace, threads
 
-RESULTS = {"test_errors": 1, "test_rows": 2, "parameters": 3}
-IDENTITY = Manifest(kind="teacher", settings={"epochs": 3, "model": "cnn"}, inputs={"dataset": Input("d", "sha256:1")})
+RESULTS = {
+    "model": "cnn",
+    "parameters": 3,
+    "test_errors": 1,
+    "test_rows": 2,
+    "held_out_rows": 2,
+    "best_epoch": 3,
+    "epochs_run": 3,
+}
+SETTINGS = {"epochs": 3, "model": "cnn", "precision": "float32"}
+IDENTITY = Manifest(kind="teacher", settings=SETTINGS, inputs={"dataset": Input("d", "sha256:1")})
 
 
 def put(artifact, text, identity=IDENTITY):
     with artifact.writing() as staging:
-        (staging.path / "file").write_text(text)
+        (staging.path / "saved_model").write_text(text)
+        (staging.path / "history.csv").write_text("")
         return staging.commit(identity, results=RESULTS, seconds=1.0)
 
 
@@ -33,21 +43,22 @@ def test_manifest_round_trip(artifact):
     """What is written is what is read, and it names the digests of what was made."""
     written = put(artifact, "one")
     assert artifact.manifest() == written
-    assert written.outputs == {"file": workspace.digest(artifact.path / "file")}
+    outputs = ("history.csv", "saved_model")
+    assert written.outputs == {name: workspace.digest(artifact.path / name) for name in outputs}
     assert artifact.out_of_date(IDENTITY) is None
 
 
 def test_out_of_date_names_what_differs(artifact):
     assert artifact.out_of_date(IDENTITY) == "not there yet"
     put(artifact, "one")
-    other = Manifest(kind="teacher", settings={"epochs": 5, "model": "cnn"}, inputs={"dataset": Input("e", "sha256:2")})
+    other = Manifest(kind="teacher", settings=SETTINGS | {"epochs": 5}, inputs={"dataset": Input("e", "sha256:2")})
     assert artifact.out_of_date(other) == "epochs 3 -> 5; dataset d -> e"
     renamed = Manifest(kind="teacher", settings=IDENTITY.settings, inputs={"dataset": Input("moved", "sha256:1")})
     assert artifact.out_of_date(renamed) is None
-    (artifact.path / "file").write_text("touched")
-    assert "file is not what was written" in artifact.out_of_date(IDENTITY)
-    (artifact.path / "file").unlink()
-    assert "file is missing" in artifact.out_of_date(IDENTITY)
+    (artifact.path / "saved_model").write_text("touched")
+    assert "saved_model is not what was written" in artifact.out_of_date(IDENTITY)
+    (artifact.path / "saved_model").unlink()
+    assert "saved_model is missing" in artifact.out_of_date(IDENTITY)
 
 
 @pytest.mark.parametrize("swap", [True, False])
@@ -57,7 +68,7 @@ def test_new_takes_the_place_of_old(artifact, monkeypatch, swap):
         monkeypatch.setattr(workspace, "_swap", lambda *_: False)
     put(artifact, "one")
     put(artifact, "two")
-    assert (artifact.path / "file").read_text() == "two"
+    assert (artifact.path / "saved_model").read_text() == "two"
     assert os.listdir(artifact.path.parent) == ["teacher"]
 
 
@@ -68,7 +79,7 @@ def test_failure_leaves_the_old(artifact, error):
     with pytest.raises(type(error)), artifact.writing() as staging:
         (staging.path / "file").write_text("two")
         raise error
-    assert (artifact.path / "file").read_text() == "one"
+    assert (artifact.path / "saved_model").read_text() == "one"
     assert os.listdir(artifact.path.parent) == ["teacher"]
 
 
@@ -87,37 +98,6 @@ def test_interruption_keeps_what_is_to_be_taken_up(artifact):
     with artifact.writing(keep="checkpoint") as staging:
         assert os.listdir(staging.path) == ["checkpoint"]
     assert os.listdir(artifact.path.parent) == []
-
-
-def test_what_a_killed_run_left_is_swept(artifact):
-    """The old artifact left beside the new one goes; half-finished work of another run, and a live writer's, stay."""
-    put(artifact, "one")
-    artifact.partial.mkdir()
-    (artifact.partial / "checkpoint").write_text("half")
-    artifact.sweep()
-    assert artifact.partial.exists()
-    (artifact.partial / "manifest.json").write_text("{}")
-    with artifact.writing(keep="manifest.json"):
-        artifact.sweep()
-        assert (artifact.partial / "manifest.json").exists()
-    artifact.partial.mkdir()
-    (artifact.partial / "manifest.json").write_text("{}")
-    artifact.sweep()
-    assert os.listdir(artifact.path.parent) == ["teacher"]
-
-
-def test_log_of_a_file_that_stands_is_swept(tmp_path):
-    """A run killed just after its file took its place leaves its log; one that is newer is another run's work."""
-    file = Workspace(tmp_path).soft_targets("soft-targets")
-    file.partial.mkdir(parents=True)
-    log = file.partial / "blocks.log"
-    log.touch()
-    file.path.touch()
-    for age, left in ((1, True), (-1, False)):
-        os.utime(log, ns=(file.path.stat().st_mtime_ns + age,) * 2)
-        file.sweep()
-        assert file.partial.exists() == left
-    assert os.listdir(file.path.parent) == ["soft-targets.h5"]
 
 
 def test_full_disk_names_the_artifact(artifact):
@@ -175,9 +155,9 @@ def test_digest_covers_names_and_bytes(tmp_path):
 def test_spoiled_manifest_is_named(artifact, text):
     put(artifact, "one")
     artifact.manifest_path.write_text(text)
-    with pytest.raises(KdistillError, match=r"manifest\.json is no manifest .*train-teacher .*--force"):
+    with pytest.raises(KdistillError, match=r"manifest\.json is not a manifest .*train-teacher .*--force"):
         artifact.require()
-    assert "no manifest" in artifact.out_of_date(IDENTITY)
+    assert "not a manifest" in artifact.out_of_date(IDENTITY)
 
 
 def test_newer_manifest_is_refused_by_name(artifact):
@@ -207,3 +187,12 @@ def test_workspace_lists_what_it_holds(tmp_path):
         Path(tmp_path / "soft-targets" / name).touch()
     assert [artifact.name for artifact in place.teachers()] == ["a", "b"]
     assert [artifact.name for artifact in place.soft_target_files()] == ["one"]
+
+
+@pytest.mark.parametrize(("given", "counted"), [("3", 3), ("0", 0), ("", 0), ("x", 0)])
+def test_threads_are_those_tensorflow_uses(monkeypatch, made, given, counted):
+    """A manifest records them, as the bits of a network can depend on them."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert threads() == (counted or available)
+    assert Workspace(made).teacher("teacher").require().threads == available

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.errors import KdistillError, gist
-from kdistill.readers import Array, Contents, Reader
+from kdistill.readers import Array, Contents, Reader, check_file
 from kdistill.readers.npz import Npz
 
 DIGITS = Path(__file__).parent.parent / "digits" / "digits.npz"
@@ -60,6 +60,7 @@ def _keras_file(name: str) -> Path:
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     path = cache / ("mnist.npz" if name == "mnist" else f"kdistill-{name}.npz")
     if path.exists():
+        check_file("dataset", str(path))
         return path
     from kdistill.backend import keras
     from kdistill.console import silent_stdout

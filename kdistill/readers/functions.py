@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill import user_code, workspace
 from kdistill.errors import KdistillError, gist
-from kdistill.readers import Array, Contents, Part, Reader, streams, text
+from kdistill.readers import Array, Contents, Part, Reader, streams, text, texts
 
 RETURNS = (
     "it can return (x, y), ((x_train, y_train), (x_test, y_test)), a dictionary of x_train, y_train, x_test and y_test, "
@@ -103,9 +103,12 @@ class Function(Reader):
         except Exception as error:  # noqa: BLE001 - whatever the user's object raises
             said = gist(error)
             raise KdistillError(f"{self.place}: {name} is no array: {said}") from None
-        if array.dtype.hasobject and all(isinstance(value, str) for value in array.reshape(-1)):
-            return array.astype(str)
-        return array
+        if not array.dtype.hasobject:
+            return array
+        if all(isinstance(value, str) for value in array.reshape(-1)):
+            return texts(array.reshape(-1), f"{self.place}: {name}").reshape(array.shape)
+        kinds = sorted({type(value).__name__ for value in array.reshape(-1)[:1000]})
+        raise KdistillError(f"{self.place}: {name} is of type object ({', '.join(kinds)}): it needs numbers, or texts")
 
 
 def _described(found: Any) -> str:

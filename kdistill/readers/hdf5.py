@@ -14,17 +14,31 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.errors import KdistillError, gist
-from kdistill.readers import Contents, Part, Reader, Rows, finite, text
+from kdistill.readers import (
+    MOST_READ,
+    Contents,
+    Part,
+    Reader,
+    Rows,
+    check_labels,
+    check_names,
+    checked,
+    native,
+    nearest,
+    text,
+    texts,
+)
 
 CHUNK_CACHE = 64 << 20  # HDF5's own is too small to hold a row of chunks, which then are decompressed again and again
 BEST_COMPRESSION = 40_000  # no common filter does better, even for zeros
+LEAST_TEXTS = 100  # read at a time, of texts without a fixed length
 
 
 class Hdf5(Reader):
     """A file of named datasets; a transfer set may hold inputs alone."""
 
     format = "an HDF5 file"
-    takes = ("inputs", "labels", "test-inputs", "test-labels", "test-fraction")
+    takes = ("inputs", "labels", "test-inputs", "test-labels", "test-fraction", "data-format")
 
     def digest(self) -> str:
         return workspace.digest(self.path)
@@ -48,7 +62,7 @@ class Hdf5(Reader):
             return Contents(
                 train=train,
                 test=self._part(file, test_inputs, test_labels) if test_inputs else None,
-                class_names=[text(name) for name in self._values(file, names).reshape(-1)] if names else (),
+                class_names=self._class_names(file, names) if names else (),
             )
 
     @staticmethod
@@ -59,14 +73,30 @@ class Hdf5(Reader):
         rows = Hdf5Rows(self._open(file, inputs), f"{self.place}: {inputs}")
         if labels is None:
             return Part(rows, None, inputs, "labels (--labels NAME)")
-        return Part(rows, self._values(file, labels), inputs, labels)
+        found = self._open(file, labels)
+        where = f"{self.place}: {labels}"
+        check_labels(found.shape, found.dtype, rows.shape[0] if rows.shape else 0, where)
+        return Part(rows, self._values(found, where), inputs, labels)
 
-    def _values(self, file: h5py.File, name: str) -> NDArray[Any]:
-        """All of a dataset; texts as NumPy's."""
-        dataset = self._open(file, name)
-        if h5py.check_string_dtype(dataset.dtype):
-            return np.array(dataset.asstr()[()], str)
-        return np.asarray(dataset[()])
+    def _class_names(self, file: h5py.File, name: str) -> list[str]:
+        found = self._open(file, name)
+        where = f"{self.place}: {name}"
+        check_names(found.shape, found.dtype, where)
+        return [text(value) for value in self._values(found, where).reshape(-1)]
+
+    def _values(self, dataset: h5py.Dataset, where: str) -> NDArray[Any]:
+        """All of a dataset; texts as objects, (values,).
+
+        Texts of no fixed length may all be one and the same in the file, so that it holds less than it says: they are
+        read in blocks that can't be much larger than the file, and their length is checked in between.
+        """
+        if not h5py.check_string_dtype(dataset.dtype):
+            return np.asarray(dataset[()])
+        if not dataset.shape:
+            return texts([dataset.asstr()[()]], where)
+        step = max(LEAST_TEXTS, MOST_READ // max(1, self.path.stat().st_size))
+        blocks = (dataset.asstr()[start : start + step] for start in range(0, len(dataset), step))
+        return np.concatenate([np.empty(0, object), *(texts(block.reshape(-1), where) for block in blocks)])
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
         """A dataset that lies in the file as it says."""
@@ -74,9 +104,11 @@ class Hdf5(Reader):
         for step in name.strip("/").split("/"):
             link = node.get(step, getlink=True) if isinstance(node, h5py.Group) and step else None
             if link is None:
+                names = _names(file)
+                some = ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "nothing"
                 raise KdistillError(
-                    f"{self.place} has no {name}: it holds {_names(file)}; --inputs NAME and --labels NAME say which "
-                    "are meant"
+                    f"{self.place} has no {name}: it holds {some}; --inputs NAME and --labels NAME say which are meant"
+                    f"{nearest(name, names)}"
                 )
             if not isinstance(link, h5py.HardLink):
                 raise KdistillError(
@@ -90,6 +122,8 @@ class Hdf5(Reader):
             raise KdistillError(f"{where} lies in other files: copy it into this one")
         if node.dtype.hasobject and not h5py.check_string_dtype(node.dtype):
             raise KdistillError(f"{where} is of type {node.dtype}, of no fixed size: save plain numbers")
+        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > max(node.nbytes, MOST_READ):
+            raise KdistillError(f"{where} has chunks of {node.chunks}, beyond its shape {node.shape}: save it again")
         if not _stored(node):
             raise KdistillError(f"{where} claims {node.shape} of {node.dtype} and holds less: it is damaged")
         return node
@@ -100,21 +134,22 @@ class Hdf5Rows(Rows):
 
     def __init__(self, dataset: h5py.Dataset, where: str) -> None:
         self._dataset, self._where = dataset, where
-        self.shape, self.dtype = tuple(dataset.shape), dataset.dtype
+        self.shape, self.dtype = tuple(dataset.shape), native(dataset.dtype)
 
     def part(self, start: int, stop: int) -> NDArray[Any]:
         with _readable(self._where):
             block = np.asarray(self._dataset[start:stop])
-        return finite(block, start, self._where)
+        return checked(block, start, self._where)
 
     def read(self) -> NDArray[Any]:
         return self.part(0, len(self))
 
 
-def _names(file: h5py.File) -> str:
+def _names(file: h5py.File) -> list[str]:
+    """The datasets of a file, in its groups too."""
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    return ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "nothing"
+    return names
 
 
 def _stored(dataset: h5py.Dataset) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdistill.errors import KdistillError
@@ -14,37 +17,69 @@ from kdistill.readers.npz import member
 from kdistill.settings import Reading
 
 NAMES = ("logits", "probabilities")
+OPTIONAL = ("labels", "row_keys")
 
 
-def read(path: Path) -> Rows:
-    """Open a file: the array that is called `logits` or `probabilities`, or the only one.
+@dataclass(frozen=True)
+class LogitsFile:
+    """A file of `logits` (rows, classes), with the arrays by which its order can be checked.
+
+    `labels` (rows,) or (rows, 1) and `row_keys` (rows, 16) are None where the file has none.
+    """
+
+    logits: Rows
+    labels: Rows | None = None
+    row_keys: Rows | None = None
+
+
+def read(path: Path) -> LogitsFile:
+    """Open a file and check the shapes and types of its arrays; their values are not read.
+
+    The logits are the array called `logits` or `probabilities`, or the only one besides `labels` and `row_keys`.
 
     Raises:
-        KdistillError: if there is no such array, or it is no (rows, classes) of floats.
+        KdistillError: if there is no such array, or an array has the wrong shape or type.
     """
-    rows = _open(path)
-    if len(rows.shape) != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
-        raise KdistillError(f"{path} holds {rows.shape} of {rows.dtype}: logits are floats, (rows, classes)")
-    return rows
+    arrays = _arrays(path)
+    logits, labels, keys = (arrays.get(name) for name in ("logits", *OPTIONAL))
+    assert logits is not None
+    if len(logits.shape) != 2 or logits.dtype.kind != "f" or 0 in logits.shape:
+        raise KdistillError(f"{path} holds {logits.shape} of {logits.dtype}: logits are floats, (rows, classes)")
+    rows = len(logits)
+    if labels is not None and labels.shape not in ((rows,), (rows, 1)):
+        raise KdistillError(
+            f"{path}: labels has shape {labels.shape} (expected one label per row of logits, ({rows},))"
+        )
+    if keys is not None and (keys.shape != (rows, 16) or keys.dtype != "u1"):
+        raise KdistillError(
+            f"{path}: row_keys is {keys.shape} of {keys.dtype} (expected ({rows}, 16) of uint8, from "
+            "kdistill.row_keys(inputs))"
+        )
+    return LogitsFile(logits, labels, keys)
 
 
-def _open(path: Path) -> Rows:
-    if path.suffix == ".npy":
-        return Array(mapped(str(path)), str(path))
-    if path.suffix == ".npz":
+def _arrays(path: Path) -> Mapping[str, Rows]:
+    """The logits, and those of the optional arrays that the file has, by name."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return {"logits": Array(mapped(str(path)), str(path))}
+    if suffix == ".npz":
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
-                return member(archive, path, _choose(names, path))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+                return {role: member(archive, path, name) for role, name in _roles(names, path).items()}
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
             raise KdistillError(f"{path} is not a readable .npz: {error}") from None
-    if path.suffix in (".h5", ".hdf5"):
-        return Hdf5(str(path), Reading(inputs=_choose(dataset_names(path), path))).contents().train.inputs
+    if suffix in (".h5", ".hdf5"):
+        roles = _roles(dataset_names(path), path)
+        return {role: Hdf5(str(path), Reading(inputs=name)).contents().train.inputs for role, name in roles.items()}
     raise KdistillError(f"--logits {path}: it needs an .npy, an .npz or an .h5 file")
 
 
-def _choose(names: list[str], path: Path) -> str:
-    known = [name for name in NAMES if name in names]
-    if len(known) == 1 or (not known and len(names) == 1):
-        return (known or names)[0]
-    raise KdistillError(f"{path} holds {', '.join(names) or 'nothing'}: logits are in an array of the name logits")
+def _roles(names: list[str], path: Path) -> dict[str, str]:
+    """The name of the array of logits, and of each optional array that is there."""
+    others = [name for name in names if name not in OPTIONAL]
+    known = [name for name in NAMES if name in others] or others
+    if len(known) != 1:
+        raise KdistillError(f"{path} holds {', '.join(names) or 'nothing'}: logits are in an array of the name logits")
+    return {"logits": known[0], **{name: name for name in OPTIONAL if name in names}}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.errors import KdistillError, UsageError, gist
-from kdistill.readers import Array, Contents, Part, Reader, text
+from kdistill.readers import Array, Contents, Part, Reader, check_file, check_labels, check_names, text
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
@@ -21,7 +21,7 @@ class Npy(Reader):
     """A file of inputs, and others of labels and of a test part."""
 
     format = "an .npy of inputs"
-    takes = ("labels", "test-inputs", "test-labels", "test-fraction")
+    takes = ("labels", "test-inputs", "test-labels", "test-fraction", "data-format")
     files = ("labels", "test-inputs", "test-labels")
 
     def __post_init__(self) -> None:
@@ -49,7 +49,10 @@ class NpyFolder(Reader):
 
     def _file(self, name: str) -> str | None:
         path = self.path / f"{name}.npy"
-        return str(path) if path.exists() else None
+        if not path.exists():
+            return None
+        check_file("dataset", str(path))
+        return str(path)
 
     def digest(self) -> str:
         names = ("x_train", "y_train", "x_test", "y_test", "class_names")
@@ -60,7 +63,7 @@ class NpyFolder(Reader):
         return Contents(
             train=_part(str(self.path / "x_train.npy"), self._file("y_train"), "y_train.npy"),
             test=_part(test, self._file("y_test"), "y_test.npy") if test else None,
-            class_names=[text(name) for name in mapped(names).reshape(-1)] if names else (),
+            class_names=_class_names(names) if names else (),
         )
 
 
@@ -74,7 +77,15 @@ def _part(inputs: str, labels: str | None, missing: str) -> Part:
     rows, name = Array(mapped(inputs), inputs), Path(inputs).name
     if labels is None:
         return Part(rows, None, name, missing)
-    return Part(rows, np.array(mapped(labels)), name, Path(labels).name)
+    found = mapped(labels)
+    check_labels(found.shape, found.dtype, rows.shape[0] if rows.shape else 0, labels)
+    return Part(rows, np.array(found), name, Path(labels).name)
+
+
+def _class_names(file: str) -> list[str]:
+    names = mapped(file)
+    check_names(names.shape, names.dtype, file)
+    return [text(name) for name in names.reshape(-1)]
 
 
 def mapped(file: str) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS, Part, Rows, finite, text
+from kdistill.readers import BLOCK_ROWS, Part, Rows, checked, matrix_fault, native, texts
 
 
 def part(dataset: Any, where: str, name: str) -> Part:
@@ -38,10 +38,11 @@ def part(dataset: Any, where: str, name: str) -> Part:
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise KdistillError(f"{where} never ends: leave out .repeat(), or end it with .take(ROWS)")
     if len(pair) == 2 and pair[1].shape.rank not in (0, None) and pair[1].shape.as_list() != [1]:
-        raise KdistillError(
-            f"{where} gives labels of shape {pair[1].shape}, and a label is one number: .unbatch() what is batched; one-"
-            "hot labels become numbers by tf.argmax"
-        )
+        fix = "batched rows are separated by .unbatch()"
+        if pair[1].shape.is_fully_defined():
+            first = [labels for _, labels in _passes(dataset.take(BLOCK_ROWS), BLOCK_ROWS, where) if labels is not None]
+            fix = matrix_fault(first[0], "tf.argmax(label)") if first else "it has no rows"
+        raise KdistillError(f"{where} gives labels of shape {pair[1].shape}, and a label is one number: {fix}")
     return _first_pass(dataset, labelled=len(pair) == 2, where=where, name=name)
 
 
@@ -59,7 +60,7 @@ def _first_pass(dataset: Any, *, labelled: bool, where: str, name: str) -> Part:
             labels.append(some_labels.reshape(-1))
     if shape is None:
         raise KdistillError(f"{where} has no rows")
-    rows = StreamRows(dataset, (sum(map(len, sums)), *shape), dtype, np.concatenate(sums), where)
+    rows = StreamRows(dataset, (sum(map(len, sums)), *shape), native(dtype), np.concatenate(sums), where)
     return Part(rows, np.concatenate(labels) if labelled else None, name, f"labels in {name}")
 
 
@@ -85,7 +86,7 @@ class StreamRows(Rows):
                 raise self._changed(f"more than the {len(self):,} rows")
             if (differs := _sums(inputs, labels) != expected).any():
                 raise self._changed(f"another row {start + int(np.argmax(differs))} than that")
-            yield finite(inputs, start, self._where)
+            yield checked(inputs, start, self._where)
             start += len(inputs)
         if start < len(self):
             raise self._changed(f"{start:,} rows instead of the {len(self):,}")
@@ -102,12 +103,9 @@ def _passes(dataset: Any, rows: int, where: str) -> Iterator[tuple[NDArray[Any],
     with _one_line(where):
         for block in dataset.batch(rows).prefetch(1).as_numpy_iterator():
             inputs, *labels = block if isinstance(block, tuple) else (block,)
-            yield inputs, _plain(labels[0]) if labels else None
-
-
-def _plain(labels: NDArray[Any]) -> NDArray[Any]:
-    """Labels as NumPy has them; TensorFlow's texts are objects."""
-    return np.array([text(label) for label in labels.reshape(-1)]) if labels.dtype.hasobject else labels
+            if labels and labels[0].dtype.hasobject:  # TensorFlow's texts
+                labels = [texts(labels[0].reshape(-1), f"labels in {where}")]
+            yield inputs, labels[0] if labels else None
 
 
 @contextlib.contextmanager
@@ -137,5 +135,6 @@ def _sums(inputs: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint3
     """A CRC-32 of each row and its label."""
     of = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(inputs)]
     if labels is not None:
-        of = [zlib.crc32(label.tobytes(), row) for label, row in zip(labels, of, strict=True)]
+        as_bytes = (label.encode() if isinstance(label, str) else label.tobytes() for label in labels)
+        of = [zlib.crc32(label, row) for label, row in zip(as_bytes, of, strict=True)]
     return np.array(of, np.uint32)

@@ -14,7 +14,7 @@ from kdistill import bias, data, freshness
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import BLOCK_ROWS
-from kdistill.row_keys import sortable
+from kdistill.row_hashes import sortable
 from kdistill.settings import CorrectBias
 from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
@@ -52,8 +52,8 @@ def run(
         raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
     for change in freshness.stale(workspace, trained):
         reporter.warn(f"{student} is stale, {change}: {student.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name)
-    pool = data.resolve(settings.inputs, option="inputs") if settings.inputs else None
+    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
+    pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)
     _refuse_trained(artifact)
     identity = Manifest(
@@ -67,7 +67,7 @@ def run(
     )
     reason = artifact.out_of_date(identity)
     if reason is None and not force:
-        up_to_date(artifact, reason, force=force, reporter=reporter)
+        up_to_date(artifact, identity, reason, force=force, reporter=reporter)
         return artifact.require()
     if not (student.path / "model.keras").exists():
         raise KdistillError(
@@ -77,7 +77,7 @@ def run(
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
     rows = _rows(dataset, pool, reporter)
-    announce(artifact, reason, reporter)
+    announce(artifact, identity, reason, force=force, reporter=reporter)
 
     from kdistill import networks, saved_models, shifted_networks
 
@@ -162,6 +162,8 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
         rows = dataset.train
     else:
         rows = pool.transfer_set(dataset)
+        for warning in rows.warnings:
+            reporter.warn(warning)
         tests = int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum())
         if tests:
             reporter.warn(
@@ -215,7 +217,7 @@ def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> d
     classes = bias.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
     if not classes.any():
         return None
-    dataset = data.resolve(manifest.inputs["dataset"].name).load()
+    dataset = data.resolve(manifest.inputs["dataset"].name, cache=workspace.cache).load()
     network = _loaded(student, student.require(), dataset)
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))

@@ -92,7 +92,7 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> list[Measur
     with reporter.steps("evaluate", len(artifacts)) as bar:
         for name, group in groups.items():
             try:
-                dataset = data.resolve(name).load()
+                dataset = data.resolve(name, cache=workspace.cache).load()
                 judged = _load(workspace, group, dataset, reporter)
                 of_splits = [_measure(judged, getattr(dataset, split)) for split in SPLITS]
             except KdistillError as error:

@@ -16,7 +16,7 @@ from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Export
 from kdistill.stages import up_to_date
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
 if TYPE_CHECKING:
     from kdistill.saved_models import SavedNetwork
@@ -39,7 +39,7 @@ def run(
     trained = network.require()
     for reason in freshness.stale(workspace, trained):
         reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
-    source = data.resolve(trained.inputs["dataset"].name)
+    source = data.resolve(trained.inputs["dataset"].name, cache=workspace.cache)
     artifact = workspace.export(settings)
     identity = Manifest(
         kind="export",
@@ -50,7 +50,7 @@ def run(
         },
         inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
     )
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
         return artifact.require()
 
     exports.require(settings.format)
@@ -76,7 +76,7 @@ def run(
             **_measure(original, runtime, dataset),
             "bytes": size(file),
             "original_bytes": size(original.path),
-            "threads": exports.threads(),
+            "threads": threads(),
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
@@ -123,7 +123,7 @@ def _convert(
                 saved_model = exports.in_float32(network.path / "model.keras", precision, place)
             made.write(saved_model, place / file.name, settings.quantize, calibration)
             (place / file.name).rename(file)
-            return made.run(file, exports.threads())
+            return made.run(file, threads())
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a converter or a runtime raises

@@ -48,13 +48,13 @@ def run(
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
     identity = Manifest(kind="plots", settings={"formats": sorted(set(settings.formats))}, inputs=inputs)
     artifact = workspace.plots
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter):
-        return identity
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
+        return artifact.require()
 
     start = time.perf_counter()
     pictures = {"learning-curves": _learning_curves(networks)}
     if soft:
-        pictures["dark-knowledge"] = _dark_knowledge(soft)
+        pictures["dark-knowledge"] = _dark_knowledge(workspace, soft)
 
     from kdistill import figures
 
@@ -119,7 +119,7 @@ def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
 def _curve(network: Artifact) -> Curve:
     from kdistill.figures import Curve
 
-    held_out, table = history.read(network.path / "history.csv", f"{network.command} --force")
+    held_out, table = history.read(network.path / "history.csv", network.remedy)
     return Curve(
         name=network.name,
         role=network.kind,
@@ -132,25 +132,25 @@ def _curve(network: Artifact) -> Curve:
     )
 
 
-def _dark_knowledge(soft: SoftTargets) -> Figure:
+def _dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     from kdistill import figures
 
     made_from = soft.manifest.inputs["dataset"]
-    dataset = data.resolve(made_from.name).load()
+    dataset = data.resolve(made_from.name, cache=workspace.cache).load()
+    rows = transfer_set(soft.manifest, dataset, workspace.cache)
     sources = [source.name for source in transfer_sources(soft.manifest).values()] or [made_from.name]
     who = [data.short_name(name) for name in soft_targets.asked(soft.manifest)]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: what {' + '.join(who)} say{'s' * (len(who) == 1)} of some rows; "
         "the label's bar in orange"
     )
-    return figures.dark_knowledge(_examples(soft, dataset), dataset.class_names, soft.temperature, title)
+    return figures.dark_knowledge(_examples(soft, rows), dataset.class_names, soft.temperature, title)
 
 
-def _examples(soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
+def _examples(soft: SoftTargets, rows: data.Split) -> list[Example]:
     """Rows whose soft targets tell most: of each class the one with the highest entropy that the teacher has right."""
     from kdistill.figures import Example
 
-    rows = transfer_set(soft.manifest, dataset)
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
     chosen = _telling_rows(Joined(soft, places), rows.labels)
     mask = np.zeros(len(rows), bool)

@@ -6,20 +6,20 @@ import math
 import time
 from pathlib import Path
 
-from kdistill import data, freshness, soft_targets, teachers
+from kdistill import commands, data, freshness, soft_targets, teachers
 from kdistill.block_log import BlockLog
 from kdistill.console import Reporter
-from kdistill.data import Dataset, Source, Split
+from kdistill.data import NO_LABEL, Dataset, Source, Split
 from kdistill.errors import KdistillError, UsageError
-from kdistill.row_keys import row_keys
+from kdistill.row_hashes import positions, row_keys
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.stages import up_to_date
 from kdistill.stored_logits import Form
-from kdistill.teachers import Answers, Candidate
+from kdistill.teachers import ZERO_MASS, Answers, Candidate
+from kdistill.unfinished import BLOCKS
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
 
-BLOCKS = "blocks.log"
 CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
 
@@ -42,22 +42,26 @@ def run(
                 reporter.warn(
                     f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
                 )
-    source = data.resolve(settings.dataset or _dataset_of(asked), option="dataset" if settings.dataset else None)
+    option = "dataset" if settings.dataset else None
+    source = data.resolve(settings.dataset or _dataset_of(asked), option=option, cache=workspace.cache)
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
-    if up_to_date(artifact, _out_of_date(artifact, identity), force=force, reporter=reporter):
-        return identity
+    if up_to_date(artifact, identity, _out_of_date(artifact, identity), force=force, reporter=reporter):
+        return freshness.manifest_of(artifact) or identity
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
-    whole = whole_transfer_set(identity, dataset)
+    whole = whole_transfer_set(identity, dataset, workspace.cache)
+    for warning in (*dataset.warnings, *whole.warnings):
+        reporter.warn(warning)
     chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
     rows = whole.chosen(chosen)
 
     start = time.perf_counter()
     said: Answers
     if settings.logits:
-        said = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
+        said = spoken = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
+        reporter.say(spoken.order)
     else:
         said = teachers.load(asked, settings, dataset, rows)
     _announce(identity, said, dataset, rows, reporter)
@@ -66,25 +70,28 @@ def run(
         known = {name: asked[0].manifest.results[name] for name in known}
     form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
     with artifact.writing(keep=BLOCKS) as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns})
-        _ask(said, rows, log, form, settings.batch_size, reporter)
+        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns}, len(rows))
         file = staging.path / artifact.path.name
-        manifest = soft_targets.write(
-            file,
-            log,
-            identity,
-            rows.labels,
-            form,
-            since=start,
-            teacher={**known, "probabilities": list(said.probabilities)},
-        )
-        log.close()
+        try:
+            _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.asked(identity)), reporter)
+            manifest = soft_targets.write(
+                file,
+                log,
+                identity,
+                rows.labels,
+                form,
+                since=start,
+                teacher={**known, "probabilities": list(said.probabilities)},
+            )
+        except KdistillError:  # the same command would be refused again, so there is nothing to resume
+            log.path.unlink()
+            raise
+        finally:
+            log.close()
         staging.commit_file(file)
     _report(artifact, manifest, settings, dataset, reporter)
-    which = "" if settings.name == Soften.name else f" --soft-targets {settings.name}"
-    model = "" if known["model"] else " --model mlp-800"
-    alpha = "0.1" if manifest.results["labelled"] else "0"
-    reporter.say(f"next: {workspace.student('student').command}{which}{model} --alpha {alpha}")
+    _warn_of_perfection(manifest, rows, dataset, reporter, outside=_is_outside(settings, asked))
+    reporter.say(f"next: {commands.next_student(workspace.root, settings.name, manifest.results)}")
     return manifest
 
 
@@ -104,15 +111,19 @@ def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, 
     )
 
 
-def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, batch: int, reporter: Reporter) -> None:
+def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, batch: int, who: str, reporter: Reporter) -> None:
     """Fill the log, from where it ends."""
     if log.rows or log.restarted:
         reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")
     with reporter.steps("soften", len(rows)) as bar:
         bar.advance(log.rows)
         for block, logits in said.of(rows, batch, skip=math.ceil(log.rows / batch)):
-            log.append({"row_keys": row_keys(block), **form.store(logits).block()})
+            stored = form.store(logits)
+            stored.check(log.rows, who)
+            log.append({"row_keys": row_keys(block), **stored.block()})
             bar.advance(len(block))
+    if said.zeros.count:
+        reporter.say(str(said.zeros))
 
 
 def _dataset_of(asked: list[Candidate]) -> str:
@@ -125,8 +136,13 @@ def _dataset_of(asked: list[Candidate]) -> str:
     return names[0]
 
 
+def _is_outside(settings: Soften, asked: list[Candidate]) -> bool:
+    """Whether any of the teachers is not the workspace's."""
+    return settings.logits is not None or any(teacher.artifact is None for teacher in asked)
+
+
 def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manifest:
-    outside = settings.logits is not None or any(teacher.artifact is None for teacher in asked)
+    outside = _is_outside(settings, asked)
     inputs = {"dataset": source.identity()}
     for number, name in enumerate(settings.transfer_sets, 1):
         inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
@@ -134,8 +150,12 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
         inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.made_from
     if settings.logits:
         path = Path(settings.logits).expanduser().absolute()
-        if not path.is_file():
+        if not path.exists():
             raise KdistillError(f"--logits {settings.logits}: there is no such file")
+        if not path.is_file():  # reading a pipe or a device could wait forever
+            raise KdistillError(
+                f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
+            )
         inputs["logits"] = Input(str(path), digest(path))
     return Manifest(
         kind="soft targets",
@@ -153,6 +173,7 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
             "output": settings.output if outside else None,
             "teacher_output": settings.teacher_output if outside else Soften.teacher_output,
             "teacher_input": settings.teacher_input if outside else Soften.teacher_input,
+            "zero_mass": ZERO_MASS if outside and settings.teacher_output != "logits" else None,
         },
         inputs=inputs,
     )
@@ -173,6 +194,26 @@ def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: D
         outside = "is it for these rows, in this order?" if settings.logits else "does it expect other inputs?"
         scale = "" if settings.logits or dataset.input_dtype != "uint8" else " (--teacher-input raw gives it 0 to 255)"
         reporter.warn(f"the teacher is hardly better than chance on these labels: {outside}{scale}")
+
+
+def _warn_of_perfection(
+    manifest: Manifest, rows: Split, dataset: Dataset, reporter: Reporter, *, outside: bool
+) -> None:
+    """Warn of a teacher from outside that is right on every labelled row, if training rows are among those.
+
+    The logits of a network that kdistill trained tell classes apart even there, since they are no rounded probabilities.
+    """
+    results = manifest.results
+    if not outside or not results["labelled"] or results["correct"] < results["labelled"]:
+        return
+    labelled = rows.chosen(rows.labels != NO_LABEL)
+    if manifest.made_from("transfer_set") and not (positions(labelled.keys(), dataset.train.keys()) >= 0).any():
+        return
+    reporter.warn(
+        f"the teacher is right on all {results['labelled']:,} labelled rows, as one is that was trained on them; its logits "
+        "then say little more than the labels: use out-of-fold logits (cross-validated predictions) or rows that it was "
+        "not trained on (--transfer-set DATA)"
+    )
 
 
 def _out_of_date(artifact: Artifact, identity: Manifest) -> str | None:

@@ -1,22 +1,45 @@
-"""`kdistill status`: what stands in a workspace, what is stale and why, and what to run next."""
+"""`kdistill status`: what stands in a workspace, what is stale and why, what was interrupted, and what to run next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kdistill import freshness
+from kdistill import commands, freshness, unfinished
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Selection
+from kdistill.settings import NAME, Plot, Selection, TrainStudent, TrainTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One artifact: `state` is `fresh`, `stale` or `damaged`; `reasons` say why it is not fresh.
+class Interrupted:
+    """Half-finished work on an artifact.
 
-    `made_from` has name and digest by role; `digest` is the one that what is made from this artifact records.
+    `done` of `total` `unit` (`epochs`, `rows` or `students`) are done, which took `seconds`; `command` resumes it.
+    `writer` is the process that is at it now, None if it was stopped. `obstacles` say why it can't be resumed: what it
+    is made from has changed.
+    """
+
+    unit: str
+    done: int
+    total: int | None
+    seconds: float
+    writer: str | None
+    obstacles: tuple[str, ...]
+    command: str
+
+    @property
+    def resumable(self) -> bool:
+        return not (self.writer or self.obstacles)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One artifact: `state` is `fresh`, `stale`, `damaged`, or `unfinished` where nothing but half-finished work stands.
+
+    `reasons` say why it is not fresh. `made_from` has name and digest by role; `digest` is the one that what is made
+    from this artifact records. `command` makes it again.
     """
 
     kind: str
@@ -28,10 +51,11 @@ class Standing:
     digest: str | None
     summary: str
     command: str
+    interrupted: Interrupted | None = None
 
 
 def run(workspace: Workspace) -> tuple[list[Standing], str]:
-    """Look at every artifact.
+    """Look at every artifact, and at work that was interrupted.
 
     Reads: all manifests, and what they were made from.
     Writes: nothing.
@@ -48,25 +72,31 @@ def run(workspace: Workspace) -> tuple[list[Standing], str]:
     ]
     if workspace.plots.manifest_path.exists():
         artifacts.append(workspace.plots)
-    standings = [_look(workspace, artifact) for artifact in artifacts]
-    return standings, _next(workspace, standings)
+    look = freshness.Look(workspace)
+    standings = [_look(look, artifact) for artifact in artifacts]
+    begun = [artifact for artifact in workspace.begun() if artifact not in artifacts]
+    standings += [_begun(artifact, *found) for artifact in begun if (found := _interrupted(look, artifact))]
+    standings.sort(key=lambda standing: ORDER.index(standing.kind))  # stable: students of a sweep follow the others
+    return standings, _next(workspace, look, standings)
 
 
-def _look(workspace: Workspace, artifact: Artifact) -> Standing:
+ORDER = ("teacher", "soft targets", "student", "sweep", "export", "plots")
+
+
+def _look(look: freshness.Look, artifact: Artifact) -> Standing:
+    interrupted = found[1] if (found := _interrupted(look, artifact)) else None
     try:
-        manifest = freshness.manifest_of(artifact)
+        manifest = look.manifest(artifact)
         assert manifest is not None
         broken = artifact.broken(manifest) if artifact.path.is_dir() else None
         if broken:
-            raise KdistillError(broken)
-    except KdistillError as error:
-        unreadable = Manifest(kind=artifact.kind, settings={}, inputs={})
-        return _standing(artifact, unreadable, "damaged", (str(error),), "")
-    reasons = tuple(freshness.stale(workspace, manifest))
-    return _standing(artifact, manifest, "stale" if reasons else "fresh", reasons, _summary(manifest))
-
-
-def _standing(artifact: Artifact, manifest: Manifest, state: str, reasons: tuple[str, ...], summary: str) -> Standing:
+            raise KdistillError(f"{artifact.path}: {broken}")
+        reasons = tuple(look.stale(manifest))
+        state, command = "stale" if reasons else "fresh", artifact.command_for(manifest)
+        summary = _summary(manifest)
+    except (KdistillError, OSError) as error:
+        manifest, command = Manifest(kind=artifact.kind, settings={}, inputs={}), freshness.remedy(artifact)
+        state, reasons, summary = "damaged", (str(error),), ""
     return Standing(
         kind=artifact.kind,
         name=artifact.name,
@@ -76,7 +106,40 @@ def _standing(artifact: Artifact, manifest: Manifest, state: str, reasons: tuple
         made_from=manifest.inputs,
         digest=manifest.outputs.get(freshness.OUTPUT_OF.get(artifact.kind, "")),
         summary=summary,
-        command=artifact.command_for(manifest) if manifest.settings else artifact.command,
+        command=command,
+        interrupted=interrupted,
+    )
+
+
+def _begun(artifact: Artifact, identity: Manifest, interrupted: Interrupted) -> Standing:
+    return Standing(
+        kind=artifact.kind,
+        name=artifact.name,
+        path=str(artifact.partial),
+        state="unfinished",
+        reasons=(),
+        made_from=identity.inputs,
+        digest=None,
+        summary="",
+        command=interrupted.command,
+        interrupted=interrupted,
+    )
+
+
+def _interrupted(look: freshness.Look, artifact: Artifact) -> tuple[Manifest, Interrupted] | None:
+    """Half-finished work on an artifact, and what it is made from."""
+    left = unfinished.find(artifact)
+    if left is None:
+        return None
+    writer = artifact.writer()
+    return left.identity, Interrupted(
+        unit=left.unit,
+        done=left.done,
+        total=left.total,
+        seconds=round(left.seconds, 3),
+        writer=writer,
+        obstacles=() if writer else tuple(look.stale(left.identity, upstream=False)),
+        command=left.command(artifact),
     )
 
 
@@ -102,11 +165,18 @@ def _summary(manifest: Manifest) -> str:
     return f"{settings['model']}, {results['test_errors']:,} errors of {results['test_rows']:,} test rows{chosen}"
 
 
-def _next(workspace: Workspace, standings: list[Standing]) -> str:
+def _next(workspace: Workspace, look: freshness.Look, standings: Sequence[Standing]) -> str:
+    """The command to run next: it resumes what was interrupted, mends what is damaged or stale, or goes one stage on."""
+    return _mending(workspace, standings) or _going_on(workspace, look, standings)
+
+
+def _mending(workspace: Workspace, standings: Sequence[Standing]) -> str | None:
     there = {(standing.kind, standing.name) for standing in standings}
     for standing in standings:
+        if standing.interrupted and standing.interrupted.resumable:
+            return standing.interrupted.command
         if standing.state == "damaged":
-            return f"{standing.command} --force"
+            return standing.command
         kind, name = _parent(standing)
         if standing.state == "stale" and kind not in ("dataset", "") and (kind, name) not in there:
             made_by = {
@@ -117,31 +187,41 @@ def _next(workspace: Workspace, standings: list[Standing]) -> str:
             return made_by[kind](name).command
         if standing.state == "stale":
             return standing.command
-    kinds = {standing.kind for standing in standings}
-    for kind, command in (
-        ("teacher", workspace.command("train-teacher")),
-        ("soft targets", f"{workspace.command('soften')} --temperature 20"),
-        ("student", "kdistill train-student --alpha 0.1"),
-        ("plots", workspace.command("plot")),
-    ):
-        if kind not in kinds and not (kind in ("teacher", "soft targets") and kinds & {"soft targets", "student"}):
-            return command
+    return None
+
+
+def _going_on(workspace: Workspace, look: freshness.Look, standings: Sequence[Standing]) -> str:
+    names = {kind: [one.name for one in standings if one.kind == kind] for kind in ORDER}
+    soft = _first(names["soft targets"], TrainStudent.soft_targets)
+    teacher = _first(names["teacher"], TrainTeacher.name)
+    if not names["student"]:
+        manifest = look.manifest(workspace.soft_targets(soft)) if soft else None
+        if soft and manifest:
+            return commands.next_student(workspace.root, soft, manifest.results)
+        return commands.next_soften(workspace.root, teacher) if teacher else workspace.command("train-teacher")
+    if not names["plots"]:
+        return commands.next_plot(workspace.root, soft or Plot.soft_targets)
     return workspace.command("evaluate")
+
+
+def _first(names: Sequence[str], default: str) -> str | None:
+    """The default if it is among the names, else the first of them."""
+    return default if default in names else next(iter(names), None)
 
 
 def show(workspace: Workspace, standings: list[Standing], following: str, reporter: Reporter) -> None:
     """Print the chain from dataset to export, each artifact below what it was made from."""
     reporter.say(f"workspace {workspace.root}" + ("" if standings else ", where nothing stands yet"))
+    below: dict[tuple[str, str], list[Standing]] = {}
+    for standing in standings:
+        below.setdefault(_parent(standing), []).append(standing)
     for dataset in dict.fromkeys(s.made_from["dataset"].name for s in standings if "dataset" in s.made_from):
         reporter.say(f"  dataset {dataset}")
-        for standing in standings:
-            if _parent(standing) == ("dataset", dataset):
-                _show_below(standing, standings, reporter, depth=2)
+        _show_below(("dataset", dataset), below, reporter, depth=2)
     there = {(standing.kind, standing.name) for standing in standings}
-    for standing in standings:
-        parent = _parent(standing)
+    for parent in below:
         if parent[0] != "dataset" and parent not in there:  # damaged, or what it was made from is gone; and plots
-            _show_below(standing, standings, reporter, depth=1)
+            _show_below(parent, below, reporter, depth=1)
     reporter.say(f"next: {following}")
 
 
@@ -156,15 +236,28 @@ def _parent(standing: Standing) -> tuple[str, str]:
     return role.replace("_", " "), standing.made_from[role].name if role else ""
 
 
-def _show_below(standing: Standing, all_of: list[Standing], reporter: Reporter, *, depth: int) -> None:
-    mark = f" [{freshness.short(standing.digest)}]" if standing.digest else ""
-    summary = f": {standing.summary}" if standing.summary else ""
-    reporter.say("  " * depth + f"{standing.kind} {standing.name}{mark}{summary}")
-    for reason in standing.reasons:
-        reporter.say("  " * depth + f"  {standing.state}: {reason}")
-    for other in all_of:
-        if _parent(other) == (standing.kind, standing.name):
-            _show_below(other, all_of, reporter, depth=depth + 1)
+def _show_below(
+    parent: tuple[str, str], below: Mapping[tuple[str, str], Sequence[Standing]], reporter: Reporter, *, depth: int
+) -> None:
+    for standing in below.get(parent, ()):
+        mark = f" [{freshness.short(standing.digest)}]" if standing.digest else ""
+        summary = f": {standing.summary}" if standing.summary else ""
+        reporter.say("  " * depth + f"{standing.kind} {standing.name}{mark}{summary}")
+        for reason in standing.reasons:
+            reporter.say("  " * depth + f"  {standing.state}: {reason}")
+        if standing.interrupted:
+            reporter.say("  " * depth + f"  {_told(standing.interrupted)}")
+        _show_below((standing.kind, standing.name), below, reporter, depth=depth + 1)
+
+
+def _told(work: Interrupted) -> str:
+    """Half-finished work in a line."""
+    how_far = unfinished.how_far(work.done, work.total, work.unit, work.seconds)
+    if work.writer:
+        return f"being written by {work.writer}: {how_far}"
+    if work.obstacles:
+        return f"interrupted: {how_far}; can't be resumed, as {', '.join(work.obstacles)}"
+    return f"interrupted: {how_far}; to resume: {work.command}"
 
 
 def as_json(standings: list[Standing], following: str) -> dict[str, object]:

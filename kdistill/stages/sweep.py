@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, history, metrics, sweeps, teachers
+from kdistill import data, history, metrics, sweeps, teachers, unfinished
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.intervals import Estimate
@@ -46,20 +46,27 @@ def run(
     sweep = _Work.open(workspace, settings, reporter)
     artifact, identity = sweep.artifact, sweep.identity()
     if not force and (standing := sweep.up_to_date(identity)) is not None:
-        artifact.sweep()
+        unfinished.tidy(artifact, identity)
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
         return sweeps.summarise(standing)
 
     start = time.perf_counter()
-    with artifact.writing() as staging:
+    if not force:
+        for setting in sweep.grid():
+            for seed in settings.seeds:
+                one = sweep.member(setting, seed)
+                unfinished.protect(one.artifact, one.identity)
+    with artifact.writing(keep=unfinished.SWEEP) as staging:
         rows: list[Row] = []
         members: list[_Member] = []
         digests: dict[str, str] = {}
+        unfinished.write_sweep(staging.path, identity, 0, sweep.total)
         for one in sweep.members(rows):
             progress = f"{len(rows) + 1:>{len(str(sweep.total))}}/{sweep.total}"
             row, digests[one.artifact.name] = sweep.made(one, force=force, progress=progress)
             rows.append(row)
             members.append(one)
+            unfinished.write_sweep(staging.path, identity, len(rows), sweep.total)
         if settings.controls:
             rows = list(_measured(sweep, members, rows))
         summaries = sweeps.summarise(rows)
@@ -67,6 +74,7 @@ def run(
         text = json.dumps(as_json(summaries), indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
         _picture(summaries, settings, staging.path / PICTURE, _title(sweep, rows))
+        (staging.path / unfinished.SWEEP).unlink()
         staging.commit_loose(identity, results={"students": digests}, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE}; {time.perf_counter() - start:.1f} s")
     return summaries
@@ -107,7 +115,7 @@ class _Work:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=sources.source.name)
-            other = Sources.open(workspace, of_other, reporter)
+            other = replace(Sources.open(workspace, of_other, reporter), dataset_of=sources)
         return cls(workspace, settings, sources, other, models, reporter)
 
     @property
@@ -179,13 +187,15 @@ class _Work:
         manifest = self.artifact.require()
         if manifest.results.get("students") != digests:
             return None
-        return sweeps.read(self.artifact.path / TABLE, f"{self.artifact.command_for(manifest)} --force")
+        return sweeps.read(self.artifact.path / TABLE, self.artifact.remedy)
 
     def made(self, one: _Member, *, force: bool, progress: str) -> tuple[Row, str]:
         """A student's row and the digest of its network, made now if it is not up to date; says so in a line."""
         reason = one.artifact.out_of_date(one.identity)
         start, again = time.perf_counter(), one.artifact.path.exists()
         if reason or force:
+            if not force:
+                unfinished.protect(one.artifact, one.identity)
             if (doubt := one.sources.doubt(one.settings)) and doubt not in self.doubts:
                 self.doubts.add(doubt)
                 self.reporter.warn(f"{one.artifact} {doubt}")
@@ -225,7 +235,7 @@ def _row(one: _Member) -> tuple[Row, str]:
     manifest = one.artifact.manifest()
     assert manifest is not None
     results, settings = manifest.results, manifest.settings
-    held_out, table = history.read(one.artifact.path / "history.csv", f"{one.artifact.command} --force")
+    held_out, table = history.read(one.artifact.path / "history.csv", one.artifact.remedy)
     errors = rows = None
     if held_out == "validation":
         rows = int(results["held_out_rows"])

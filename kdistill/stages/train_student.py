@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdistill import commands
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages import up_to_date
@@ -27,10 +28,11 @@ def run(
     sources = Sources.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), sources.identity(settings)
     events = workspace.events(artifact) if settings.tensorboard else None
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     if doubt := sources.doubt(settings):
         reporter.warn(f"{artifact} {doubt}")
     manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)
-    reporter.say(f"next: {workspace.command('plot')}, {workspace.command('evaluate')}")
+    following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")
+    reporter.say(f"next: {', '.join(following)}")
     return manifest

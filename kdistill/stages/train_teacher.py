@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from kdistill import data, model_sources
+from kdistill import commands, data, model_sources
 from kdistill.console import Reporter
 from kdistill.settings import TrainTeacher
 from kdistill.stages import up_to_date
@@ -26,7 +26,7 @@ def run(
     Raises:
         KdistillError: if the dataset or the network is none, or training fails.
     """
-    source = data.resolve(settings.dataset, option="dataset")
+    source = data.resolve(settings.dataset, option="dataset", cache=workspace.cache)
     model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
@@ -35,9 +35,11 @@ def run(
         inputs={"dataset": source.identity(), **model.inputs()},
     )
     events = workspace.events(artifact) if settings.tensorboard else None
-    if up_to_date(artifact, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
+    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
+    for warning in dataset.warnings:
+        reporter.warn(warning)
 
     from kdistill import networks
     from kdistill.training import Objective
@@ -53,6 +55,5 @@ def run(
         events=events,
         show_layers=True,
     )
-    which = "" if settings.name == TrainTeacher.name else f" --teacher {settings.name}"
-    reporter.say(f"next: {workspace.soft_targets('soft-targets').command}{which} --temperature 20")
+    reporter.say(f"next: {commands.next_soften(workspace.root, settings.name)}")
     return manifest

@@ -12,7 +12,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.soft_targets import SoftTargets, transfer_set
-from kdistill.workspace import Artifact, Manifest, Workspace
+from kdistill.workspace import Artifact, Manifest, Workspace, threads
 
 SAMPLED_ROWS = 256
 TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch they were computed in
@@ -53,19 +53,10 @@ def run(workspace: Workspace, *, reporter: Reporter = Reporter()) -> tuple[list[
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
             problems = list(_problems(workspace, artifact))
-            command = f"{_command(artifact)} --force" if problems else ""
+            command = freshness.remedy(artifact) if problems else ""
             findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
     return findings, len(artifacts)
-
-
-def _command(artifact: Artifact) -> str:
-    """The command that makes an artifact again as it was, as far as its manifest can be read."""
-    try:
-        manifest = freshness.manifest_of(artifact)
-    except KdistillError:
-        return artifact.command
-    return artifact.command_for(manifest) if manifest else artifact.command
 
 
 def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
@@ -78,35 +69,35 @@ def _problems(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
         elif broken := artifact.broken(manifest):
             yield broken
         elif artifact.kind in ("teacher", "student"):
-            yield from _network(artifact, manifest)
+            yield from _network(workspace, artifact, manifest)
         elif artifact.kind == "export":
-            yield from _export(artifact, manifest)
-    except KdistillError as error:
+            yield from _export(workspace, artifact, manifest)
+    except (KdistillError, OSError) as error:
         yield str(error)
 
 
-def _dataset(manifest: Manifest) -> data.Dataset:
+def _dataset(workspace: Workspace, manifest: Manifest) -> data.Dataset:
     """The dataset that an artifact was made from.
 
     Raises:
         KdistillError: if it is gone or has changed, so that nothing can be checked against it.
     """
     made_from = manifest.inputs["dataset"]
-    source = data.resolve(made_from.name)
+    source = data.resolve(made_from.name, cache=workspace.cache)
     if source.identity().digest != made_from.digest:
         raise KdistillError(f"the dataset {made_from.name} has changed, and what was made from it can't be checked")
     return source.load()
 
 
-def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+def _network(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
     from kdistill.networks import test_errors
     from kdistill.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
-        history.read(artifact.path / "history.csv", artifact.command)
+        history.read(artifact.path / "history.csv", artifact.remedy)
     network = SavedNetwork.load(artifact.path / "saved_model")
-    dataset = _dataset(manifest)
+    dataset = _dataset(workspace, manifest)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
     errors = test_errors(network, dataset)
     recorded = manifest.results["test_errors"]
@@ -114,14 +105,14 @@ def _network(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
 
 
-def _export(artifact: Artifact, manifest: Manifest) -> Iterator[str]:
+def _export(workspace: Workspace, artifact: Artifact, manifest: Manifest) -> Iterator[str]:
     """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
     file_format = manifest.settings["format"]
     if exports.missing(file_format):
         return
-    dataset = _dataset(manifest)
+    dataset = _dataset(workspace, manifest)
     try:
-        runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", exports.threads())
+        runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
         blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
     except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
         yield f"its runtime refuses it: {exports.reason(error)}"
@@ -137,7 +128,7 @@ def _soft_targets(workspace: Workspace, artifact: Artifact) -> Iterator[str]:
     soft = SoftTargets.open(artifact)
     assert soft is not None
     soft.check()
-    rows = transfer_set(soft.manifest, _dataset(soft.manifest))
+    rows = transfer_set(soft.manifest, _dataset(workspace, soft.manifest), workspace.cache)
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
     panel = teachers.again(workspace, soft.manifest)
     if panel is None:

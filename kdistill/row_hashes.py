@@ -22,6 +22,7 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     Returns:
         (rows, 16) uint8.
     """
+    inputs = np.asarray(inputs)
     inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
     salt = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=16).digest()
     rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
@@ -33,6 +34,25 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
 def sortable(keys: NDArray[np.uint8]) -> NDArray[Any]:
     """Keys (rows, 16) as (rows,) strings of fixed length, which NumPy sorts and compares as bytes."""
     return np.ascontiguousarray(keys).view("S16").ravel()
+
+
+def positions(
+    keys: NDArray[np.uint8], among: NDArray[np.uint8], order: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Return the place of each key among others: the first of equal ones, -1 where there is none.
+
+    Args:
+        keys: (n, 16), from `row_keys`.
+        among: (m, 16), at least one.
+        order: (m,), the stable order that sorts `among`, where it is known already.
+
+    Returns:
+        (n,) whole numbers from -1 to m - 1.
+    """
+    names, wanted = sortable(among), sortable(keys)
+    order = np.argsort(names, kind="stable") if order is None else order
+    places = order[np.minimum(np.searchsorted(names, wanted, sorter=order), len(names) - 1)]
+    return np.where(names[places] == wanted, places, -1)
 
 
 def validation_rows(keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_]:
