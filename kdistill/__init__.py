@@ -7,8 +7,8 @@ The stages of the command line as functions, with their settings, and the object
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else here
 if TYPE_CHECKING:
     from kdistill.console import Reporter
     from kdistill.data import load as load_dataset

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
+import io
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from kdistill import __version__
-from kdistill.console import Reporter, hush
+from kdistill import __version__, interrupts
+from kdistill.console import Reporter, hush, kept_log, named, printable, printable_lines, watched
 from kdistill.errors import KdistillError, UsageError, gist
 from kdistill.settings import (
     MAX_PIXELS,
@@ -48,8 +52,32 @@ from kdistill.settings import (
 )
 from kdistill.workspace import Workspace
 
+
+class Commands(TyperGroup):
+    """The commands; messages about wrong usage quote what was typed, and are printable."""
+
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _printable_usage_errors():
+            return super().make_context(*given, **named)
+
+    def invoke(self, *given: Any, **named: Any) -> Any:
+        with _printable_usage_errors():
+            return super().invoke(*given, **named)
+
+
+@contextlib.contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Click's, which newer versions of Typer have a copy of
+            error.message = printable(error.message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="kdistill",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is a third faster to show, and leaves options more room
@@ -289,7 +317,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def call(**given: Any) -> None:
-        with _one_line_errors(debug=given["debug"]):
+        with _one_line_errors(workspace=given["workspace"], debug=given["debug"], options=given):
             values = {
                 name: given[name] if options is None else GROUPS[name](**{option: given[option] for option in options})
                 for name, options in members.items()
@@ -305,11 +333,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _one_line_errors(*, debug: bool) -> Iterator[None]:
+def _one_line_errors(*, workspace: Path, debug: bool, options: Container[str]) -> Iterator[None]:
     if not debug:
         hush()
     try:
-        yield
+        with interrupts.raised(), watched(workspace):
+            yield
+            if sys.stdout:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         _fail(
             "stopped; the workspace is as it was (train-teacher, soften, train-student and sweep go on when run again)",
@@ -323,23 +354,32 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has gone
         sys.stdout = None
         raise SystemExit(1) from None
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}", 1, debug)
-    except MemoryError as error:
-        _fail(f"out of memory: {error}", 1, debug)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-            _fail("out of memory: try a smaller --model or --batch-size", 1, debug)
-        _fail(f"{type(error).__name__}: {gist(error)} (--debug shows where)", 1, debug)
+        _fail(_unexpected(error, workspace, options), 1, debug)
+
+
+def _unexpected(error: Exception, workspace: Path, options: Container[str]) -> str:
+    """Return the line for an error that no stage has words for, and keep what libraries wrote before it."""
+    full = os.strerror(errno.ENOSPC)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{os.strerror(error.errno) if error.errno else gist(error)}"
+    if full in str(error):  # TensorFlow calls this an exhausted resource, as a lack of memory
+        return f"{workspace}: {full}"
+    log = named(kept_log(workspace))
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        smaller = [f"--{name}" for name in ("batch-size", "model") if name.replace("-", "_") in options]
+        remedy = f"try a smaller {' or '.join(smaller)}" if smaller else "use a machine with more"
+        return f"out of memory: {remedy}{log}"
+    return f"{type(error).__name__}: {gist(error)} (--debug shows where{log})"
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         import traceback
 
-        traceback.print_exc()
-    print(message if code == 130 else f"error: {message}", file=sys.stderr)
+        print(printable_lines(traceback.format_exc()), file=sys.stderr, end="")
+    print(printable(message if code == 130 else f"error: {message}"), file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -586,7 +626,7 @@ def sweep(
         session.workspace, settings, force=session.force, reporter=Reporter(quiet=True) if as_json else session.reporter
     )
     if as_json:
-        print(json.dumps(stage.as_json(found), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(found), indent=2))
     else:
         stage.show(found, Reporter())
 
@@ -736,7 +776,7 @@ def status(reading_session: Session, as_json: Json = False) -> None:
 
     standings, following = stage.run(reading_session.workspace)
     if as_json:
-        print(json.dumps(stage.as_json(standings, following), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(standings, following), indent=2))
     else:
         stage.show(reading_session.workspace, standings, following, Reporter())
 
@@ -755,7 +795,7 @@ def verify(reading_session: Session, reading: Reading, dataset: MovedDataset = N
         reporter=Reporter(quiet=True) if as_json else reading_session.reporter,
     )
     if as_json:
-        print(json.dumps(stage.as_json(findings), indent=2, ensure_ascii=False))
+        print(json.dumps(stage.as_json(findings), indent=2))
     else:
         stage.show(findings, checked, Reporter())
     if findings:
@@ -813,6 +853,8 @@ def run(
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have characters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:  # before or after a command's own work

@@ -262,13 +262,13 @@ def short_name(name: str) -> str:
     return Reading.of(name)[0].rsplit("/", 1)[-1]
 
 
-def resolve(name: str, *, option: str = "dataset", cache: Path | None = None) -> Source:
+def resolve(name: str, *, option: str | None = None, cache: Path | None = None) -> Source:
     """Find the dataset that a name, a path or a `package.module:function` stands for; nothing is guessed.
 
     Args:
         name: what the user gave, or what `Source.name` was: the same with `?` and how it is read, as `Reading.named`
             puts it there.
-        option: the command line's name for it, for messages.
+        option: the option that the user gave it with, for messages; None if a manifest has it.
         cache: a directory for decoded rows, e.g. `Workspace.cache`.
 
     Raises:
@@ -346,7 +346,7 @@ def _class(name: str, option: str, dataset: Dataset) -> int:
     )
 
 
-def _format(place: str, option: str, file_format: str | None) -> tuple[str, type[Reader]]:
+def _format(place: str, option: str | None, file_format: str | None) -> tuple[str, type[Reader]]:
     """The full name of what is meant, and what reads it; a file's format, where it isn't its ending that says it."""
     if place == "digits":
         return place, _reader("builtin:Digits")
@@ -358,6 +358,8 @@ def _format(place: str, option: str, file_format: str | None) -> tuple[str, type
     module, colon, function = place.rpartition(":")
     if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
         return place, _reader("functions:Function")
+    if option is None and not path.exists():
+        raise KdistillError(f"the dataset {place} is gone: put it back")
     if not place or not path.exists():
         raise KdistillError(
             f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
@@ -365,10 +367,11 @@ def _format(place: str, option: str, file_format: str | None) -> tuple[str, type
         )
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
-    check_file(option, place)
+    check_file(option or "dataset", place)
     if not file_format and path.suffix.lower() not in ENDINGS:
+        what = f"--{option} {place}" if option else place
         raise KdistillError(
-            f"--{option} {place}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
+            f"{what}: its ending says no format: they are {', '.join(ENDINGS)}, and directories of images "
             f"or of .npy; for another file, --data-format says one of {', '.join(FORMATS)}"
         )
     return str(path), _reader(FORMATS[file_format or ENDINGS[path.suffix.lower()]])
@@ -387,7 +390,7 @@ def load(name: str) -> Dataset:
     Raises:
         KdistillError: if there is none, or the file is no dataset.
     """
-    return resolve(name).load()
+    return resolve(name, option="dataset").load()
 
 
 def _split(part: Part, name: str, place: str, names: Sequence[str] | None) -> Split:

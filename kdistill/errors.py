@@ -1,5 +1,8 @@
 """The one kind of error that is the user's to mend."""
 
+import os
+import re
+
 
 class KdistillError(Exception):
     """Something the user can mend: one line that says what, where, and with which command."""
@@ -11,7 +14,9 @@ class UsageError(KdistillError):
 
 def gist(error: BaseException) -> str:
     """The one line that says most in the message of an error, of TensorFlow's, Keras's or anyone's."""
-    lines = [line.strip() for line in str(error).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]
+    if isinstance(error, OSError) and error.errno and not error.filename:  # HDF5's are long, and begin with the time
+        return os.strerror(error.errno)
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()]  # Keras prints in bold
     lines = [line for line in lines if line]
     if not lines:
         return type(error).__name__
@@ -19,4 +24,7 @@ def gist(error: BaseException) -> str:
         return lines[-1].removeprefix(f"{type(error).__name__}: ")
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # by Keras, around a layer's own
         return lines[1]
-    return lines[0][:300]
+    gist, *more = lines
+    while gist.endswith(":") and more:
+        gist += f" {more.pop(0)}"
+    return gist[:300].rstrip(":")

@@ -5,6 +5,7 @@ White figures with dark ink, so that they look alike on a light page, a dark pag
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
+
+from kdistill.console import printable
 
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
 TEACHERS = (NAVY, "#4b74c9", "#7a5bb5", "#2b8a9e")
@@ -39,6 +42,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "kdistill",  # the same picture, the same bytes
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names of classes and networks may have dollar signs
+    "text.usetex": False,
 }
 
 
@@ -82,7 +87,8 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
             palette = colours[curve.role]
             colour = palette[turns[curve.role] % len(palette)]
             turns[curve.role] += 1
-            label = curve.name if curve.role in curve.name else f"{curve.name} ({curve.role})"
+            name = printable(curve.name)
+            label = name if curve.role in name else f"{name} ({curve.role})"
             for axes, train, held in (
                 (accuracy, curve.train_accuracy, curve.held_out_accuracy),
                 (loss, curve.train_loss, curve.held_out_loss),
@@ -114,7 +120,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
             axes.margins(x=0.02)
         handles, labels = accuracy.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
         return figure
 
 
@@ -133,6 +139,7 @@ def dark_knowledge(
     With more than `top` classes, each row of bars shows the most likely ones.
     """
     with mpl.rc_context(STYLE):
+        class_names = list(map(printable, class_names))
         columns = min(2, len(examples))
         rows = -(-len(examples) // columns)
         figure = Figure(figsize=(10, 1.35 * rows + 0.9), layout="constrained")
@@ -157,7 +164,7 @@ def dark_knowledge(
                 axes.grid(axis="x", visible=False)
                 if number < columns:
                     axes.set_title(f"T = {heat:g}", fontsize=11)
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
         return figure
 
 
@@ -211,7 +218,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         for number, line in enumerate(lines):
             colour = (*STUDENTS, *TEACHERS)[number % (len(STUDENTS) + len(TEACHERS))]
             if None in line.places:  # the same at every place
-                axes.axhline(line.means[0], color=colour, linewidth=1.6, label=f"{line.name} (no T)")
+                axes.axhline(line.means[0], color=colour, linewidth=1.6, label=f"{printable(line.name)} (no T)")
                 axes.axhspan(
                     line.means[0] - line.deviations[0],
                     line.means[0] + line.deviations[0],
@@ -230,7 +237,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
                     markersize=5,
                     capsize=3,
                     elinewidth=1.2,
-                    label=line.name,
+                    label=printable(line.name),
                 )
             if line.hard is not None:
                 axes.axhline(line.hard, color=colour, linestyle=(0, (3, 1.6)), linewidth=1.4, alpha=0.8)
@@ -250,7 +257,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
         return figure
 
 
@@ -289,14 +296,15 @@ def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
             axes.grid(visible=False)
             for spine in axes.spines.values():
                 spine.set_visible(False)
-            axes.set(title=one.name, xlabel="T", ylabel="alpha")
+            axes.set(title=printable(one.name), xlabel="T", ylabel="alpha")
         figure.colorbar(drawn, ax=grid, shrink=0.8, pad=0.02).outline.set_visible(False)
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11, color="#555555")
+        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
         return figure
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's ending, the same bytes for the same figure."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a font without a name's characters draws boxes
         figure.savefig(path, metadata=undated, facecolor="white")

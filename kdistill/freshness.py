@@ -57,7 +57,7 @@ def source(made_from: Input, given: str | None, artifact: Artifact) -> data.Sour
         candidates.append(reading.named(given))
     digests = []
     for candidate in candidates:
-        found = data.resolve(candidate, cache=cache)
+        found = data.resolve(candidate, option="dataset", cache=cache)
         digests.append(found.identity().digest)
         if digests[-1] == made_from.digest:
             return found

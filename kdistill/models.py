@@ -124,7 +124,7 @@ def _cnn(input_shape: tuple[int, ...]) -> list[Any]:
     """The network of Tensorflow-Knowledge-Distillation's README; 64,570 parameters on 28x28 inputs of 10 classes."""
     if len(input_shape) not in (2, 3) or min(input_shape[:2]) < 10:
         raise KdistillError(
-            f"--model cnn needs images of at least 10x10, and the rows here have shape {input_shape}: --model mlp-800"
+            f"the network cnn needs images of at least 10x10, and rows here have shape {input_shape}: --model mlp-800"
         )
     channel = [layers.Reshape((*input_shape, 1))] if len(input_shape) == 2 else []
     convolutions = [

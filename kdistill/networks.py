@@ -97,7 +97,8 @@ def make(
     examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
     if settings.batch_size > len(examples):
         raise KdistillError(
-            f"--batch-size {settings.batch_size} is more than the {len(examples):,} training rows: make it smaller"
+            f"the batch size is {settings.batch_size}, more than the {len(examples):,} training rows: "
+            f"--batch-size {len(examples)}"
         )
     reporter.say(
         f"{role} {artifact.name}: {model.name} on {lesson.source or dataset.name}, {len(examples):,} rows of "

@@ -81,8 +81,10 @@ def load_weights(network: keras.Model, file: Path) -> None:
         if has == needs:
             network.load_weights(file)
             return
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise KdistillError(f"--weights {file} can't be loaded: {gist(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
+        raise KdistillError(
+            f"--weights {file} can't be loaded: {gist(error)}; save the weights again, by network.save_weights(FILE)"
+        ) from error
     name = min(name for name in {**has, **needs} if has.get(name) != needs.get(name))
     there, here = (shapes.get(name, "missing") for shapes in (has, needs))
     raise KdistillError(

@@ -120,8 +120,12 @@ class SavedNetwork:
             return cls._load_keras(path, output, raw)
         try:
             loaded = tf.saved_model.load(str(path))
-        except (OSError, ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
-            raise KdistillError(f"{path} is no SavedModel: {gist(error)}") from None
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, tf.errors.OpError) as error:
+            raise KdistillError(
+                f"{path} is no SavedModel, or a damaged one: {gist(error)}; write or copy it again"
+            ) from None
         names = list(loaded.signatures)
         if not names:
             raise KdistillError(

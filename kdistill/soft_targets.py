@@ -137,7 +137,7 @@ def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str,
     `cache` is a directory for decoded rows.
     """
     named = manifest.made_from("transfer_set")
-    return {role: resolve(made.name, option="transfer-set", cache=cache) for role, made in named.items()}
+    return {role: resolve(made.name, cache=cache) for role, made in named.items()}
 
 
 def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:

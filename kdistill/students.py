@@ -48,12 +48,14 @@ class Sources:
             KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
         """
         dataset, model = settings.dataset, None
-        at_hand = {data.resolve(dataset).identity().digest} if dataset is not None and settings.alpha < 1.0 else ()
+        at_hand = {data.resolve(dataset, option="dataset").identity().digest} if dataset is not None and settings.alpha < 1.0 else ()
         soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             dataset = dataset or recorded
-        return cls(workspace, settings, data.resolve(dataset, cache=workspace.cache), soft, model, reporter)
+        option = "dataset" if settings.dataset else None
+        source = data.resolve(dataset, option=option, cache=workspace.cache)
+        return cls(workspace, settings, source, soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
@@ -176,8 +178,8 @@ class Sources:
         if settings.alpha > 0 and not self._soft.rows.labelled:
             assert self.soft is not None
             raise KdistillError(
-                f"the transfer set of {self.soft.path} has no labels, and --alpha {settings.alpha:g} is the weight of "
-                "hard labels: --alpha 0"
+                f"the transfer set of {self.soft.path} has no labels, and alpha, the weight of hard labels, is "
+                f"{settings.alpha:g}: --alpha 0"
             )
         return replace(self._soft, permuted=settings.permute_soft_targets)
 

@@ -7,10 +7,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
 from kdistill.intervals import Estimate
 from kdistill.settings import NAME, UNTEMPERED, Sweep, TrainStudent, short
 
@@ -35,7 +36,11 @@ class Setting:
 
     def of(self, seed: int) -> TrainStudent:
         """The student of a seed, with a name that says what it is."""
-        return replace(self.student.seeded(seed), name=f"{self.slug}-seed{seed}")
+        return replace(self.student.seeded(seed), name=self.name(seed))
+
+    def name(self, seed: int) -> str:
+        """The name of the student of a seed, which may be longer than a name can be: see `check_names`."""
+        return f"{self.slug}-seed{seed}"
 
     @property
     def temperature(self) -> float | None:
@@ -91,6 +96,26 @@ def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
         if settings.other_soft_targets is not None:
             found.append(Setting(OTHER, setting.model, replace(student, soft_targets=settings.other_soft_targets)))
     return found
+
+
+def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> None:
+    """Check the names of all students before any of them is trained: the grid's, and those of every possible control.
+
+    Raises:
+        UsageError: if a name is too long.
+    """
+    every = grid(settings, models)
+    if settings.controls:
+        every += controls(settings, [setting for setting in every if setting.kind == DISTILLED])
+    for setting, seed in product(every, settings.seeds):
+        name = setting.name(seed)
+        if not NAME.fullmatch(name):
+            what = "values of --temperature and --alpha with fewer digits"
+            if setting.kind == OTHER:
+                what = f"soft targets with a shorter name than --other-soft-targets {settings.other_soft_targets}"
+            raise UsageError(
+                f"the name of student {name!r} has {len(name)} characters, and a name has at most 100: use {what}"
+            )
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,8 @@ def train(
                         sums += trainer.run_steps(buffer, rows, tf.constant([draws, step], tf.int32), numbers).numpy()
                     if not np.isfinite(sums).all():
                         raise KdistillError(
-                            f"the loss is not finite in epoch {epoch}: it diverges with --learning-rate "
-                            f"{settings.learning_rate:g} and --optimizer {settings.optimizer}; try a tenth of that rate"
+                            f"the loss is not finite in epoch {epoch}, with optimizer {settings.optimizer} and learning "
+                            f"rate {settings.learning_rate:g}: try --learning-rate {settings.learning_rate / 10:g}"
                         )
                     taken = min(STEPS_A_CALL, math.ceil((len(order) - first) / settings.batch_size))
                     step += taken

@@ -33,6 +33,7 @@ from kdistill.settings import NAME, CorrectBias, Export, Sweep
 
 FORMAT = 1
 LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # NumPy and HDF5 don't say which file was too large
 HELD_BY = "process "  # how what a lock file says begins
 LOOSE = ("plots", "sweep")  # directories in which other things stand too
 
@@ -337,8 +338,10 @@ class Artifact:
                 self.partial.mkdir(exist_ok=True)
                 try:
                     yield Staging(self, self.partial)
-                except BaseException:
+                except BaseException as error:
                     _remove_all_but(self.partial, keep)
+                    if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+                        error.filename = str(self.path)
                     raise
                 else:
                     _remove_all_but(self.partial, "")

@@ -341,6 +341,16 @@ def test_bad_input_is_one_line(run, place, arguments, code, message):
     assert not (place / "students/student-corrected").exists()
 
 
+def test_refusal_comes_before_the_announcement(run, place):
+    """A command that is refused does not say first that it makes the student again."""
+    assert run("correct-bias", "--name", "fixed").code == 0
+    for wrong in (["--frequencies", "0.5,0.5"], ["--inputs", "flat.npz"]):
+        np.savez(place.parent / "flat.npz", x_train=np.zeros((40, 3), np.uint8))
+        outcome = run("correct-bias", "--name", "fixed", *wrong)
+        assert (outcome.code > 0, outcome.out) == (True, "")
+    assert "again" in run("correct-bias", "--name", "fixed", "--frequencies", "uniform").out
+
+
 def test_student_that_cannot_be_corrected(run, place, tmp_path):
     """Damaged, without a `model.keras`, or corrected already: one line that says what to do, and nothing written."""
     outcome = run("correct-bias", "-w", tmp_path / "empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -95,6 +96,15 @@ def test_every_command_has_help_and_a_place_in_the_readme(run):
 def test_documented_exit_statuses(run):
     assert run("nosuch").code == 2
     assert run("train-teacher", "--nosuch").code == 2
+    for wrong in (
+        ["no\x1b\u202esuch"],
+        ["--no\x1b\u202esuch"],
+        ["train-teacher", "--no\x1b\u202esuch"],
+        ["plot", "\u202e"],
+    ):
+        outcome = run(*wrong)
+        assert (outcome.code, "\u202e" in outcome.err) == (2, False)
+        assert r"\u202e" in outcome.err
     assert run("--version").out.startswith("kdistill ")
 
 
@@ -463,6 +473,7 @@ def test_force_makes_again(run, workspace):
         (["plot"], 1, "no networks to plot: kdistill train-teacher"),
         (["evaluate"], 1, "no networks to evaluate"),
         (["train-teacher", "--dataset", "nosuch"], 1, "--dataset nosuch: there is no such file"),
+        (["train-teacher", "--dataset", "no\x1b[31m\u202e\nsuch"], 1, r"--dataset no\x1b[31m\u202e\nsuch: there is no"),
         (["train-teacher", "--model", "nosuch"], 2, "--model nosuch is unknown"),
         (["run", "--student-model", "nosuch"], 2, "--student-model nosuch is unknown"),
         (["train-teacher", "--epochs", "0"], 2, "--epochs is 0"),
@@ -539,6 +550,49 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, said):
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert os.listdir(tmp_path) == []
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "said"),
+    [
+        ("status", OSError(errno.ENOSPC, "Can't write (time = now\n, errno = 28)"), "error: No space left on device\n"),
+        ("status", OSError(errno.EACCES, "why", "a/file"), "error: a/file: Permission denied\n"),
+        ("status", OSError("one\ntwo"), "error: one\n"),
+        ("status", MemoryError(), "error: out of memory: use a machine with more\n"),
+        ("soften", MemoryError("3 GiB"), "error: out of memory: try a smaller --batch-size\n"),
+        (
+            "train_student",
+            ResourceExhaustedError("OOM"),
+            "error: out of memory: try a smaller --batch-size or --model\n",
+        ),
+        ("plot", ResourceExhaustedError("x; No space left on device"), "error: workspace: No space left on device\n"),
+        ("plot", ValueError(""), "error: ValueError: ValueError (--debug shows where)\n"),
+    ],
+)
+def test_unexpected_error_is_one_line(run, tmp_path, monkeypatch, command, error, said):
+    """It names the place where there is one, and no option that the command does not have."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"kdistill.stages.{command}.run", fail)
+    outcome = run(command.replace("_", "-"))
+    assert (outcome.code, outcome.err) == (1, said)
+    assert os.listdir(tmp_path) == []
+
+
+def test_recorded_dataset_that_is_gone(run, workspace):
+    """It is named, without an option that nobody gave."""
+    manifest = workspace / "teachers/teacher/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "digits"', '"name": "/gone.npz"'))
+    outcome = run("soften", "--temperature", "3")
+    line = outcome.err.splitlines()[-1]
+    assert (outcome.code, "/gone.npz" in line, "--dataset" in line) == (1, True, False)
+    assert "--dataset /gone.npz" in run("soften", "--temperature", "3", "--dataset", "/gone.npz").err
 
 
 def test_damaged_input_leaves_everything(run, workspace):

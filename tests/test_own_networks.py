@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import h5py
 import numpy as np
 import pytest
 from conftest import Stops, write_npz
@@ -619,6 +620,8 @@ def test_weights_of_a_built_in_network():
         ("some.h5", 2, "--weights is some.h5: it needs a .weights.h5 or .keras"),
         ("text.weights.h5", 1, "can't be loaded"),
         ("text.keras", 1, "can't be loaded"),
+        ("linked.weights.h5", 1, "network.save_weights"),
+        ("damaged.weights.h5", 1, "network.save_weights"),
         ("less.weights.h5", 1, "layers/dense/vars/0 is (196, 10) there, and (196, 20) here"),
         ("longer.weights.h5", 1, "layers/dense_3/vars/0 is (10, 10) there, and missing here"),
         ("more.weights.h5", 1, "layers/dense_2/vars/0 is (20, 20) there, and (20, 10) here"),
@@ -634,10 +637,17 @@ def test_weights_that_do_not_fit(run, small, weights, code, said):
     for name, units in dense.items():
         network = keras.Sequential([keras.Input((14, 14)), layers.Flatten(), *[layers.Dense(n) for n in units]])
         network.save("wide.keras") if name == "wide" else network.save_weights(f"{name}.weights.h5")
+    build("mlp-20").save_weights("linked.weights.h5")
+    whole = data.Path("linked.weights.h5").read_bytes()
+    data.Path("damaged.weights.h5").write_bytes(whole.replace(b"HEAP", b"HELP"))
+    with h5py.File("linked.weights.h5", "r+") as file:
+        file["layers/dense/vars/2"] = h5py.SoftLink("/nowhere")
     outcome = run("train-teacher", "--dataset", small, "--model", "mlp-20", "--weights", weights, *QUICK)
     assert outcome.code == code
     assert len(outcome.err.splitlines()) == 1
     assert said in outcome.err
+    assert ":;" not in outcome.err
+    assert "(--debug" not in outcome.err
     assert not data.Path("workspace").exists()
 
 

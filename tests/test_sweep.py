@@ -281,6 +281,7 @@ def test_a_spoiled_student_is_found(run, workspace):
         (["--name", "../up"], "--name is '../up': a name has"),
         (["--other-soft-targets", "x"], "--other-soft-targets is for a control: add --controls"),
         (["--controls", "--other-soft-targets", "soft-targets"], "name another teacher's"),
+        (["--controls", "--other-soft-targets", "x" * 90], f"--other-soft-targets {'x' * 90}"),
     ],
 )
 def test_wrong_usage(run, made, options, said):
@@ -315,6 +316,16 @@ def test_names_are_file_names():
     )
     chosen = TrainStudent(temperature=2.5, alpha=0.25)
     assert sweeps.Setting(DISTILLED, "mlp-30", chosen).of(7).name == "mlp-30-T2.5-alpha0.25-seed7"
+
+
+def test_names_that_are_too_long():
+    """Every student's name is checked, also of controls that are chosen later and of the longest seed."""
+    model = [(f"/a/{'n' * 60}.keras", None)]
+    digits = {"temperatures": (1.0, 1 / 3), "alphas": (0.1, 0.5), "losses": ("kd", "reverse-kl")}
+    sweeps.check_names(Sweep(**digits), model)
+    for longer in ({"seeds": (0, 2**32 - 1)}, {"controls": True}):
+        with pytest.raises(UsageError, match="--temperature and --alpha"):
+            sweeps.check_names(Sweep(**digits, **longer), model)
 
 
 def test_a_loss_without_a_temperature_is_one_setting():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -173,6 +174,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--teacher", "PLACE/one", "--dataset", "wide.npz"], 1, "shape (28, 28) float32, and those of "),
         (["--teacher", "PLACE/one", "--teacher", "PLACE/one", *DIGITS], 2, "is given twice"),
         (["--teacher", "a\nb", *DIGITS], 2, "'a\\nb'"),
+        (["--teacher", "cut", *DIGITS], 1, "cut is no SavedModel, or a damaged one: "),
         (["--teacher", "broken.keras", *DIGITS], 1, "can't be loaded as a .keras file"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10 is not below the 10 classes of digits"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
@@ -212,6 +214,8 @@ def test_bad_teachers_are_one_line(run, tmp_path, plain, digits, options, code, 
     wide = np.zeros((20, 32, 32), np.uint8)
     np.savez(tmp_path / "wide.npz", x_train=wide, y_train=np.arange(20) % 10, x_test=wide, y_test=np.arange(20) % 10)
     (tmp_path / "broken.keras").write_text("hello")
+    shutil.copytree(plain[0] / "one", tmp_path / "cut")
+    os.truncate(tmp_path / "cut/variables/variables.data-00000-of-00001", 1000)
     rows = len(digits.train)
     np.save(tmp_path / "few.npy", np.zeros((5, 10), np.float32))
     np.save(tmp_path / "narrow.npy", np.zeros((rows, 3), np.float32))

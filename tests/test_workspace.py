@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -97,6 +98,14 @@ def test_interruption_keeps_what_is_to_be_taken_up(artifact):
     with artifact.writing(keep="checkpoint") as staging:
         assert os.listdir(staging.path) == ["checkpoint"]
     assert os.listdir(artifact.path.parent) == []
+
+
+def test_full_disk_names_the_artifact(artifact):
+    """NumPy and HDF5 raise errors without a file name; those of reading are not the artifact's."""
+    for number, name in ((errno.ENOSPC, str(artifact.path)), (errno.EDQUOT, str(artifact.path)), (errno.EIO, None)):
+        with pytest.raises(OSError, match="why") as caught, artifact.writing():
+            raise OSError(number, "why")
+        assert caught.value.filename == name
 
 
 def test_second_writer_is_refused(artifact):

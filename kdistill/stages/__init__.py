@@ -43,11 +43,28 @@ def up_to_date(
 
             show_history(artifact, events)
         return True
+    announce(artifact, identity, reason, force=force, reporter=reporter)
+    return False
+
+
+def announce(artifact: Artifact, identity: Manifest, reason: str | None, *, force: bool, reporter: Reporter) -> None:
+    """Say why an artifact that stands is made again; to be called when nothing is left that refuses it.
+
+    Args:
+        artifact: what the stage makes.
+        identity: what it is made from.
+        reason: why it must be made again, None if `--force` is the only reason.
+        force: discard interrupted work on something else.
+        reporter: prints the line.
+
+    Raises:
+        KdistillError: if the artifact is a link, or interrupted work would be discarded.
+    """
+    artifact.refuse_links()
     if not force:
         unfinished.protect(artifact, identity)
     if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
-    return False
 
 
 def find_networks(workspace: Workspace, name: str, command: str, option: str = "network") -> list[Artifact]:

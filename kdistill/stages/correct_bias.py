@@ -16,7 +16,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.row_hashes import sortable
 from kdistill.settings import CorrectBias
-from kdistill.stages import up_to_date
+from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def run(
         raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
     source = freshness.source(trained.inputs["dataset"], settings.dataset, student)
     at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
-    for reason in freshness.stale(workspace, trained, at_hand):
-        reporter.warn(f"{student} is stale, {reason}: {student.command_for(trained)}")
+    for change in freshness.stale(workspace, trained, at_hand):
+        reporter.warn(f"{student} is stale, {change}: {student.command_for(trained)}")
     pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)
     _refuse_trained(artifact)
@@ -66,7 +66,9 @@ def run(
             **({"inputs": pool.identity()} if pool else {}),
         },
     )
-    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
+    reason = artifact.out_of_date(identity)
+    if reason is None and not force:
+        up_to_date(artifact, identity, reason, force=force, reporter=reporter)
         return artifact.require()
     if not (student.path / "model.keras").exists():
         raise KdistillError(
@@ -76,6 +78,7 @@ def run(
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
     rows = _rows(dataset, pool, reporter)
+    announce(artifact, identity, reason, force=force, reporter=reporter)
 
     from kdistill import networks, saved_models, shifted_networks
 

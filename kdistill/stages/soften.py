@@ -36,7 +36,8 @@ def run(
     """
     names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
     asked = [teachers.find(workspace, name) for name in names]
-    source = data.resolve(settings.dataset or _dataset_of(asked), cache=workspace.cache)
+    option = "dataset" if settings.dataset else None
+    source = data.resolve(settings.dataset or _dataset_of(asked), option=option, cache=workspace.cache)
     at_hand = {source.identity().digest} if settings.dataset else ()
     for teacher in asked:
         if teacher.artifact and teacher.manifest:

@@ -111,6 +111,7 @@ class _Work:
         models = [(sources.model(replace(student, model=model)).name, model) for model in named or (None,)]
         if twice := [called for called, _ in models if [one for one, _ in models].count(called) > 1]:
             raise KdistillError(f"--model: {twice[0]} is named twice")
+        sweeps.check_names(settings, models)
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=sources.source.name)

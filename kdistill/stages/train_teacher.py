@@ -26,7 +26,7 @@ def run(
     Raises:
         KdistillError: if the dataset or the network is none, or training fails.
     """
-    source = data.resolve(settings.dataset, cache=workspace.cache)
+    source = data.resolve(settings.dataset, option="dataset", cache=workspace.cache)
     model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(

@@ -52,7 +52,7 @@ def run(
         artifacts.append(workspace.plots)
     if not artifacts:
         raise KdistillError(f"{workspace.root} has nothing to verify: {workspace.teacher('teacher').command}")
-    given = data.resolve(dataset).name if dataset else None
+    given = data.resolve(dataset, option="dataset").name if dataset else None
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
