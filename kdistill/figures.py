@@ -5,6 +5,7 @@ White figures with dark ink, so that they look alike on a light page, a dark pag
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ from kdistill.console import printable
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
 TEACHERS = (NAVY, "#4b74c9", "#7a5bb5", "#2b8a9e")
 STUDENTS = (ORANGE, "#b8321f", "#2f8f4e", "#d6489b", "#8c6d1f", "#6b6b6b")
+DASHES = (0, (3, 1.6))
+MARKERS = (None, "o", "s", "^", "D", "v")  # of the networks that share a color
+NAME, CLASS_NAME = 28, 20  # characters of a network's and of a class's name
 FAR_APART = 3  # errors that differ by more than this factor are drawn on a logarithmic axis
 
 STYLE: dict[str, Any] = {
@@ -68,46 +73,50 @@ class Curve:
 class Example:
     """One input and what the teacher says of it: `image` (height, width[, channels]) or None, `logits` (classes,).
 
-    `label` is None where the input has none.
+    `label` is None where the input has none. `lines` describe an input that has no image.
     """
 
     image: NDArray[Any] | None
     label: int | None
     logits: NDArray[np.floating[Any]]
+    lines: Sequence[str] = ()
 
 
 def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
     """Accuracy and, beside it, loss over epochs: training dashed, held-out rows solid."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        below = len(curves) <= 2  # The legend has one row, or else stands at the right.
+        tallest = 22  # entries of the legend in a column
+        entries = min(len(curves) + 2, tallest)
+        figure = Figure(figsize=(10 if below else 12, max(4.4, 0.27 * entries + 0.9)), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
         turns = {"teacher": 0, "student": 0}
         colours = {"teacher": TEACHERS, "student": STUDENTS}
+        legend: list[Line2D] = []
         for curve in curves:
-            palette = colours[curve.role]
-            colour = palette[turns[curve.role] % len(palette)]
+            again, turn = divmod(turns[curve.role], len(colours[curve.role]))
             turns[curve.role] += 1
+            colour = colours[curve.role][turn]
+            marker = "o" if len(curve.epochs) == 1 else MARKERS[again % len(MARKERS)]
+            every = max(1, len(curve.epochs) // 8)
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every, "markersize": 5}
             name = printable(curve.name)
             label = name if curve.role in name else f"{name} ({curve.role})"
+            short = shorten(name, NAME)
+            legend.append(
+                Line2D([], [], color=colour, marker=marker, markersize=5, label=label.replace(name, short, 1))
+            )
             for axes, train, held in (
                 (accuracy, curve.train_accuracy, curve.held_out_accuracy),
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
-                dot = "o" if len(curve.epochs) == 1 else None
                 if not np.isnan(train).all():  # as where no training row has a label
-                    axes.plot(
-                        curve.epochs,
-                        train,
-                        linestyle=(0, (3, 1.6)),
-                        color=colour,
-                        marker=dot,
-                        alpha=0.75,
-                        linewidth=1.6,
-                        label=f"{label}, training",
-                    )
-                axes.plot(curve.epochs, held, color=colour, marker=dot, label=f"{label}, {curve.held_out}")
+                    hollow = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
+                    dashed: dict[str, Any] = {"linestyle": DASHES, "alpha": 0.75, "linewidth": 1.6, **look, **hollow}
+                    axes.plot(curve.epochs, train, label=f"{label}, training", **dashed)
+                axes.plot(curve.epochs, held, label=f"{label}, {curve.held_out}", **look)
         _focus(accuracy, [c.held_out_accuracy for c in curves] + [c.train_accuracy for c in curves])
-        accuracy.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        accuracy.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10g}%"))
         accuracy.set(title="Accuracy", xlabel="epoch")
         loss.set(title="Cross-entropy with the labels", xlabel="epoch", yscale="log")
         loss.yaxis.set_major_formatter("{x:g}")
@@ -118,17 +127,43 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         for axes in (accuracy, loss):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
-        handles, labels = accuracy.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
+        alone = all(len(curve.epochs) == 1 for curve in curves)
+        grey: dict[str, Any] = {"color": "#555555", "marker": "o" if alone else None, "markersize": 5}
+        held_out = " or ".join(dict.fromkeys(curve.held_out for curve in curves))
+        legend.append(Line2D([], [], label=f"{held_out} rows", **grey))
+        hollow = {"markerfacecolor": "white"} if alone else {}
+        legend.append(Line2D([], [], linestyle=DASHES, linewidth=1.6, label="training rows", **grey, **hollow))
+        where = "outside lower center" if below else "outside right upper"
+        columns = len(legend) if below else -(-len(legend) // tallest)
+        figure.legend(handles=legend, loc=where, ncols=columns, fontsize=10)
+        _title(figure, title)
         return figure
 
 
 def _focus(axes: Any, series: Sequence[Sequence[float]]) -> None:
-    """Show the part of the accuracy axis where the curves are apart: all but the first epochs' climb."""
-    values = np.concatenate([np.asarray(values, float)[len(values) // 10 :] for values in series])
-    low = float(np.nanmin(values))
-    axes.set_ylim(low - 0.08 * (1.0 - low) - 1e-3, 1.0 + 0.04 * (1.0 - low) + 1e-3)
+    """Show the part of the accuracy axis where the curves are: all but the first epochs' climb, at most 0 to 100%."""
+    late = np.concatenate([np.asarray(values, float)[len(values) // 10 :] for values in series])
+    low, high = float(np.nanmin(late)), float(np.nanmax(np.concatenate([np.asarray(one, float) for one in series])))
+    margin = max(0.08 * (high - low), 0.002)
+    axes.set_ylim(max(low - margin, -margin / 2), min(high + margin, 1.0 + margin / 2))
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most `length` characters: a longer one loses its middle to an ellipsis.
+
+    Names of networks often differ at their end only.
+    """
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _title(figure: Figure, title: str) -> None:
+    """Write a figure's title in as many lines as its width needs."""
+    width = int(11.5 * figure.get_figwidth())
+    lines = textwrap.wrap(printable(title), width, max_lines=4, placeholder=" …")
+    figure.suptitle("\n".join(lines), x=0.008, ha="left", fontsize=11, color="#555555")
 
 
 def dark_knowledge(
@@ -139,24 +174,26 @@ def dark_knowledge(
     With more than `top` classes, each row of bars shows the most likely ones.
     """
     with mpl.rc_context(STYLE):
-        class_names = list(map(printable, class_names))
+        class_names = [shorten(printable(name), CLASS_NAME) for name in class_names]
+        orders = [_shown(example.logits, top) for example in examples]
+        longest = max((len(class_names[place]) for order in orders for place in order), default=0)
+        crowded = longest * max(map(len, orders), default=0) > 24
         columns = min(2, len(examples))
         rows = -(-len(examples) // columns)
-        figure = Figure(figsize=(10, 1.35 * rows + 0.9), layout="constrained")
-        grid = figure.subplots(rows, 3 * columns, width_ratios=[0.8, 1.6, 1.6] * columns, squeeze=False)
+        height = 1.45 + (0.068 * longest if crowded else 0.0)
+        figure = Figure(figsize=(10 if columns > 1 else 6, height * rows + 0.9), layout="constrained")
+        input_width = 0.8 if all(example.image is not None for example in examples) else 1.5
+        grid = figure.subplots(rows, 3 * columns, width_ratios=[input_width, 1.6, 1.6] * columns, squeeze=False)
         for axes in grid.flat[3 * len(examples) :]:
             axes.axis("off")
-        for number, example in enumerate(examples):
+        for number, (example, order) in enumerate(zip(examples, orders, strict=True)):
             picture, *bars = grid.flat[3 * number : 3 * number + 3]
             _show_input(picture, example, class_names)
-            order = np.argsort(-example.logits, kind="stable")[:top]
-            shown = np.sort(order) if len(example.logits) <= top else order
             for axes, heat in zip(bars, (1.0, temperature), strict=True):
-                probabilities = _softmax(example.logits, heat)[shown]
-                colours = [ORANGE if place == example.label else NAVY for place in shown]
-                axes.bar(range(len(shown)), probabilities, color=colours, width=0.78)
-                axes.set_xticks(range(len(shown)), [class_names[place] for place in shown])
-                crowded = max(len(class_names[place]) for place in shown) > 2
+                probabilities = _softmax(example.logits, heat)[order]
+                colours = [ORANGE if place == example.label else NAVY for place in order]
+                axes.bar(range(len(order)), probabilities, color=colours, width=0.78)
+                axes.set_xticks(range(len(order)), [class_names[place] for place in order])
                 axes.tick_params(axis="x", labelsize=8, length=0, rotation=90 if crowded else 0)
                 axes.tick_params(axis="y", labelsize=8)
                 axes.set_ylim(0, 1.02 if heat == 1.0 else max(probabilities.max() * 1.1, 1e-6))
@@ -164,18 +201,29 @@ def dark_knowledge(
                 axes.grid(axis="x", visible=False)
                 if number < columns:
                     axes.set_title(f"T = {heat:g}", fontsize=11)
-        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
+        _title(figure, title)
         return figure
+
+
+def _shown(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
+    """Return all classes in their order, or the `top` most likely, the likeliest first."""
+    return np.arange(len(logits)) if len(logits) <= top else np.argsort(-logits, kind="stable")[:top]
 
 
 def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("no label" if example.label is None else f"label: {class_names[example.label]}", fontsize=9)
+    axes.grid(visible=False)
+    name = "" if example.label is None else class_names[example.label]
+    label = f"label:{' ' if len(name) <= 8 else chr(10)}{name}" if name else "no label"
+    axes.set_xlabel(label, fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if example.image is not None:
         axes.imshow(np.squeeze(example.image), cmap="gray_r")
+    else:
+        lines = "\n".join(shorten(printable(line), 24) for line in example.lines)
+        axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", fontsize=8, linespacing=1.35)
 
 
 def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
@@ -185,7 +233,7 @@ def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Line:
-    """One model's errors over T or alpha: means and standard deviations, and the mean of its hard-label students.
+    """One model's errors over T or alpha: means and standard deviations, and those of its hard-label students.
 
     A place of None is that of students without a T; `hard` is None where another line of the model shows it.
     """
@@ -195,6 +243,7 @@ class Line:
     means: Sequence[float]
     deviations: Sequence[float]
     hard: float | None
+    hard_deviation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -209,16 +258,19 @@ class Heat:
 
 
 def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
-    """Errors over `what` (T or alpha), a line a model with bars of one standard deviation; its hard labels dashed."""
+    """Errors over `what` (T or alpha), a line a model with bars of one standard deviation; hard labels dashed in a band of as much."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.subplots()
         known = sorted({place for line in lines for place in line.places if place is not None})
         spread = len(known) > 1 and known[0] > 0 and what == "T"
+        edges: list[float] = []
         for number, line in enumerate(lines):
             colour = (*STUDENTS, *TEACHERS)[number % (len(STUDENTS) + len(TEACHERS))]
             if None in line.places:  # the same at every place
-                axes.axhline(line.means[0], color=colour, linewidth=1.6, label=f"{printable(line.name)} (no T)")
+                axes.axhline(
+                    line.means[0], color=colour, linewidth=1.6, label=f"{shorten(printable(line.name), NAME)} (no T)"
+                )
                 axes.axhspan(
                     line.means[0] - line.deviations[0],
                     line.means[0] + line.deviations[0],
@@ -237,10 +289,13 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
                     markersize=5,
                     capsize=3,
                     elinewidth=1.2,
-                    label=printable(line.name),
+                    label=shorten(printable(line.name), NAME),
                 )
             if line.hard is not None:
-                axes.axhline(line.hard, color=colour, linestyle=(0, (3, 1.6)), linewidth=1.4, alpha=0.8)
+                axes.axhline(line.hard, color=colour, linestyle=DASHES, linewidth=1.4, alpha=0.8)
+                band = line.hard - line.hard_deviation, line.hard + line.hard_deviation
+                axes.axhspan(*band, color=colour, alpha=0.12, lw=0)
+                edges.extend(band)
         if spread:
             axes.set_xscale("log")
         axes.set_xticks(known, [f"{place:g}" for place in known])
@@ -248,7 +303,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         axes.set(xlabel=what, ylabel="test errors")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         hard = [line.hard for line in lines if line.hard is not None]
-        axes.update_datalim([(known[0], one) for one in hard] if known else [])
+        axes.update_datalim([(known[0], one) for one in edges] if known else [])
         axes.autoscale_view(scalex=False)
         every = [*hard, *(mean for line in lines for mean in line.means)]
         if min(every) > 0 and max(every) > FAR_APART * min(every):  # what small networks differ by hides the rest
@@ -257,7 +312,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
-        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
+        _title(figure, title)
         return figure
 
 
@@ -298,7 +353,7 @@ def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
                 spine.set_visible(False)
             axes.set(title=printable(one.name), xlabel="T", ylabel="alpha")
         figure.colorbar(drawn, ax=grid, shrink=0.8, pad=0.02).outline.set_visible(False)
-        figure.suptitle(printable(title), x=0.008, ha="left", fontsize=11, color="#555555")
+        _title(figure, title)
         return figure
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from kdistill.figures import Curve, Example
 
 EXAMPLES = 8
+CLEAR = 0.5, 0.98  # the first probability at T = 1 of a row that shows dark knowledge well
 
 
 def run(
@@ -112,7 +115,7 @@ def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
     from kdistill import figures
 
     datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in networks.values())
-    title = f"{', '.join(map(data.short_name, datasets))}; training dashed, held-out rows solid"
+    title = ", ".join(map(data.short_name, datasets))
     return figures.learning_curves([_curve(network) for network in networks], title)
 
 
@@ -141,14 +144,17 @@ def _dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     sources = [source.name for source in transfer_sources(soft.manifest).values()] or [made_from.name]
     who = [data.short_name(name) for name in soft_targets.asked(soft.manifest)]
     title = (
-        f"{' + '.join(map(data.short_name, sources))}: what {' + '.join(who)} say{'s' * (len(who) == 1)} of some rows; "
-        "the label's bar in orange"
+        f"{' + '.join(map(data.short_name, sources))}: probabilities of {' + '.join(who)}, the label's bar in orange. "
+        f"Rows were chosen, if possible, to be classified correctly with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence, "
+        "one per class, then by how far the second class is ahead of the third."
     )
-    return figures.dark_knowledge(_examples(soft, rows), dataset.class_names, soft.temperature, title)
+    columns = dataset.preprocessing.get("table", {}).get("inputs", ())
+    examples = _examples(soft, rows, columns)
+    return figures.dark_knowledge(examples, dataset.class_names, soft.temperature, title)
 
 
-def _examples(soft: SoftTargets, rows: data.Split) -> list[Example]:
-    """Rows whose soft targets tell most: of each class the one with the highest entropy that the teacher has right."""
+def _examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) -> list[Example]:
+    """Return the rows to draw, in the order of their classes; `columns` are the names of a table's inputs."""
     from kdistill.figures import Example
 
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
@@ -159,20 +165,62 @@ def _examples(soft: SoftTargets, rows: data.Split) -> list[Example]:
     pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
     given = [None if label == NO_LABEL else int(label) for label in labels]
     order = np.argsort(np.where(labels == NO_LABEL, logits.argmax(axis=1), labels), kind="stable")
-    return [Example(inputs[row] if pictures else None, given[row], logits[row]) for row in order]
+    return [
+        Example(inputs[row], given[row], logits[row])
+        if pictures
+        else Example(None, given[row], logits[row], _described(inputs[row], columns))
+        for row in order
+    ]
+
+
+def _described(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
+    """Describe an input without a picture in a few lines.
+
+    Args:
+        values: one row's inputs, of any shape; those of a table are standardized.
+        columns: the names of a table's inputs, or nothing.
+
+    Returns:
+        The values of a table's row that deviate most, with their columns' names; else the first values.
+    """
+    if columns:
+        from kdistill.figures import shorten
+
+        most = np.argsort(-np.abs(values), kind="stable")[:5]
+        return [f"{shorten(columns[place], 14)} {values[place]:+.1f} sd" for place in most]
+    flat = values.ravel()
+    if np.issubdtype(flat.dtype, np.integer):
+        flat = np.trim_zeros(flat)  # the padding of token ids
+    text = " ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in flat[:40].tolist())
+    return textwrap.wrap(text + " …" * (flat.size > 40), 22, max_lines=5, placeholder=" …")
 
 
 def _telling_rows(said: Joined, labels: NDArray[np.int64]) -> list[int]:
-    best: dict[int, tuple[float, int]] = {}  # of each class: entropy, and row
+    """Choose a row of each predicted class, of at most `EXAMPLES` classes.
+
+    A row that the teacher classifies correctly, or that has no label, comes before one that it does not. Then comes a
+    row with a clear but not certain first class: its probability at T = 1 lies in `CLEAR`, and is at least twice the
+    second. Among those the ratio of the second to the third probability decides, the third counting as at least 1%;
+    among the others how near the first probability lies to the middle of `CLEAR`.
+    """
+    best: dict[int, tuple[bool, bool, float, int]] = {}  # of each class: correct, clear, score, and row
     for start in range(0, len(labels), BLOCK_ROWS):
         logits = said.at(np.arange(start, min(start + BLOCK_ROWS, len(said)))).dense()
-        log_probabilities = metrics.log_softmax(logits)
-        entropy = -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+        probabilities = np.exp(metrics.log_softmax(logits))
+        if probabilities.shape[1] < 3:
+            probabilities = np.pad(probabilities, ((0, 0), (0, 1)))
+        third, second, first = np.sort(np.partition(probabilities, (-3, -2, -1), axis=1)[:, -3:], axis=1).T
         likely = logits.argmax(axis=1)
         label = labels[start : start + len(logits)]
-        entropy[(likely != label) & (label != NO_LABEL)] = -1.0
+        correct = (likely == label) | (label == NO_LABEL)
+        clear = (first >= CLEAR[0]) & (first <= CLEAR[1]) & (first >= 2 * second)
+        score = np.where(clear, second / np.maximum(third, 0.01), -np.abs(first - sum(CLEAR) / 2))
+        order = np.lexsort((-np.arange(len(likely)), score, clear, correct))  # The best comes last.
         for found in np.unique(likely):
-            row = int(np.argmax(np.where(likely == found, entropy, -2.0)))
-            if entropy[row] > best.get(int(found), (0.0, 0))[0]:
-                best[int(found)] = float(entropy[row]), start + row
-    return [row for _, row in sorted(best.values(), reverse=True)[:EXAMPLES]]
+            row = int(order[likely[order] == found][-1])
+            rank = bool(correct[row]), bool(clear[row]), float(score[row])
+            if int(found) not in best or rank > best[int(found)][:3]:
+                best[int(found)] = *rank, start + row
+    ranked = sorted(best.values(), reverse=True)
+    correct_ones = [one for one in ranked if one[0]]
+    return [row for *_, row in (correct_ones or ranked)[:EXAMPLES]]

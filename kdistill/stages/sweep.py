@@ -355,10 +355,12 @@ def _figure(summaries: Sequence[Summary], settings: Sweep, title: str) -> Figure
             [one.test_errors.mean for one in grid],
             [one.test_errors.sd or 0.0 for one in grid],
             hard[key[0]].test_errors.mean if key[1] == settings.losses[0] else None,
+            hard[key[0]].test_errors.sd or 0.0,
         )
         for key, grid in grids.items()
     ]
-    return figures.errors_over("alpha" if over_alpha else "T", lines, f"{title}; dashed: hard labels")
+    spread = "; bars and bands: one standard deviation" if len(settings.seeds) > 1 else ""
+    return figures.errors_over("alpha" if over_alpha else "T", lines, f"{title}; dashed: hard labels{spread}")
 
 
 def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
