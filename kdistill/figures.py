@@ -111,7 +111,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
                 if not np.isnan(train).all():  # as where no training row has a label
-                    hollow = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
+                    hollow: dict[str, Any] = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
                     dashed: dict[str, Any] = {"linestyle": DASHES, "alpha": 0.75, "linewidth": 1.6, **look, **hollow}
                     axes.plot(curve.epochs, train, label=f"{label}, training", **dashed)
                 axes.plot(curve.epochs, held, label=f"{label}, {curve.held_out}", **look)
@@ -131,8 +131,8 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         grey: dict[str, Any] = {"color": "#555555", "marker": "o" if alone else None, "markersize": 5}
         held_out = " or ".join(dict.fromkeys(curve.held_out for curve in curves))
         legend.append(Line2D([], [], label=f"{held_out} rows", **grey))
-        hollow = {"markerfacecolor": "white"} if alone else {}
-        legend.append(Line2D([], [], linestyle=DASHES, linewidth=1.6, label="training rows", **grey, **hollow))
+        unfilled: dict[str, Any] = {"markerfacecolor": "white"} if alone else {}
+        legend.append(Line2D([], [], linestyle=DASHES, linewidth=1.6, label="training rows", **grey, **unfilled))
         where = "outside lower center" if below else "outside right upper"
         columns = len(legend) if below else -(-len(legend) // tallest)
         figure.legend(handles=legend, loc=where, ncols=columns, fontsize=10)
