@@ -148,7 +148,7 @@ class Sources:
             ),
             reporter=reporter,
             events=events,
-            lesson=self._lesson(settings),
+            lesson=self.lesson(settings),
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
         )
@@ -171,7 +171,7 @@ class Sources:
         assert self.soft is not None
         return {role: source.identity() for role, source in transfer_sources(self.soft.manifest).items()}
 
-    def _lesson(self, settings: TrainStudent) -> Lesson:
+    def lesson(self, settings: TrainStudent) -> Lesson:
         """The rows that a student is to learn from, and what it is told of them.
 
         Raises:

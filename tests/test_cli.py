@@ -595,6 +595,23 @@ def test_recorded_dataset_that_is_gone(run, workspace):
     assert "--dataset /gone.npz" in run("soften", "--temperature", "3", "--dataset", "/gone.npz").err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train-teacher", "--dataset", "empty.npz"],
+        ["soften", "--top-k", "10"],
+        ["train-student", "--only-classes", "nosuch"],
+    ],
+    ids=" ".join,
+)
+def test_refused_before_it_is_announced(run, workspace, arguments):
+    """A command that is refused does not say first that it makes an artifact again."""
+    np.savez("empty.npz", x_train=np.zeros((0, 3)), y_train=np.zeros(0, int))
+    outcome = run(*arguments)
+    assert outcome.code > 0
+    assert outcome.out == ""
+
+
 def test_damaged_input_leaves_everything(run, workspace):
     """A damaged teacher stops `soften` before it writes, with the command that mends it."""
     before = stamps(workspace)

@@ -21,14 +21,14 @@ def up_to_date(
     reporter: Reporter,
     events: Path | None = None,
 ) -> bool:
-    """Whether a stage has nothing to do; says so, or why not.
+    """Whether a stage has nothing to do, which it then says.
 
     Args:
         artifact: what the stage makes.
         identity: what it is made from.
         reason: why it must be made again, None if it need not.
         force: make it all the same, and discard interrupted work on something else.
-        reporter: hears of it.
+        reporter: prints the line.
         events: where TensorBoard's event files of what is up to date go, if any are wanted.
 
     Raises:
@@ -43,26 +43,19 @@ def up_to_date(
 
             show_history(artifact, events)
         return True
-    announce(artifact, identity, reason, force=force, reporter=reporter)
+    if not force:
+        unfinished.protect(artifact, identity)
     return False
 
 
-def announce(artifact: Artifact, identity: Manifest, reason: str | None, *, force: bool, reporter: Reporter) -> None:
-    """Say why an artifact that stands is made again; to be called when nothing is left that refuses it.
+def announce(artifact: Artifact, reason: str | None, reporter: Reporter) -> None:
+    """Say why an artifact that stands is made again. Stages call it after the checks that could refuse the work.
 
     Args:
         artifact: what the stage makes.
-        identity: what it is made from.
         reason: why it must be made again, None if `--force` is the only reason.
-        force: discard interrupted work on something else.
         reporter: prints the line.
-
-    Raises:
-        KdistillError: if the artifact is a link, or interrupted work would be discarded.
     """
-    artifact.refuse_links()
-    if not force:
-        unfinished.protect(artifact, identity)
     if artifact.path.exists() and artifact.kind not in LOOSE:
         reporter.say(f"makes {artifact} again: {reason or '--force'}")
 

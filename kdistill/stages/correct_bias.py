@@ -67,8 +67,7 @@ def run(
         },
     )
     reason = artifact.out_of_date(identity)
-    if reason is None and not force:
-        up_to_date(artifact, identity, reason, force=force, reporter=reporter)
+    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
         return artifact.require()
     if not (student.path / "model.keras").exists():
         raise KdistillError(
@@ -78,7 +77,7 @@ def run(
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
     rows = _rows(dataset, pool, reporter)
-    announce(artifact, identity, reason, force=force, reporter=reporter)
+    announce(artifact, reason, reporter)
 
     from kdistill import networks, saved_models, shifted_networks
 

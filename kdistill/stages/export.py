@@ -17,7 +17,7 @@ from kdistill.console import Reporter, silent
 from kdistill.errors import KdistillError
 from kdistill.readers import BLOCK_ROWS
 from kdistill.settings import Export
-from kdistill.stages import find_networks, up_to_date
+from kdistill.stages import announce, find_networks, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def run(
     trained = network.require()
     source = freshness.source(trained.inputs["dataset"], settings.dataset, network)
     at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
-    for reason in freshness.stale(workspace, trained, at_hand):
-        reporter.warn(f"{network} is stale, {reason}: {network.command_for(trained)}")
+    for change in freshness.stale(workspace, trained, at_hand):
+        reporter.warn(f"{network} is stale, {change}: {network.command_for(trained)}")
     artifact = workspace.export(settings)
     identity = Manifest(
         kind="export",
@@ -53,11 +53,13 @@ def run(
         },
         inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
     )
-    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
+    reason = artifact.out_of_date(identity)
+    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
         return artifact.require()
 
     exports.require(settings.format)
     dataset = source.load()
+    announce(artifact, reason, reporter)
 
     from kdistill import networks
     from kdistill.backend import tf

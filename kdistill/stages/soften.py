@@ -14,7 +14,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.row_hashes import positions, row_keys
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
-from kdistill.stages import up_to_date
+from kdistill.stages import announce, up_to_date
 from kdistill.stored_logits import Form
 from kdistill.teachers import ZERO_MASS, Answers, Candidate
 from kdistill.unfinished import BLOCKS
@@ -47,7 +47,8 @@ def run(
                 )
     artifact = workspace.soft_targets(settings.name)
     identity = _identity(settings, asked, source)
-    if up_to_date(artifact, identity, _out_of_date(artifact, identity), force=force, reporter=reporter):
+    outdated = _out_of_date(artifact, identity)
+    if up_to_date(artifact, identity, outdated, force=force, reporter=reporter):
         return freshness.manifest_of(artifact) or identity
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
@@ -65,7 +66,8 @@ def run(
         reporter.say(spoken.order)
     else:
         said = teachers.load(asked, settings, dataset, rows)
-    _announce(identity, said, dataset, rows, reporter)
+    announce(artifact, outdated, reporter)
+    _describe(identity, said, dataset, rows, reporter)
     known = dict.fromkeys(("model", "parameters"))
     if len(asked) == 1 and asked[0].manifest:
         known = {name: asked[0].manifest.results[name] for name in known}
@@ -96,7 +98,7 @@ def run(
     return manifest
 
 
-def _announce(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
+def _describe(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
     who = soft_targets.asked(identity)
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdistill import commands
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
-from kdistill.stages import up_to_date
+from kdistill.stages import announce, up_to_date
 from kdistill.students import Sources
 from kdistill.workspace import Manifest, Workspace
 
@@ -28,8 +28,11 @@ def run(
     sources = Sources.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), sources.identity(settings)
     events = workspace.events(artifact) if settings.tensorboard else None
-    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
+    reason = artifact.out_of_date(identity)
+    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
         return artifact.require()
+    sources.lesson(settings)
+    announce(artifact, reason, reporter)
     if doubt := sources.doubt(settings):
         reporter.warn(f"{artifact} {doubt}")
     manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from kdistill import commands, data, model_sources
 from kdistill.console import Reporter
 from kdistill.settings import TrainTeacher
-from kdistill.stages import up_to_date
+from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Manifest, Workspace
 
 
@@ -35,11 +35,13 @@ def run(
         inputs={"dataset": source.identity(), **model.inputs()},
     )
     events = workspace.events(artifact) if settings.tensorboard else None
-    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter, events=events):
+    reason = artifact.out_of_date(identity)
+    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
         return artifact.require()
     dataset = source.load()
     for warning in dataset.warnings:
         reporter.warn(warning)
+    announce(artifact, reason, reporter)
 
     from kdistill import networks
     from kdistill.training import Objective
