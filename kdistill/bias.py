@@ -10,15 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
-PATIENCE = 100  # moves without coming closer, before what is left goes row by row
-SLACK = 1.0  # logits beyond the last row, where there is no next one to stay halfway to
-CENTRING = 100  # sweeps over all classes
+Ints = NDArray[np.integer[Any]]
+BLOCK = 1 << 20  # logits in a block: temporary arrays stay small, however many rows there are
+SWEEPS = 20  # sweeps of coordinate descent: later ones gain less than shortest paths do
+PASSES = 100  # passes over all rows in each step, a bound that only data with many equal rows reaches
+SPREAD = 1.5  # a search for shortest paths ends at this many times the classes that its last path took
+SLACK = 1.0  # distance in logits to the last row, where there is no next row to stay halfway to
+NEAREST = 32  # classes within reach of a class while shifts are centered, about
+CENTERING = 300  # sweeps that center all shifts
 
 
 def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
@@ -36,68 +42,80 @@ def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
 
 def predicted(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
     """How many rows have each class for their largest logit, once `shifts` (classes,) are added: (classes,)."""
-    return np.bincount(np.argmax(logits + shifts, axis=1), minlength=logits.shape[1])
+    return np.bincount(_given(logits, shifts), minlength=logits.shape[1])
 
 
-def matching_shifts(logits: Floats, wanted: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Shifts with which each class is predicted as often as wanted.
+def matching_shifts(logits: Floats, wanted: Ints) -> NDArray[np.float64]:
+    """Return shifts with which each class is predicted as often as wanted.
 
-    They minimise over b the convex, piecewise linear sum over rows of max_c(z_c + b_c), less the sum over classes of
-    wanted_c b_c, of which the derivative is predicted less wanted counts: the dual of a transport problem. Where rows
-    differ the counts then match exactly; rows that are alike can't be parted, and of what was tried the closest is
-    returned. First the class whose count is furthest off is moved to where it matches, again and again; what is left
-    goes row by row along shortest paths (the Hungarian method). At last each shift is put halfway between the rows that
-    it must not pass, so that rounding changes none. Nothing is drawn at random.
+    They minimize over b the convex, piecewise linear sum over rows of max_c(z_c + b_c), less the sum over classes of
+    wanted_c b_c. Its derivative is predicted less wanted counts, and it is the dual of a transport problem. Counts
+    match exactly where rows differ. Equal rows cannot be separated: the closest counts found are then returned. With
+    10,000 classes and few rows of each, up to 1% of the rows can be too close to a tie for shifts rounded to float32.
+
+    Coordinate descent moves one class after the other to where its count matches. The rows that are left over are
+    reassigned along shortest paths (the Hungarian method). Finally each shift is centered between the rows that it must
+    not pass, so that rounding changes no prediction. Nothing is random, and memory beyond the logits is small.
 
     Args:
         logits: (rows, classes), finite.
-        wanted: (classes,) whole numbers that add up to the rows, as of `whole_counts`.
+        wanted: (classes,) whole numbers that add up to the rows, as from `whole_counts`.
 
     Returns:
-        (classes,), in logits. They are known up to a constant: their median is 0. All are 0 where counts match as
-        they are. A class that no row should have is lowered by no more than these rows need.
+        (classes,), in logits. They are unique up to a constant, chosen so that their median is 0. All are 0 where
+        counts match without any. A class that no row should have is lowered only as far as its rows require.
     """
-    by_class = np.ascontiguousarray(logits.T, np.float64)
-    none = np.zeros(len(by_class))
-    if not _off(by_class, none, wanted):
+    none = np.zeros(logits.shape[1])
+    if not _off(logits, none, wanted):
         return none
-    moved = _moved(by_class, wanted)
-    centred = _centred(by_class, *_row_by_row(by_class, moved, wanted))
-    best = min((none, centred, moved), key=lambda shifts: _off(by_class, shifts, wanted))
+    moved = _moved(logits, wanted)
+    centered = _centered(logits, *_reassigned(logits, moved, wanted))
+    best = min((none, centered, moved), key=lambda shifts: _off(logits, shifts, wanted))
     return np.asarray(best - np.median(best))
 
 
-def _given(by_class: Floats, shifts: Floats) -> NDArray[np.int64]:
-    """The class that each row is given."""
-    return np.asarray((by_class + shifts[:, None]).argmax(axis=0))
+def _blocks(rows: NDArray[Any], classes: int) -> list[NDArray[Any]]:
+    """Cut rows into blocks of about `BLOCK` logits."""
+    step = max(1, BLOCK // classes)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
-def _off(by_class: Floats, shifts: Floats, wanted: NDArray[np.integer[Any]]) -> int:
-    """How far the counts are from those wanted, summed over classes."""
-    return int(np.abs(np.bincount(_given(by_class, shifts), minlength=len(shifts)) - wanted).sum())
+def _given(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
+    """Return the predicted class of each row, (rows,)."""
+    return np.concatenate([(block + shifts).argmax(axis=1) for block in _blocks(logits, logits.shape[1])])
 
 
-def _moved(by_class: Floats, wanted: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Coordinate descent: the class that is furthest off is moved to where it matches; the closest of all steps."""
-    shifts = np.zeros(len(by_class))
-    given, largest = by_class.argmax(axis=0), by_class.max(axis=0)
-    closest, best, since = np.inf, shifts, 0
-    while True:
+def _off(logits: Floats, shifts: Floats, wanted: Ints) -> int:
+    """Return how far the counts are from those wanted, summed over classes."""
+    return int(np.abs(predicted(logits, shifts) - wanted).sum())
+
+
+def _moved(logits: Floats, wanted: Ints) -> NDArray[np.float64]:
+    """Return shifts from coordinate descent: each class whose count is off moves to where it matches, in turn."""
+    shifts = best = np.zeros(logits.shape[1])
+    given = _given(logits, shifts)
+    largest = logits[np.arange(len(given)), given].astype(np.float64)
+    closest, looked_at = np.inf, 0
+    for _ in range(SWEEPS):
         off = np.bincount(given, minlength=len(shifts)) - wanted
-        since += 1
         if np.abs(off).sum() < closest:
-            closest, best, since = np.abs(off).sum(), shifts.copy(), 0
-        if closest == 0 or since == PATIENCE:
-            return best
-        moving = int(np.abs(off).argmax())
-        mine = np.flatnonzero(given == moving)
-        others = by_class[:, mine] + shifts[:, None]
-        others[moving] = -np.inf
-        given[mine], largest[mine] = others.argmax(axis=0), others.max(axis=0)  # without the class that moves
-        margins = largest - by_class[moving]
-        shifts[moving] = _between(margins, int(wanted[moving]))
-        won = margins < shifts[moving]
-        given[won], largest[won] = moving, by_class[moving, won] + shifts[moving]
+            closest, best = np.abs(off).sum(), shifts.copy()
+        if closest == 0:
+            break
+        for one in np.flatnonzero(off):
+            mine = np.flatnonzero(given == one)
+            looked_at += len(mine)
+            if len(mine) == wanted[one] or looked_at > PASSES * len(given):
+                continue
+            for rows in _blocks(mine, len(shifts)):
+                others = logits[rows] + shifts
+                others[:, one] = -np.inf
+                given[rows], largest[rows] = others.argmax(axis=1), others.max(axis=1)
+            margins = largest - logits[:, one]
+            shifts[one] = _between(margins, int(wanted[one]))
+            won = margins < shifts[one]
+            given[won], largest[won] = one, logits[won, one] + shifts[one]
+    return best
 
 
 def _between(margins: Floats, count: int) -> float:
@@ -109,72 +127,103 @@ def _between(margins: Floats, count: int) -> float:
     return float((at + above.min(initial=at + 2 * SLACK if not len(above) else np.inf)) / 2)
 
 
-def _row_by_row(
-    by_class: Floats, shifts: NDArray[np.float64], wanted: NDArray[np.integer[Any]]
+def _reassigned(
+    logits: Floats, shifts: NDArray[np.float64], wanted: Ints
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Lower the classes with rows too many, and those that these rows pass to, until one more row is where it lacks.
+    """Reassign rows along shortest paths from classes with too many to classes with too few, until none is left.
 
     Returns:
-        The shifts, and the class each row has been given: among those with its largest shifted logit.
+        The shifts, and the class each row is given: among those with its largest shifted logit.
     """
-    shifts, given = shifts.copy(), _given(by_class, shifts)
-    room = np.array([_room(by_class, given, one) for one in range(len(shifts))])
+    shifts, given = shifts.copy(), _given(logits, shifts)
     off = np.bincount(given, minlength=len(shifts)) - wanted
-    while off.any():
-        end, distances, before = _shortest_path(room + shifts[:, None] - shifts, off)
-        shifts -= np.maximum(distances[end] - distances, 0.0)
-        to, path = end, [end]
-        while (start := before[to]) >= 0:
-            rows = np.flatnonzero(given == start)
-            given[rows[(by_class[start, rows] - by_class[to, rows]).argmin()]] = to
-            path.append(start)
-            to = start
-        off[end] += 1
-        off[to] -= 1
-        for one in path:
-            room[one] = _room(by_class, given, one)
+    looked_at = 0
+    while off.any() and looked_at < PASSES * len(given):
+        paths, distances, rows = _shortest_paths(logits, shifts, given, off)
+        shifts -= np.maximum(distances[paths[-1][0]] - distances, 0.0)
+        looked_at += rows
+        for path in paths:
+            for to, start in pairwise(path):
+                mine = np.flatnonzero(given == start)
+                given[mine[(logits[mine, start].astype(np.float64) - logits[mine, to]).argmin()]] = to
+            off[path[0]] += 1
+            off[path[-1]] -= 1
     return shifts, given
 
 
-def _room(by_class: Floats, given: NDArray[np.int64], one: int) -> NDArray[np.float64]:
-    """By how much a class's shift may at most be below each other's for all of its rows to stay: (classes,)."""
-    rows = by_class[:, given == one]
-    return np.asarray((rows[one] - rows).min(axis=1, initial=np.inf))
-
-
-def _shortest_path(lengths: Floats, off: NDArray[np.integer[Any]]) -> tuple[int, NDArray[np.float64], list[int]]:
-    """Dijkstra, from all classes with rows too many to the nearest with too few.
+def _shortest_paths(
+    logits: Floats, shifts: NDArray[np.float64], given: NDArray[np.int64], off: Ints
+) -> tuple[list[list[int]], NDArray[np.float64], int]:
+    """Run Dijkstra's algorithm from all classes with too many rows to the nearest ones with too few.
 
     Returns:
-        The class it ends at, the distance of each class that is nearer (of others infinity), and the one before each.
+        Paths without a class in common, nearest first, each from its end to its start; the distance of each class,
+        infinite beyond the search; and how many rows were looked at.
     """
     ahead = np.where(off > 0, 0.0, np.inf)
     distances = np.full(len(off), np.inf)
     before = np.full(len(off), -1)
-    while True:
-        here = int(ahead.argmin())
+    paths: list[list[int]] = []
+    taken: set[int] = set()
+    reached = looked_at = 0
+    most = float(len(off))
+    while reached < most and np.isfinite(ahead[here := int(ahead.argmin())]):
         distances[here], ahead[here] = ahead[here], np.inf
+        reached += 1
         if off[here] < 0:
-            return here, distances, before.tolist()
-        through = distances[here] + np.maximum(lengths[here], 0.0)
+            path = [here]
+            while before[path[-1]] >= 0:
+                path.append(int(before[path[-1]]))
+            if taken.isdisjoint(path):
+                taken.update(path)
+                paths.append(path)
+                most = SPREAD * reached
+        mine = np.flatnonzero(given == here)
+        looked_at += len(mine)
+        through = distances[here] + np.maximum(_room(logits, mine, here) + shifts[here] - shifts, 0.0)
         nearer = (through < ahead) & np.isinf(distances)
         ahead[nearer], before[nearer] = through[nearer], here
+    return paths, distances, looked_at
 
 
-def _centred(by_class: Floats, shifts: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each shift halfway between where its class would lose a row and where it would win one, in turn."""
-    shifts = shifts.copy()
-    room = np.array([_room(by_class, given, one) for one in range(len(shifts))])
-    np.fill_diagonal(room, np.inf)
-    for _ in range(CENTRING):
-        for one, shift in enumerate(shifts):
-            low, high = (shifts - room[one]).max(), (shifts + room[:, one]).min()
-            if np.isinf(low):  # it has no row to lose
-                low = min(2 * shift - high, high - 2 * SLACK)
-            if np.isinf(high):  # there is none to win
-                high = max(2 * shift - low, low + 2 * SLACK)
-            shifts[one] = (low + high) / 2
-    return shifts
+def _room(logits: Floats, mine: NDArray[np.int64], one: int) -> NDArray[np.float64]:
+    """Return by how much a class's shift may be below each other class's before one of its rows leaves: (classes,)."""
+    room = np.full(logits.shape[1], np.inf)
+    for rows in _blocks(mine, len(room)):
+        block = logits[rows].astype(np.float64)
+        np.minimum(room, (block[:, one, None] - block).min(axis=0), out=room)
+    return room
+
+
+def _centered(logits: Floats, shifts: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Move each shift towards halfway between where its class would lose a row and where it would win one.
+
+    Only pairs of classes within reach of each other are looked at, and no shift moves so far that others could matter.
+    """
+    classes = len(shifts)
+
+    def left(one: int) -> NDArray[np.float64]:
+        room = _room(logits, np.flatnonzero(given == one), one) + shifts[one] - shifts
+        room[one] = np.inf
+        return np.asarray(np.maximum(room, 0.0))
+
+    kept = min(NEAREST, classes - 1)
+    some = range(0, classes, max(1, classes // NEAREST))
+    reach = float(np.median([np.partition(left(one), kept)[kept] for one in some]))
+    near = [(np.flatnonzero(room < reach), room[room < reach]) for room in map(left, range(classes))]
+    to, room = (np.concatenate(parts) for parts in zip(*near, strict=True))
+    start = np.repeat(np.arange(classes), [len(others) for others, _ in near])
+    moved = np.zeros(classes)
+    for _ in range(CENTERING):  # all shifts at once, by half of the way, so that no two pass each other
+        low, high = np.full(classes, np.inf), np.full(classes, np.inf)
+        np.minimum.at(low, start, room + moved[start] - moved[to])
+        np.minimum.at(high, to, room + moved[start] - moved[to])
+        alone = np.isinf(low) & np.isinf(high)
+        low[alone] = high[alone] = SLACK
+        low = np.where(np.isinf(low), np.maximum(high, 2 * SLACK - high), low)  # it has no row to lose
+        high = np.where(np.isinf(high), np.maximum(low, 2 * SLACK - low), high)  # there is none to win
+        moved = np.clip(moved + (high - low) / 4, -reach / 4, reach / 4)
+    return shifts + moved
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
                 if not np.isnan(train).all():  # as where no training row has a label
-                    hollow = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
+                    hollow: dict[str, Any] = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
                     dashed: dict[str, Any] = {"linestyle": DASHES, "alpha": 0.75, "linewidth": 1.6, **look, **hollow}
                     axes.plot(curve.epochs, train, label=f"{label}, training", **dashed)
                 axes.plot(curve.epochs, held, label=f"{label}, {curve.held_out}", **look)
@@ -128,15 +128,18 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
         alone = all(len(curve.epochs) == 1 for curve in curves)
+        if alone:
+            for axes in (accuracy, loss):
+                axes.set_xticks([1])
         grey: dict[str, Any] = {"color": "#555555", "marker": "o" if alone else None, "markersize": 5}
         held_out = " or ".join(dict.fromkeys(curve.held_out for curve in curves))
         legend.append(Line2D([], [], label=f"{held_out} rows", **grey))
-        hollow = {"markerfacecolor": "white"} if alone else {}
-        legend.append(Line2D([], [], linestyle=DASHES, linewidth=1.6, label="training rows", **grey, **hollow))
+        unfilled: dict[str, Any] = {"markerfacecolor": "white"} if alone else {}
+        legend.append(Line2D([], [], linestyle=DASHES, linewidth=1.6, label="training rows", **grey, **unfilled))
         where = "outside lower center" if below else "outside right upper"
         columns = len(legend) if below else -(-len(legend) // tallest)
         figure.legend(handles=legend, loc=where, ncols=columns, fontsize=10)
-        _title(figure, title)
+        _title(figure, title, 1.0 if below else 0.6)
         return figure
 
 
@@ -159,9 +162,9 @@ def shorten(text: str, length: int) -> str:
     return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _title(figure: Figure, title: str) -> None:
-    """Write a figure's title in as many lines as its width needs."""
-    width = int(11.5 * figure.get_figwidth())
+def _title(figure: Figure, title: str, share: float = 1.0) -> None:
+    """Write a figure's title in as many lines as a share of its width needs."""
+    width = int(11.5 * figure.get_figwidth() * share)
     lines = textwrap.wrap(printable(title), width, max_lines=4, placeholder=" …")
     figure.suptitle("\n".join(lines), x=0.008, ha="left", fontsize=11, color="#555555")
 
@@ -214,7 +217,7 @@ def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
-    name = "" if example.label is None else class_names[example.label]
+    name = "" if example.label is None else shorten(class_names[example.label], 12)
     label = f"label:{' ' if len(name) <= 8 else chr(10)}{name}" if name else "no label"
     axes.set_xlabel(label, fontsize=9)
     for spine in axes.spines.values():
@@ -260,7 +263,7 @@ class Heat:
 def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
     """Errors over `what` (T or alpha), a line a model with bars of one standard deviation; hard labels dashed in a band of as much."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = Figure(figsize=(7.2 if len(lines) <= 4 else 10, 4.4), layout="constrained")
         axes = figure.subplots()
         known = sorted({place for line in lines for place in line.places if place is not None})
         spread = len(known) > 1 and known[0] > 0 and what == "T"
@@ -311,8 +314,11 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axes.yaxis.set_minor_locator(NullLocator())
-        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
-        _title(figure, title)
+        if len(lines) <= 4:
+            axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
+        else:  # It would hide data.
+            figure.legend(loc="outside right upper", fontsize=10)
+        _title(figure, title, 1.0 if len(lines) <= 4 else 0.6)
         return figure
 
 

@@ -48,7 +48,11 @@ class Sources:
             KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
         """
         dataset, model = settings.dataset, None
-        at_hand = {data.resolve(dataset, option="dataset").identity().digest} if dataset is not None and settings.alpha < 1.0 else ()
+        at_hand = (
+            {data.resolve(dataset, option="dataset").identity().digest}
+            if dataset is not None and settings.alpha < 1.0
+            else ()
+        )
         soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
         if dataset is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)

@@ -413,13 +413,13 @@ def test_warnings_of_a_dataset_are_printed(run, tmp_path, digits, monkeypatch):
 def test_unknown_name_is_not_guessed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KdistillError, match=r"digits, mnist, fashion_mnist|is a directory"):
-        data.resolve(name)
+        data.resolve(name, option="dataset")
 
 
 def test_names_that_may_have_been_meant_are_said(digits):
     """A name of a dataset or of a class that is not there comes with the nearest one."""
     with pytest.raises(KdistillError, match=r"did you mean fashion_mnist\?"):
-        data.resolve("fashion-mnist")
+        data.resolve("fashion-mnist", option="dataset")
     shirts = replace(digits, class_names=("T-shirt", *"bcdefghij"))
     with pytest.raises(UsageError, match=r"did you mean T-shirt\?"):
         data.selected(shirts.train, Selection(omit_class="t-shirt"), shirts)

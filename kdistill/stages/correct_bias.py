@@ -22,7 +22,7 @@ from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 if TYPE_CHECKING:
     from kdistill.saved_models import SavedNetwork
 
-MOST_LOGITS = 1 << 25  # 256 MiB of float64; of more rows than these are of, some stand for all
+MOST_LOGITS, MOST_ROWS = 1 << 27, 1 << 22  # 512 MiB of float32; some rows stand for all where there are more
 SHOWN = 20  # classes in the table
 
 
@@ -172,7 +172,7 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
                 f"{tests:,} of the {len(rows):,} inputs of {pool.name} are test rows of {dataset.name}: without labels "
                 "they are fair, but the test errors are then of inputs that the correction has seen"
             )
-    most = max(1, MOST_LOGITS // dataset.classes)
+    most = min(MOST_ROWS, max(1, MOST_LOGITS // dataset.classes))
     if len(rows) <= most:
         return rows
     reporter.say(f"takes {most:,} of the {len(rows):,} inputs, always the same ones, for all")
@@ -254,6 +254,8 @@ def show(manifest: Manifest, reporter: Reporter, tuned: dict[str, Any] | None = 
         rows,
         note=f"shift: added to the class's output bias, in logits{left_out}",
     )
+    if off := sum(max(0, one["wanted"] - one["after"]) for one in classes):
+        reporter.say(f"{off:,} of {results['inputs']:,} predictions could not be matched: rows are equal or too close")
     reporter.say(
         f"test split, {results['test_rows']:,} rows: {results['student_test_errors']:,} errors before, "
         f"{results['test_errors']:,} after"

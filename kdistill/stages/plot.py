@@ -145,8 +145,8 @@ def _dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     who = [data.short_name(name) for name in soft_targets.asked(soft.manifest)]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of {' + '.join(who)}, the label's bar in orange. "
-        f"Rows were chosen, if possible, to be classified correctly with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence, "
-        "one per class, then by how far the second class is ahead of the third."
+        f"One row per class: correct with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence where possible, and with the "
+        "second class furthest ahead of the third."
     )
     columns = dataset.preprocessing.get("table", {}).get("inputs", ())
     examples = _examples(soft, rows, columns)
