@@ -88,7 +88,7 @@ def test_legend_lies_within_the_figure(networks):
     assert not box.overlaps(figure._suptitle.get_window_extent())
     shown = [text.get_text() for text in legend.get_texts()]
     assert len(set(shown)) == networks + 2
-    assert max(map(len, shown)) <= figures.NAME
+    assert max(map(len, shown)) <= figures.NAME + len(" (student)")
     looks = {(to_hex(line.get_color()), line.get_marker()) for line in legend.get_lines()[:networks]}
     assert len(looks) == networks
 
@@ -147,4 +147,4 @@ def test_inputs_without_a_picture():
 
 def test_long_class_names_are_shortened():
     figure = figures.dark_knowledge([figures.Example(None, 0, np.zeros(2))], ["n" * 40, "p"], 2.0, "t")
-    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["n" * (figures.CLASS_NAME - 1) + "…", "p"]
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["n" * 10 + "…" + "n" * 9, "p"]
