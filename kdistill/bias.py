@@ -195,6 +195,11 @@ def _room(logits: Floats, mine: NDArray[np.int64], one: int) -> NDArray[np.float
     return room
 
 
+def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The groups that are not empty, and where each begins, of values that are sorted by group."""
+    return np.flatnonzero(counts), (np.cumsum(counts) - counts)[counts > 0]
+
+
 def _centered(logits: Floats, shifts: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:
     """Move each shift towards halfway between where its class would lose a row and where it would win one.
 
@@ -212,12 +217,15 @@ def _centered(logits: Floats, shifts: NDArray[np.float64], given: NDArray[np.int
     reach = float(np.median([np.partition(left(one), kept)[kept] for one in some]))
     near = [(np.flatnonzero(room < reach), room[room < reach]) for room in map(left, range(classes))]
     to, room = (np.concatenate(parts) for parts in zip(*near, strict=True))
-    start = np.repeat(np.arange(classes), [len(others) for others, _ in near])
+    counts = np.array([len(others) for others, _ in near])
+    start, by_end = np.repeat(np.arange(classes), counts), np.argsort(to, kind="stable")
+    starts, ends = _groups(counts), _groups(np.bincount(to, minlength=classes))
     moved = np.zeros(classes)
     for _ in range(CENTERING):  # all shifts at once, by half of the way, so that no two pass each other
         low, high = np.full(classes, np.inf), np.full(classes, np.inf)
-        np.minimum.at(low, start, room + moved[start] - moved[to])
-        np.minimum.at(high, to, room + moved[start] - moved[to])
+        left_over = room + moved[start] - moved[to]
+        low[starts[0]] = np.minimum.reduceat(left_over, starts[1])
+        high[ends[0]] = np.minimum.reduceat(left_over[by_end], ends[1])
         alone = np.isinf(low) & np.isinf(high)
         low[alone] = high[alone] = SLACK
         low = np.where(np.isinf(low), np.maximum(high, 2 * SLACK - high), low)  # it has no row to lose
