@@ -288,7 +288,7 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
                     line.means,
                     line.deviations,
                     color=colour,
-                    marker="o",
+                    marker=MARKERS[number // (len(STUDENTS) + len(TEACHERS)) % len(MARKERS)] or "o",
                     markersize=5,
                     capsize=3,
                     elinewidth=1.2,
