@@ -47,18 +47,14 @@ class Sources:
         Raises:
             KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
         """
-        dataset, model = settings.dataset, None
-        at_hand = (
-            {data.resolve(dataset, option="dataset").identity().digest}
-            if dataset is not None and settings.alpha < 1.0
-            else ()
-        )
+        model = None
+        given = settings.dataset
+        source = None if given is None else data.resolve(given, option="dataset", cache=workspace.cache)
+        at_hand = {source.identity().digest} if source and settings.alpha < 1.0 else ()
         soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
-        if dataset is None or settings.model is None:
+        if source is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
-            dataset = dataset or recorded
-        option = "dataset" if settings.dataset else None
-        source = data.resolve(dataset, option=option, cache=workspace.cache)
+            source = source or data.resolve(recorded, cache=workspace.cache)
         return cls(workspace, settings, source, soft, model, reporter)
 
     def model(self, settings: TrainStudent) -> model_sources.ModelSource:
