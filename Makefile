@@ -33,13 +33,13 @@ lint: install
 	$(RUN)/mypy
 
 bench: install
-	$(RUN)/python tests/bench.py
+	$(RUN)/python tests/programs/bench.py
 
 chaos: install
-	$(RUN)/python tests/chaos.py --rounds $(ROUNDS)
+	$(RUN)/python tests/programs/chaos.py --rounds $(ROUNDS)
 
 paper: install
-	$(RUN)/python tests/paper.py --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick --place .paper/quick)
+	$(RUN)/python tests/programs/paper.py --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick --place .paper/quick)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -12,9 +12,8 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else
 if TYPE_CHECKING:
     from kdistill.console import Reporter
     from kdistill.data import load as load_dataset
+    from kdistill.data.keys import row_keys
     from kdistill.errors import KdistillError
-    from kdistill.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
-    from kdistill.row_hashes import row_keys
     from kdistill.settings import (
         CorrectBias,
         Evaluate,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from kdistill.stages.train_student import run as train_student
     from kdistill.stages.train_teacher import run as train_teacher
     from kdistill.stages.verify import run as verify
+    from kdistill.training.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
     from kdistill.workspace import Workspace
 
 __version__ = "0.1.0"
@@ -83,8 +83,8 @@ if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a
     _HOMES = {
         "console": ("Reporter",),
         "errors": ("KdistillError",),
-        "losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "row_hashes": ("row_keys",),  # a module of the function's name would take its place here
+        "training.losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
+        "data.keys": ("row_keys",),
         "settings": (
             "CorrectBias",
             "Evaluate",

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from kdistill import interrupts
+from kdistill.console import interrupts
 
 
 def main() -> None:

@@ -18,9 +18,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from kdistill import __version__, interrupts
-from kdistill.console import Reporter, hush, kept_log, named, printable, printable_lines, watched
-from kdistill.errors import KdistillError, UsageError, gist
+from kdistill import __version__
+from kdistill.console import (
+    Reporter,
+    interrupts,
+    kept_log,
+    named,
+    printable,
+    printable_lines,
+    silence_native_stderr,
+    watched,
+)
+from kdistill.errors import KdistillError, UsageError, first_line
 from kdistill.settings import (
     MAX_PIXELS,
     CorrectBias,
@@ -35,7 +44,7 @@ from kdistill.settings import (
     Precision,
     Promote,
     Quantize,
-    Reading,
+    ReadOptions,
     Schedule,
     Selection,
     Soften,
@@ -194,8 +203,8 @@ def reading(
             help="Format of a file with another extension, e.g. .data or .txt: npz, npy, hdf5, csv or parquet.",
         ),
     ] = None,
-) -> Reading:
-    return Reading(**locals())
+) -> ReadOptions:
+    return ReadOptions(**locals())
 
 
 def selection(
@@ -301,7 +310,7 @@ def _listed(option: str, values: str, kind: Callable[[str], Any]) -> tuple[Any, 
         raise UsageError(f"--{option} is {values!r}: it needs {what} with commas between them, as 1,2") from None
 
 
-def _named(dataset: str | None, reading: Reading) -> str | None:
+def _named(dataset: str | None, reading: ReadOptions) -> str | None:
     """A dataset's name with how it is read put on it, so that what is recorded says both."""
     if dataset is None and (given := reading.given()):
         raise UsageError(f"--{next(iter(given))} says how a dataset is read: name it, --dataset")
@@ -335,7 +344,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def _one_line_errors(*, workspace: Path, debug: bool, options: Container[str]) -> Iterator[None]:
     if not debug:
-        hush()
+        silence_native_stderr()
     try:
         with interrupts.raised(), watched(workspace):
             yield
@@ -363,7 +372,7 @@ def _unexpected(error: Exception, workspace: Path, options: Container[str]) -> s
     full = os.strerror(errno.ENOSPC)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{os.strerror(error.errno) if error.errno else gist(error)}"
+        return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}"
     if full in str(error):  # TensorFlow calls this an exhausted resource, as a lack of memory
         return f"{workspace}: {full}"
     log = named(kept_log(workspace))
@@ -371,7 +380,7 @@ def _unexpected(error: Exception, workspace: Path, options: Container[str]) -> s
         smaller = [f"--{name}" for name in ("batch-size", "model") if name.replace("-", "_") in options]
         remedy = f"try a smaller {' or '.join(smaller)}" if smaller else "use a machine with more"
         return f"out of memory: {remedy}{log}"
-    return f"{type(error).__name__}: {gist(error)} (--debug shows where{log})"
+    return f"{type(error).__name__}: {first_line(error)} (--debug shows where{log})"
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
@@ -400,7 +409,7 @@ def root(
 def train_teacher(
     session: Session,
     training: Training,
-    reading: Reading,
+    reading: ReadOptions,
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
     weights: Weights = TrainTeacher.weights,
@@ -424,7 +433,7 @@ def train_teacher(
 @command
 def soften(
     session: Session,
-    reading: Reading,
+    reading: ReadOptions,
     selection: Selection,
     temperature: Temperature = Soften.temperature,
     teacher: Annotated[
@@ -514,7 +523,7 @@ def soften(
 def train_student(
     session: Session,
     training: Training,
-    reading: Reading,
+    reading: ReadOptions,
     selection: Selection,
     alpha: Alpha = TrainStudent.alpha,
     temperature: Annotated[
@@ -564,7 +573,7 @@ def train_student(
 def sweep(
     session: Session,
     unseeded: Training,
-    reading: Reading,
+    reading: ReadOptions,
     selection: Selection,
     temperature: Annotated[
         str, typer.Option(metavar="T,T,...", help="Values of T, with commas between them.")
@@ -665,7 +674,7 @@ def plot(
 @command
 def evaluate(
     reading_session: Session,
-    reading: Reading,
+    reading: ReadOptions,
     network: Annotated[
         list[str] | None,
         typer.Option(
@@ -692,7 +701,7 @@ def evaluate(
 @command
 def export(
     session: Session,
-    reading: Reading,
+    reading: ReadOptions,
     network: Annotated[
         str,
         typer.Option(metavar="NAME", help="A student, or SWEEP/STUDENT, or a teacher if no student has this name."),
@@ -782,7 +791,7 @@ def status(reading_session: Session, as_json: Json = False) -> None:
 
 
 @command
-def verify(reading_session: Session, reading: Reading, dataset: MovedDataset = None, as_json: Json = False) -> None:
+def verify(reading_session: Session, reading: ReadOptions, dataset: MovedDataset = None, as_json: Json = False) -> None:
     """Check every artifact against what was recorded of it.
 
     Exits 1 if anything is wrong, with a line for each thing.
@@ -806,7 +815,7 @@ def verify(reading_session: Session, reading: Reading, dataset: MovedDataset = N
 def run(
     session: Session,
     training: Training,
-    reading: Reading,
+    reading: ReadOptions,
     dataset: Dataset = TrainTeacher.dataset,
     model: Model = TrainTeacher.model,
     student_model: StudentModel = TrainStudent.model,
@@ -821,7 +830,7 @@ def run(
 
     Training options are for both networks.
     """
-    from kdistill import model_sources
+    from kdistill.networks import sources as model_sources
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 

@@ -12,7 +12,7 @@ class UsageError(KdistillError):
     """A setting that no run could have; the command line exits 2 for it and 1 for the rest."""
 
 
-def gist(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The one line that says most in the message of an error, of TensorFlow's, Keras's or anyone's."""
     if isinstance(error, OSError) and error.errno and not error.filename:  # HDF5's are long, and begin with the time
         return os.strerror(error.errno)
@@ -24,7 +24,7 @@ def gist(error: BaseException) -> str:
         return lines[-1].removeprefix(f"{type(error).__name__}: ")
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # by Keras, around a layer's own
         return lines[1]
-    gist, *more = lines
-    while gist.endswith(":") and more:
-        gist += f" {more.pop(0)}"
-    return gist[:300].rstrip(":")
+    first_line, *more = lines
+    while first_line.endswith(":") and more:
+        first_line += f" {more.pop(0)}"
+    return first_line[:300].rstrip(":")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK
-from test_cli import HEAVY, saved_weights
+from helpers import HEAVY, QUICK, saved_weights
 
 import kdistill
 from kdistill import (
@@ -24,10 +23,10 @@ from kdistill import (
     Workspace,
     distillation_loss,
     hard_loss,
-    losses,
     train_student,
 )
 from kdistill.backend import keras, tf
+from kdistill.training import losses
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 10

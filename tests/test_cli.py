@@ -9,23 +9,20 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import QUICK, write_npz
+from helpers import KDISTILL, QUICK, README, imports_of, saved_weights, stamps, write_npz
 from typer.main import get_command
 
 from kdistill import soft_targets
-from kdistill.block_log import BlockLog
 from kdistill.cli import app
 from kdistill.soft_targets import SoftTargets
 from kdistill.workspace import Workspace
+from kdistill.workspace.resume_log import BlockLog
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 COMMANDS = [
     "train-teacher",
     "soften",
@@ -38,32 +35,6 @@ COMMANDS = [
     "sweep",
     "run",
 ]
-HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
-KDISTILL = [sys.executable, "-m", "kdistill"]
-
-
-def imports_of(*arguments, cwd):
-    """The exit status and the heavy modules that a command has imported by its end."""
-    code = (
-        "import sys\n"
-        f"sys.argv = ['kdistill', *{list(map(str, arguments))!r}]\n"
-        "from kdistill.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as stop: code = stop.code\n"
-        f"open('imported', 'w').write(repr((code or 0, [m for m in {HEAVY!r} if m in sys.modules])))\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=cwd)
-    return eval((cwd / "imported").read_text())
-
-
-def stamps(workspace):
-    """When each artifact was last written."""
-    files = [
-        *workspace.glob("*s/*/manifest.json"),
-        *workspace.glob("soft-targets/*.h5"),
-        workspace / "plots/manifest.json",
-    ]
-    return {str(path.relative_to(workspace)): path.stat().st_mtime_ns for path in files if path.exists()}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[command, "--help"] for command in COMMANDS], ["--version"]])
@@ -257,15 +228,9 @@ def test_original_mistake_training_on_the_test_split(run, tmp_path, digits):
     assert seen[0] == seen[1]
 
 
-def saved_weights(place):
-    """The bytes of all variables, those of the optimizer too."""
-    with np.load(place / "checkpoint.npz") as arrays:
-        return {name: arrays[name].tobytes() for name in arrays.files if name != "head"}
-
-
 def test_original_mistake_tempering_the_input(made, digits):
     """The file's logits are the teacher's for the inputs as they are; T divides the logits, not the pixels."""
-    from kdistill.saved_models import SavedNetwork
+    from kdistill.networks.saved_models import SavedNetwork
 
     network = SavedNetwork.load(made / "teachers/teacher/saved_model")
     inputs = digits.train.read()
@@ -278,7 +243,7 @@ def test_original_mistake_tempering_the_input(made, digits):
 
 def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkeypatch):
     """A shuffled copy of the dataset trains on the same pairs of input and soft target."""
-    from kdistill import networks
+    from kdistill.networks import loading as networks
 
     pairs = []
 

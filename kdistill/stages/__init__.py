@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdistill import unfinished
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.workspace import LOOSE, Artifact, Manifest, Workspace
+from kdistill.workspace import LOOSE, Artifact, Manifest, Workspace, unfinished
 
 SHOWN_NAMES = 10
 
@@ -39,7 +38,7 @@ def up_to_date(
         unfinished.tidy(artifact, identity)
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
         if events:
-            from kdistill.tensorboard import show_history
+            from kdistill.training.tensorboard import show_history
 
             show_history(artifact, events)
         return True

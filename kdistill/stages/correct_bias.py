@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import bias, data, freshness
+from kdistill import data
 from kdistill.console import Reporter
+from kdistill.data.keys import sortable
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
-from kdistill.readers import BLOCK_ROWS
-from kdistill.row_hashes import sortable
+from kdistill.networks import bias
 from kdistill.settings import CorrectBias
 from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
+from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
-    from kdistill.saved_models import SavedNetwork
+    from kdistill.networks.saved_models import SavedNetwork
 
 MOST_LOGITS, MOST_ROWS = 1 << 27, 1 << 22  # 512 MiB of float32; some rows stand for all where there are more
 SHOWN = 20  # classes in the table
@@ -79,7 +81,9 @@ def run(
     rows = _rows(dataset, pool, reporter)
     announce(artifact, reason, reporter)
 
-    from kdistill import networks, saved_models, shifted_networks
+    from kdistill.networks import loading as networks
+    from kdistill.networks import saved_models
+    from kdistill.networks import shifted as shifted_networks
 
     start = time.perf_counter()
     with artifact.writing() as staging:
@@ -181,7 +185,7 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
 
 
 def _loaded(student: Artifact, trained: Manifest, dataset: data.Dataset) -> SavedNetwork:
-    from kdistill import networks
+    from kdistill.networks import loading as networks
 
     loaded, network = networks.load(student)
     if loaded != trained:

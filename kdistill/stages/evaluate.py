@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, freshness, metrics, teachers
+from kdistill import data, teachers
 from kdistill.console import Reporter, Steps
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS
+from kdistill.evaluation import metrics
 from kdistill.settings import NAME, Evaluate
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import find_networks
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
+from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
-    from kdistill.networks import Loader
+    from kdistill.networks.loading import Loader
 
 SPLITS = ("train", "test")
 HELD_BYTES = 256 << 20  # of a dataset's inputs, and as much of a teacher's logits
@@ -54,7 +56,7 @@ class Measurement:
 
 
 class Network(Protocol):
-    """A `SavedNetwork`, or a `Panel` of several."""
+    """A `SavedNetwork`, or a `Ensemble` of several."""
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None: ...
 
@@ -171,7 +173,7 @@ def _by_dataset(
 
 def _plan(workspace: Workspace, group: Mapping[Artifact, Manifest]) -> list[Judged]:
     """The networks of one dataset, teachers first; none is loaded."""
-    from kdistill import networks
+    from kdistill.networks import loading as networks
 
     open_soft = functools.cache(lambda name: SoftTargets.open(workspace.soft_targets(name)))
     judged: dict[str, Judged] = {}
@@ -216,7 +218,7 @@ def _teacher_of(
         return None
     if name not in judged:
         members = " + ".join(Path(one).name for one in name.split(", "))
-        judged[name] = Judged(members, "teacher", lambda _: teachers.again(workspace, soft.manifest))
+        judged[name] = Judged(members, "teacher", lambda _: teachers.reload(workspace, soft.manifest))
     return judged[name]
 
 
@@ -235,7 +237,7 @@ def _teacher_in_workspace(
 
 def _measured(plan: list[Judged], dataset: data.Dataset, reporter: Reporter, bar: Steps) -> list[Measurement]:
     """Measure the networks of one dataset, the students of a teacher one after another."""
-    from kdistill import networks
+    from kdistill.networks import loading as networks
 
     splits = dataset.train, dataset.test
     hold = sum(split.inputs.nbytes for split in splits) <= HELD_BYTES

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, exports, freshness, metrics
+from kdistill import data
 from kdistill.console import Reporter, silent
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS
+from kdistill.evaluation import metrics
+from kdistill.networks import exports
 from kdistill.settings import Export
 from kdistill.stages import announce, find_networks, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
+from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
-    from kdistill.saved_models import SavedNetwork
+    from kdistill.networks.saved_models import SavedNetwork
 
 CALIBRATION_ROWS = 500
 
@@ -61,8 +64,8 @@ def run(
     dataset = source.load()
     announce(artifact, reason, reporter)
 
-    from kdistill import networks
     from kdistill.backend import tf
+    from kdistill.networks import loading as networks
 
     start = time.perf_counter()
     with artifact.writing() as staging, tf.device("/CPU:0"):  # where the other runtime computes too

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, freshness, history, metrics, soft_targets
+from kdistill import data, soft_targets
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS
+from kdistill.evaluation import metrics
 from kdistill.settings import Plot
-from kdistill.soft_targets import Joined, SoftTargets, transfer_set, transfer_sources
+from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
+from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kdistill.figures import Curve, Example
+    from kdistill.evaluation.figures import Curve, Example
 
 EXAMPLES = 8
 CLEAR = 0.5, 0.98  # the first probability at T = 1 of a row that shows dark knowledge well
@@ -59,7 +62,7 @@ def run(
     if soft:
         pictures["dark-knowledge"] = _dark_knowledge(workspace, soft)
 
-    from kdistill import figures
+    from kdistill.evaluation import figures
 
     with artifact.writing() as staging:
         for name, picture in pictures.items():
@@ -112,7 +115,7 @@ def _soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
 
 
 def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
-    from kdistill import figures
+    from kdistill.evaluation import figures
 
     datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in networks.values())
     title = ", ".join(map(data.short_name, datasets))
@@ -120,7 +123,7 @@ def _learning_curves(networks: dict[Artifact, Manifest]) -> Figure:
 
 
 def _curve(network: Artifact) -> Curve:
-    from kdistill.figures import Curve
+    from kdistill.evaluation.figures import Curve
 
     held_out, table = history.read(network.path / "history.csv", network.remedy)
     return Curve(
@@ -136,13 +139,13 @@ def _curve(network: Artifact) -> Curve:
 
 
 def _dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
-    from kdistill import figures
+    from kdistill.evaluation import figures
 
     made_from = soft.manifest.inputs["dataset"]
     dataset = data.resolve(made_from.name, cache=workspace.cache).load()
     rows = transfer_set(soft.manifest, dataset, workspace.cache)
     sources = [source.name for source in transfer_sources(soft.manifest).values()] or [made_from.name]
-    who = [data.short_name(name) for name in soft_targets.asked(soft.manifest)]
+    who = [data.short_name(name) for name in soft_targets.teacher_names(soft.manifest)]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of {' + '.join(who)}, the label's bar in orange. "
         f"One row per class: correct with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence where possible, and with the "
@@ -155,10 +158,10 @@ def _dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
 
 def _examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) -> list[Example]:
     """Return the rows to draw, in the order of their classes; `columns` are the names of a table's inputs."""
-    from kdistill.figures import Example
+    from kdistill.evaluation.figures import Example
 
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    chosen = _telling_rows(Joined(soft, places), rows.labels)
+    chosen = _telling_rows(AlignedSoftTargets(soft, places), rows.labels)
     mask = np.zeros(len(rows), bool)
     mask[chosen] = True
     inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
@@ -184,7 +187,7 @@ def _described(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
         The values of a table's row that deviate most, with their columns' names; else the first values.
     """
     if columns:
-        from kdistill.figures import shorten
+        from kdistill.evaluation.figures import shorten
 
         most = np.argsort(-np.abs(values), kind="stable")[:5]
         return [f"{shorten(columns[place], 14)} {values[place]:+.1f} sd" for place in most]
@@ -195,7 +198,7 @@ def _described(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
     return textwrap.wrap(text + " …" * (flat.size > 40), 22, max_lines=5, placeholder=" …")
 
 
-def _telling_rows(said: Joined, labels: NDArray[np.int64]) -> list[int]:
+def _telling_rows(said: AlignedSoftTargets, labels: NDArray[np.int64]) -> list[int]:
     """Choose a row of each predicted class, of at most `EXAMPLES` classes.
 
     A row that the teacher classifies correctly, or that has no label, comes before one that it does not. Then comes a

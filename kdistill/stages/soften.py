@@ -6,19 +6,20 @@ import math
 import time
 from pathlib import Path
 
-from kdistill import commands, data, freshness, soft_targets, teachers
-from kdistill.block_log import BlockLog
+from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL, Dataset, Source, Split
+from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
-from kdistill.row_hashes import positions, row_keys
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
+from kdistill.soft_targets.storage import LogitStorage
 from kdistill.stages import announce, up_to_date
-from kdistill.stored_logits import Form
-from kdistill.teachers import ZERO_MASS, Answers, Candidate
-from kdistill.unfinished import BLOCKS
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest, size
+from kdistill.teachers import ZERO_MASS, Candidate, LogitsSource
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
+from kdistill.workspace import staleness as freshness
+from kdistill.workspace.resume_log import BlockLog
+from kdistill.workspace.unfinished import BLOCKS
 
 CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
@@ -60,7 +61,7 @@ def run(
     rows = whole.chosen(chosen)
 
     start = time.perf_counter()
-    said: Answers
+    said: LogitsSource
     if settings.logits:
         said = spoken = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
         reporter.say(spoken.order)
@@ -71,12 +72,12 @@ def run(
     known = dict.fromkeys(("model", "parameters"))
     if len(asked) == 1 and asked[0].manifest:
         known = {name: asked[0].manifest.results[name] for name in known}
-    form = Form(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
+    form = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
     with artifact.writing(keep=BLOCKS) as staging:
         log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
-            _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.asked(identity)), reporter)
+            _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.teacher_names(identity)), reporter)
             manifest = soft_targets.write(
                 file,
                 log,
@@ -98,8 +99,8 @@ def run(
     return manifest
 
 
-def _describe(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
-    who = soft_targets.asked(identity)
+def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
+    who = soft_targets.teacher_names(identity)
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:
             reporter.say(f"{name} gives probabilities: their logarithms are taken for logits")
@@ -114,7 +115,9 @@ def _describe(identity: Manifest, said: Answers, dataset: Dataset, rows: Split, 
     )
 
 
-def _ask(said: Answers, rows: Split, log: BlockLog, form: Form, batch: int, who: str, reporter: Reporter) -> None:
+def _ask(
+    said: LogitsSource, rows: Split, log: BlockLog, form: LogitStorage, batch: int, who: str, reporter: Reporter
+) -> None:
     """Fill the log, from where it ends."""
     if log.rows or log.restarted:
         reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kdistill import commands, freshness, unfinished
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.settings import NAME, Plot, Selection, TrainStudent, TrainTeacher
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, unfinished
+from kdistill.workspace import staleness as freshness
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, history, metrics, sweeps, teachers, unfinished
+from kdistill import data, teachers
 from kdistill.console import Reporter
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.intervals import Estimate
-from kdistill.readers import BLOCK_ROWS
+from kdistill.evaluation import metrics, sweeps
+from kdistill.evaluation.intervals import Estimate
+from kdistill.evaluation.sweeps import Row, Setting, Summary
 from kdistill.settings import Sweep, Training, TrainStudent, written
-from kdistill.students import Sources
-from kdistill.sweeps import Row, Setting, Summary
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.training import history
+from kdistill.training.students import StudentInputs
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kdistill.saved_models import SavedNetwork
+    from kdistill.networks.saved_models import SavedNetwork
 
 TABLE, SUMMARY, PICTURE = "table.csv", "summary.json", "errors.png"
 
@@ -86,7 +88,7 @@ class _Member:
 
     setting: Setting
     settings: TrainStudent
-    sources: Sources
+    sources: StudentInputs
     artifact: Artifact
     identity: Manifest
 
@@ -97,8 +99,8 @@ class _Work:
 
     workspace: Workspace
     settings: Sweep
-    sources: Sources
-    other: Sources | None
+    sources: StudentInputs
+    other: StudentInputs | None
     models: Sequence[tuple[str, str | None]]  # what each is called, and its name in a student's settings
     reporter: Reporter
     doubts: set[str] = field(default_factory=set)  # those that were said
@@ -107,7 +109,7 @@ class _Work:
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> _Work:
         named = settings.models or ((settings.student.model,) if settings.student.model else ())
         student = replace(settings.student, alpha=settings.alphas[0], model=named[0] if named else None)
-        sources = Sources.open(workspace, student, reporter)
+        sources = StudentInputs.open(workspace, student, reporter)
         models = [(sources.model(replace(student, model=model)).name, model) for model in named or (None,)]
         if twice := [called for called, _ in models if [one for one, _ in models].count(called) > 1]:
             raise KdistillError(f"--model: {twice[0]} is named twice")
@@ -115,7 +117,7 @@ class _Work:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=sources.source.name)
-            other = replace(Sources.open(workspace, of_other, reporter), dataset_of=sources)
+            other = replace(StudentInputs.open(workspace, of_other, reporter), dataset_of=sources)
         return cls(workspace, settings, sources, other, models, reporter)
 
     @property
@@ -196,7 +198,7 @@ class _Work:
         if reason or force:
             if not force:
                 unfinished.protect(one.artifact, one.identity)
-            if (doubt := one.sources.doubt(one.settings)) and doubt not in self.doubts:
+            if (doubt := one.sources.temperature_warning(one.settings)) and doubt not in self.doubts:
                 self.doubts.add(doubt)
                 self.reporter.warn(f"{one.artifact} {doubt}")
             try:
@@ -259,7 +261,7 @@ def _row(one: _Member) -> tuple[Row, str]:
 
 def _measured(sweep: _Work, members: Sequence[_Member], rows: Sequence[Row]) -> Iterator[Row]:
     """The rows, those that controls are shown with measured: on test rows, and scaled by what validation rows say."""
-    from kdistill import networks
+    from kdistill.networks import loading as networks
 
     chosen = [sweeps.choice(rows, called) for called, _ in sweep.models]
     dataset, asked = sweep.sources.dataset, _answers(sweep)
@@ -284,7 +286,7 @@ def _answers(sweep: _Work) -> NDArray[np.int64] | None:
     """The class that the teacher gives each test row, (rows,), if it is still as it was."""
     sources = sweep.sources
     assert sources.soft is not None
-    panel = teachers.again(sweep.workspace, sources.soft.manifest)
+    panel = teachers.reload(sweep.workspace, sources.soft.manifest)
     if panel is None:
         sweep.reporter.warn(
             f"no agreement is measured: the teacher of {sources.soft.path} is not as it was, or no network"
@@ -304,8 +306,8 @@ def _calibration(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float
     return nll, metrics.expected_calibration_error(metrics.confidence(logits), right)
 
 
-def _validation(sources: Sources, settings: Training) -> data.Split:
-    from kdistill.networks import held_out_rows
+def _validation(sources: StudentInputs, settings: Training) -> data.Split:
+    from kdistill.training.artifact import held_out_rows
 
     return sources.dataset.train.chosen(held_out_rows(sources.training_keys, settings))
 
@@ -318,13 +320,13 @@ def _title(sweep: _Work, rows: Sequence[Row]) -> str:
 
 def _picture(summaries: Sequence[Summary], settings: Sweep, path: Any, title: str) -> None:
     """A heat map a model and loss where both T and alpha vary; else errors over the one that does."""
-    from kdistill import figures
+    from kdistill.evaluation import figures
 
     figures.save(_figure(summaries, settings, title), path)
 
 
 def _figure(summaries: Sequence[Summary], settings: Sweep, title: str) -> Figure:
-    from kdistill import figures
+    from kdistill.evaluation import figures
 
     grids: dict[tuple[str, str | None], list[Summary]] = {}
     for one in summaries:

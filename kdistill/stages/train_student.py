@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from kdistill import commands
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages import announce, up_to_date
-from kdistill.students import Sources
-from kdistill.workspace import Manifest, Workspace
+from kdistill.training.students import StudentInputs
+from kdistill.workspace import Manifest, Workspace, commands
 
 
 def run(
@@ -25,7 +24,7 @@ def run(
     Raises:
         KdistillError: if there are no soft targets, or they are not of these rows, or training fails.
     """
-    sources = Sources.open(workspace, settings, reporter)
+    sources = StudentInputs.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), sources.identity(settings)
     events = workspace.events(artifact) if settings.tensorboard else None
     reason = artifact.out_of_date(identity)
@@ -33,7 +32,7 @@ def run(
         return artifact.require()
     sources.lesson(settings)
     announce(artifact, reason, reporter)
-    if doubt := sources.doubt(settings):
+    if doubt := sources.temperature_warning(settings):
         reporter.warn(f"{artifact} {doubt}")
     manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)
     following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")

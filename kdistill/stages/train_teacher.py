@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from kdistill import commands, data, model_sources
+from kdistill import data
 from kdistill.console import Reporter
+from kdistill.networks import sources as model_sources
 from kdistill.settings import TrainTeacher
 from kdistill.stages import announce, up_to_date
-from kdistill.workspace import Manifest, Workspace
+from kdistill.workspace import Manifest, Workspace, commands
 
 
 def run(
@@ -43,8 +44,8 @@ def run(
         reporter.warn(warning)
     announce(artifact, reason, reporter)
 
-    from kdistill import networks
-    from kdistill.training import Objective
+    from kdistill.training import artifact as networks
+    from kdistill.training.loop import Objective
 
     manifest = networks.make(
         artifact,

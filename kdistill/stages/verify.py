@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kdistill import data, exports, freshness, history, metrics, teachers
+from kdistill import data, teachers
 from kdistill.console import Reporter
+from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.readers import BLOCK_ROWS
+from kdistill.evaluation import metrics
+from kdistill.networks import exports
 from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.training import history
 from kdistill.workspace import Artifact, Manifest, Workspace, threads
+from kdistill.workspace import staleness as freshness
 
 SAMPLED_ROWS = 256
 TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch they were computed in
@@ -98,8 +102,8 @@ def _dataset(artifact: Artifact, manifest: Manifest, given: str | None) -> data.
 
 def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
-    from kdistill.networks import test_errors
-    from kdistill.saved_models import SavedNetwork
+    from kdistill.networks.loading import test_errors
+    from kdistill.networks.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
         history.read(artifact.path / "history.csv", artifact.remedy)
@@ -137,7 +141,7 @@ def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -
     soft.check()
     rows = transfer_set(soft.manifest, _dataset(artifact, soft.manifest, given), workspace.cache)
     places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    panel = teachers.again(workspace, soft.manifest)
+    panel = teachers.reload(workspace, soft.manifest)
     if panel is None:
         return
     sample = np.zeros(len(rows), bool)

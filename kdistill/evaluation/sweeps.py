@@ -1,0 +1,279 @@
+"""What a sweep trains, and what its students' numbers say together. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kdistill.errors import KdistillError, UsageError
+from kdistill.evaluation.intervals import Estimate
+from kdistill.settings import NAME, UNTEMPERED, Sweep, TrainStudent, short
+
+HARD, DISTILLED, SMOOTHED, PERMUTED, OTHER, SCALED = (
+    "hard labels",
+    "distilled",
+    "label smoothing",
+    "permuted soft targets",
+    "other soft targets",
+    "hard labels, scaled",
+)
+SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What students of several seeds have in common: `kind` is one of the above, `student` has all but name and seed."""
+
+    kind: str
+    model: str
+    student: TrainStudent
+
+    def of(self, seed: int) -> TrainStudent:
+        """The student of a seed, with a name that says what it is."""
+        return replace(self.student.seeded(seed), name=self.name(seed))
+
+    def name(self, seed: int) -> str:
+        """The name of the student of a seed, which may be longer than a name can be: see `check_names`."""
+        return f"{self.slug}-seed{seed}"
+
+    @property
+    def temperature(self) -> float | None:
+        return None if self.student.alpha == 1.0 else self.student.temperature
+
+    @property
+    def slug(self) -> str:
+        """Its name among the sweep's students; networks of the user's own have a digest of their name in it."""
+        model = self.model
+        if not NAME.fullmatch(model):
+            mark = hashlib.sha256(model.encode()).hexdigest()[:6]
+            model = f"{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).stem).strip('-')[-40:]}-{mark}"
+        return "-".join([model, *self._parts()])
+
+    def _parts(self) -> Iterable[str]:
+        student = self.student
+        if student.alpha == 1.0:
+            yield "hard" if self.kind == HARD else f"smoothed{student.training.label_smoothing:g}"
+            return
+        if student.loss != TrainStudent.loss:
+            yield student.loss
+        if student.temperature is not None:
+            yield f"T{short(student.temperature)}"
+        yield f"alpha{short(student.alpha)}"
+        if self.kind == PERMUTED:
+            yield "permuted"
+        if self.kind == OTHER:
+            yield f"from-{student.soft_targets}"
+
+
+def grid(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> list[Setting]:
+    """Of each model, what it is called and what it is named in a student's settings, all settings, hard labels first."""
+    found = []
+    for called, model in models:
+        student = replace(settings.student, model=model)
+        found.append(Setting(HARD, called, student.hard()))
+        for loss in settings.losses:
+            for temperature in (None,) if loss in UNTEMPERED else settings.temperatures:
+                for alpha in settings.alphas:
+                    chosen = replace(student, loss=loss, temperature=temperature, alpha=alpha)
+                    found.append(Setting(DISTILLED, called, chosen))
+    return found
+
+
+def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
+    """What each model's chosen setting is shown beside; hard labels are there already."""
+    found = []
+    for setting in chosen:
+        student, hard = setting.student, setting.student.hard()
+        smoothed = replace(hard, training=replace(hard.training, label_smoothing=SMOOTHING))
+        found.append(Setting(SMOOTHED, setting.model, smoothed))
+        found.append(Setting(PERMUTED, setting.model, replace(student, permute_soft_targets=True)))
+        if settings.other_soft_targets is not None:
+            found.append(Setting(OTHER, setting.model, replace(student, soft_targets=settings.other_soft_targets)))
+    return found
+
+
+def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> None:
+    """Check the names of all students before any of them is trained: the grid's, and those of every possible control.
+
+    Raises:
+        UsageError: if a name is too long.
+    """
+    every = grid(settings, models)
+    if settings.controls:
+        every += controls(settings, [setting for setting in every if setting.kind == DISTILLED])
+    for setting, seed in product(every, settings.seeds):
+        name = setting.name(seed)
+        if not NAME.fullmatch(name):
+            what = "values of --temperature and --alpha with fewer digits"
+            if setting.kind == OTHER:
+                what = f"soft targets with a shorter name than --other-soft-targets {settings.other_soft_targets}"
+            raise UsageError(
+                f"the name of student {name!r} has {len(name)} characters, and a name has at most 100: use {what}"
+            )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One student, as in `table.csv`; None where something does not apply or was not measured.
+
+    NLL (nats), ECE and agreement with the teacher are of the test rows; those that are `scaled` are after the logits
+    were divided by `fitted_temperature`, which has the lowest NLL on the validation rows.
+    """
+
+    student: str
+    kind: str
+    model: str
+    loss: str | None
+    temperature: float | None
+    alpha: float
+    seed: int
+    validation_errors: int | None
+    validation_rows: int | None
+    test_errors: int
+    test_rows: int
+    nll: float | None = None
+    ece: float | None = None
+    agreement: float | None = None
+    fitted_temperature: float | None = None
+    scaled_nll: float | None = None
+    scaled_ece: float | None = None
+
+    @property
+    def setting(self) -> tuple[Any, ...]:
+        """What it has in common with students of other seeds."""
+        return self.model, self.kind, self.loss, self.temperature, self.alpha
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write `table.csv`; None is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        names = [field.name for field in fields(Row)]
+        writer.writerow(names)
+        writer.writerows(["" if (value := getattr(row, name)) is None else value for name in names] for row in rows)
+
+
+def read(path: Path, remedy: str) -> list[Row]:
+    """Read what `write` wrote.
+
+    Raises:
+        KdistillError: if it is no such table.
+    """
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    parse = {field.name: kinds[str(field.type).split(" ")[0]] for field in fields(Row)}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = list(csv.DictReader(stream))
+        return [_parsed(row, parse) for row in table]
+    except (KeyError, ValueError, TypeError, csv.Error):
+        raise KdistillError(f"{path} is no table that kdistill wrote: {remedy}") from None
+
+
+def _parsed(row: Mapping[str, str], parse: Mapping[str, Callable[[str], Any]]) -> Row:
+    values: dict[str, Any] = {name: None if row[name] == "" else of(row[name]) for name, of in parse.items()}
+    return Row(**values)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setting over all seeds; `difference` is in test errors, to the hard-label student of the same model and seed.
+
+    `best` is whether it has the lowest mean of validation errors among its model's, distilled or not; where there are
+    no validation rows none is. `chosen` is whether the controls are of its temperature, alpha and loss.
+    """
+
+    model: str
+    kind: str
+    loss: str | None
+    temperature: float | None
+    alpha: float
+    best: bool
+    chosen: bool
+    test_errors: Estimate
+    validation_errors: Estimate | None
+    difference: Estimate | None
+    nll: Estimate | None
+    ece: Estimate | None
+    agreement: Estimate | None
+    nll_difference: Estimate | None
+    ece_difference: Estimate | None
+
+    def __str__(self) -> str:
+        """What it is called in a table, its model aside."""
+        if self.kind not in (DISTILLED, PERMUTED, OTHER):
+            return f"{self.kind} {SMOOTHING:g}" if self.kind == SMOOTHED else self.kind
+        loss = [self.loss] if self.loss not in (None, TrainStudent.loss) else []
+        at = [f"T = {self.temperature:g}"] if self.temperature is not None else []
+        said = ", ".join([*(str(one) for one in loss), *at, f"alpha {self.alpha:g}"])
+        return said if self.kind == DISTILLED else self.kind
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """All settings, in the order of the rows; temperature scaling of the hard-label students last of each model."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.setting, []).append(row)
+    hard = {(row.model, row.seed): row for row in rows if row.kind == HARD}
+    best = [lowest(rows, model, (HARD, DISTILLED)) for model in dict.fromkeys(row.model for row in rows)]
+    chosen = [choice(rows, model) for model in dict.fromkeys(row.model for row in rows)]
+    found = [_summary(group, hard, setting in best, setting in chosen) for setting, group in groups.items()]
+    for group in groups.values():
+        if group[0].kind == HARD and group[0].scaled_nll is not None:
+            scaled = [replace(row, kind=SCALED, nll=row.scaled_nll, ece=row.scaled_ece) for row in group]
+            found.append(_summary(scaled, hard, best=False, chosen=False))
+    return found
+
+
+def _summary(group: Sequence[Row], hard: dict[tuple[str, int], Row], best: bool, chosen: bool) -> Summary:
+    one = group[0]
+
+    def over_seeds(name: str, *, paired: bool = False) -> Estimate | None:
+        values = [getattr(row, name) for row in group]
+        if paired:
+            others = [getattr(hard[row.model, row.seed], name) for row in group]
+            values = [None if None in pair else pair[0] - pair[1] for pair in zip(values, others, strict=True)]
+        return None if None in values or (paired and one.kind == HARD) else Estimate.of(values)
+
+    return Summary(
+        model=one.model,
+        kind=one.kind,
+        loss=one.loss,
+        temperature=one.temperature,
+        alpha=one.alpha,
+        best=best,
+        chosen=chosen,
+        test_errors=Estimate.of([row.test_errors for row in group]),
+        validation_errors=over_seeds("validation_errors"),
+        difference=over_seeds("test_errors", paired=True),
+        nll=over_seeds("nll"),
+        ece=over_seeds("ece"),
+        agreement=over_seeds("agreement"),
+        nll_difference=over_seeds("nll", paired=True),
+        ece_difference=over_seeds("ece", paired=True),
+    )
+
+
+def lowest(rows: Sequence[Row], model: str, kinds: Sequence[str]) -> tuple[Any, ...] | None:
+    """The setting of a model with the fewest validation errors over all seeds, the first of equals.
+
+    None where there are no validation rows: test rows are not for choosing.
+    """
+    totals: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        if row.model == model and row.kind in kinds:
+            if row.validation_errors is None:
+                return None
+            totals[row.setting] = totals.get(row.setting, 0) + row.validation_errors
+    return min(totals, key=lambda setting: totals[setting], default=None)
+
+
+def choice(rows: Sequence[Row], model: str) -> tuple[Any, ...]:
+    """The setting of a model that controls are of: the best of those distilled, or, where none is, the first."""
+    first = next(row.setting for row in rows if row.model == model and row.kind == DISTILLED)
+    return lowest(rows, model, (DISTILLED,)) or first

@@ -1,0 +1,155 @@
+"""The built-in networks, and the SavedModel that comes of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kdistill.backend import keras, tf
+from kdistill.errors import KdistillError
+from kdistill.networks import built_in as models
+from kdistill.networks import saved_models
+
+
+def build(model, shape=(28, 28), classes=10, precision="float32", role="teacher"):
+    return models.build(model, shape, classes, role=role, seed=0, precision=precision)
+
+
+def test_cnn_is_the_originals_layer_for_layer():
+    """Types, outputs and parameters of the network in the original's README; 64,570 in all, logits out."""
+    network = build("cnn")
+    shown = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in network.layers]
+    assert shown == [
+        ("Reshape", (28, 28, 1), 0),
+        ("Conv2D", (26, 26, 32), 320),
+        ("MaxPooling2D", (13, 13, 32), 0),
+        ("Conv2D", (11, 11, 32), 9248),
+        ("MaxPooling2D", (5, 5, 32), 0),
+        ("Flatten", (800,), 0),
+        ("Dense", (56,), 44856),
+        *[("Dense", (56,), 3192)] * 3,
+        ("Dense", (10,), 570),
+    ]
+    assert network.count_params() == 64570
+    assert network.layers[-1].name == "teacher_logits"
+    assert network.layers[-1].activation is keras.activations.linear
+    relu = [layer for layer in network.layers[1:-1] if hasattr(layer, "activation")]
+    assert all(layer.activation is keras.activations.relu for layer in relu)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("mlp-30", 784 * 30 + 30 + 30 * 30 + 30 + 310),
+        ("mlp-800", 784 * 800 + 800 + 800 * 800 + 800 + 8010),
+        ("small", 784 * 10 + 10 + 110),
+    ],
+)
+def test_dense_networks(model, parameters):
+    assert build(model, role="student").count_params() == parameters
+
+
+def test_table_adds_up():
+    rows = models.table(build("cnn"))
+    assert rows[-1] == ("total", "", "64,570")
+    assert sum(int(row[2].replace(",", "")) for row in rows[:-1]) == 64570
+
+
+@pytest.mark.parametrize("model", ["resnet", "mlp-", "mlp-0", "mlp-x", "CNN", ""])
+def test_unknown_model_lists_the_known(model):
+    with pytest.raises(KdistillError, match="cnn, small, or mlp-H"):
+        build(model)
+
+
+@pytest.mark.parametrize("shape", [(64,), (8, 8), (2, 3, 4, 5)])
+def test_cnn_needs_images(shape):
+    with pytest.raises(KdistillError, match="mlp-800"):
+        build("cnn", shape)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_logits_are_float32_under_any_precision(precision):
+    """Only the logits are float32, and the policy does not stay behind."""
+    network = build("mlp-30", precision=precision)
+    assert network.layers[1].compute_dtype == precision.removeprefix("mixed_")
+    assert network(np.zeros((1, 28, 28), np.float32)).dtype == tf.float32
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (32, 32, 3), (64,)])
+def test_saved_network_says_what_the_network_says(tmp_path, shape):
+    """For any number of rows, uint8 scaled to [0, 1], floats as they are."""
+    network = build("mlp-30" if len(shape) == 1 else "cnn", shape, 4)
+    saved_models.save(network, tmp_path)
+    saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
+    inputs = np.random.default_rng(0).integers(0, 256, (7, *shape)).astype(np.uint8)
+    for rows in (1, 7):
+        expected = network(inputs[:rows].astype(np.float32) / 255)
+        np.testing.assert_allclose(saved.logits(inputs[:rows]), expected, atol=1e-5)
+    np.testing.assert_allclose(saved.logits(np.float64(inputs) / 255), network(np.float32(inputs) / 255), atol=1e-5)
+
+
+def test_wrong_inputs_are_named(tmp_path):
+    saved_models.save(build("small"), tmp_path)
+    saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
+    with pytest.raises(KdistillError, match=r"\(28, 28\) float32, and those of some are \(32, 32, 3\) uint8"):
+        saved.check((32, 32, 3), "uint8", 10, "some")
+    with pytest.raises(KdistillError, match="10 logits, and some has 3 classes"):
+        saved.check((28, 28), "uint8", 3, "some")
+
+
+def test_no_saved_model(tmp_path):
+    with pytest.raises(KdistillError, match="no SavedModel"):
+        saved_models.SavedNetwork.load(tmp_path)
+
+
+def test_saved_model_needs_no_kdistill(made, digits):
+    """Plain TensorFlow, with neither kdistill nor a Keras object, loads it and gives the recorded accuracy."""
+    import json
+
+    place = made / "teachers" / "teacher"
+    recorded = json.loads((place / "manifest.json").read_text())["results"]
+    np.save(made.parent / "x.npy", digits.test.read())
+    np.save(made.parent / "y.npy", digits.test.labels)
+    code = f"""
+import sys, numpy as np, tensorflow as tf
+x, y = np.load({str(made.parent / "x.npy")!r}), np.load({str(made.parent / "y.npy")!r})
+model = tf.saved_model.load({str(place / "saved_model")!r})
+logits = model.signatures["serving_default"](inputs=tf.constant(x / 255, tf.float32))["logits"].numpy()
+assert not any(name.startswith("kdistill") for name in sys.modules)
+print((logits.argmax(axis=1) == y).mean())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=made.parent)
+    assert float(said.stdout) == pytest.approx(recorded["test_accuracy"], abs=1e-12)
+
+
+def test_saved_model_cli_shows_and_runs_it(made, digits, tmp_path):
+    """TensorFlow's own tool tells its input and output, and gives its logits for any number of rows."""
+    place = made / "students/student/saved_model"
+    inputs = np.float32(digits.test.read()[:7]) / 255
+    np.save(tmp_path / "rows.npy", inputs)
+    main = "from tensorflow.python.tools.saved_model_cli import main; main()"
+    signature = ["--dir", str(place), "--tag_set", "serve", "--signature_def", "serving_default"]
+    run = ["run", *signature, "--inputs", f"inputs={tmp_path / 'rows.npy'}", "--outdir", str(tmp_path / "out")]
+    said = [
+        subprocess.run([sys.executable, "-c", main, *arguments], capture_output=True, text=True, check=True).stdout
+        for arguments in (["show", *signature], run)
+    ]
+    assert re.search(
+        r"inputs\['inputs'\].*DT_FLOAT.*\(-1, 28, 28\).*outputs\['logits'\].*\(-1, 10\)", said[0], re.DOTALL
+    )
+    expected = saved_models.SavedNetwork.load(place).logits(digits.test.read()[:7])
+    np.testing.assert_allclose(np.load(tmp_path / "out/logits.npy"), expected, atol=1e-5)
+
+
+def test_keras_file_is_the_same_network(made, digits):
+    """`model.keras` loads in Keras's safe mode and says what the SavedModel says."""
+    place = made / "students" / "student"
+    network = keras.models.load_model(place / "model.keras", safe_mode=True)
+    saved = saved_models.SavedNetwork.load(place / "saved_model")
+    inputs = digits.test.read()[:50]
+    np.testing.assert_allclose(network(np.float32(inputs) / 255), saved.logits(inputs), atol=1e-4)

@@ -1,0 +1,206 @@
+"""`evaluate`: what it measures, how often it reads and loads, and data that was moved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import write_npz
+
+from kdistill import data
+from kdistill.networks import built_in as models
+from kdistill.networks import loading as networks
+from kdistill.networks import saved_models
+from kdistill.stages import evaluate as stage
+from kdistill.workspace import Workspace, digest
+
+
+def recorded(place):
+    return json.loads((place / "manifest.json").read_text())
+
+
+def untrained(place, model="mlp-30", seed=0, precision="float32"):
+    """A network as training saves it."""
+    place.mkdir(parents=True, exist_ok=True)
+    network = models.build(model, (28, 28), 10, role="student", seed=seed, precision=precision)
+    for variable in network.weights:  # biases begin with 0
+        variable.assign(np.random.default_rng(seed).normal(0, 0.2, variable.shape))
+    assert saved_models.save(network, place) is None
+    return place / "saved_model"
+
+
+def siblings(workspace, *names):
+    """Students of the same architecture as `student`, with other weights."""
+    for seed, name in enumerate(names):
+        place = shutil.copytree(workspace / "students/student", workspace / name)
+        shutil.rmtree(place / "saved_model")
+        untrained(place, seed=seed)
+        manifest = recorded(place)
+        manifest["outputs"] |= {name: digest(place / name) for name in ("saved_model", "model.keras")}
+        (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), [("mlp-30", "float32"), ("cnn", "float32"), ("mlp-30", "mixed_bfloat16")]
+)
+def test_a_reused_graph_gives_the_same_bits(tmp_path, digits, model, precision):
+    """With the variables of another network, a loaded one gives the other's logits to the bit."""
+    one, other = (untrained(tmp_path / str(seed), model, seed, precision) for seed in (0, 1))
+    assert networks.graph(one) == networks.graph(other)
+    assert digest(one / "variables") != digest(other / "variables")
+    reused, inputs = saved_models.SavedNetwork.load(one), digits.test.read()[:200]
+    first = reused.logits(inputs)
+    assert saved_models.restore(reused.keep, other)
+    expected = saved_models.SavedNetwork.load(other).logits(inputs)
+    np.testing.assert_array_equal(reused.logits(inputs), expected)
+    assert not np.array_equal(first, expected)
+
+
+def test_another_graph_is_not_reused(tmp_path):
+    """Of another architecture the graph differs, and the variables don't fit."""
+    one, other = untrained(tmp_path / "one", "mlp-10"), untrained(tmp_path / "other", "mlp-20")
+    assert networks.graph(one) != networks.graph(other)
+    assert not saved_models.restore(saved_models.SavedNetwork.load(one).keep, other)
+
+
+def test_each_graph_is_loaded_once_and_each_row_read_once(run, workspace, monkeypatch):
+    """Students of one architecture are one loaded network; a network alone says the same of each."""
+    siblings(workspace, "students/a", "students/b", "sweeps/s/students/c")
+    loads, reads = [], []
+    load, blocks = saved_models.SavedNetwork.load.__func__, data.Split.blocks
+    note = classmethod(lambda cls, path, **how: loads.append(path.parent.name) or load(cls, path, **how))
+    monkeypatch.setattr(saved_models.SavedNetwork, "load", note)
+    monkeypatch.setattr(data.Split, "blocks", lambda split, rows: reads.append(split.name) or blocks(split, rows))
+    outcome = run("evaluate", "--json")
+    assert outcome.code == 0, outcome.err
+    assert loads == ["teacher", "a"]
+    assert reads == ["train", "test"]
+    together = json.loads(outcome.out)
+    assert [one["name"] for one in together[::2]] == ["teacher", "a", "b", "student"]
+    for name in ("teacher", "b", "student"):
+        alone = json.loads(run("evaluate", "--json", "--network", name).out)
+        assert alone == [one for one in together if one["name"] == name]
+    both = json.loads(run("evaluate", "--json", "--network", "s/c", "--network", "a").out)
+    assert [one["name"] for one in both] == ["s/c", "s/c", "a", "a"]
+    assert both[2:] == [one for one in together if one["name"] == "a"]
+    assert both[0]["kl_to_teacher"] > 0
+
+
+def test_what_does_not_fit_is_computed_again(run, workspace, monkeypatch):
+    """With no room for rows or a teacher's logits, they are read and computed again for each network."""
+    siblings(workspace, "students/a")
+    expected = run("evaluate", "--json").out
+    reads, blocks = [], data.Split.blocks
+    monkeypatch.setattr(data.Split, "blocks", lambda split, rows: reads.append(split.name) or blocks(split, rows))
+    monkeypatch.setattr(stage, "HELD_BYTES", 0)
+    assert run("evaluate", "--json").out == expected
+    assert sorted(reads) == ["test"] * 5 + ["train"] * 5  # 3 networks, and the teacher again for 2 students
+
+
+def test_a_network_that_fails_is_left_out_alone(run, workspace):
+    """Others of its dataset are measured, and a warning names it."""
+    siblings(workspace, "students/a")
+    place = workspace / "students/a"
+    shutil.rmtree(place / "saved_model")
+    small = models.build("mlp-30", (5, 5), 10, role="student", seed=0, precision="float32")
+    saved_models.save(small, place)
+    manifest = recorded(place)
+    manifest["outputs"] |= {name: digest(place / name) for name in ("saved_model", "model.keras")}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    outcome = run("evaluate")
+    assert outcome.code == 0
+    assert ["student 'a' left out" in line for line in outcome.err.splitlines()] == [True]
+    assert "(5, 5)" in outcome.err
+    outcome = run("evaluate", "--network", "a")
+    assert outcome.code == 1
+    (place / "saved_model/saved_model.pb").write_bytes(b"x")
+    outcome = run("evaluate")
+    assert (outcome.code, "saved_model is not what was written" in outcome.err) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def unmoved(tmp_path_factory, digits):
+    """A workspace on a file, before that is moved."""
+    from helpers import run_command
+
+    place = tmp_path_factory.mktemp("unmoved")
+    few = {"x_train": digits.train.read()[:300], "y_train": digits.train.labels[:300]}
+    path = write_npz(place / "old.npz", digits, **few)
+    quick = ["--model", "mlp-10", "--epochs", "1", "--batch-size", "64"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdistill.cli.silence_native_stderr", lambda: None)
+        for command in (["train-teacher", "--dataset", path, *quick], ["soften"], ["train-student", *quick]):
+            outcome = run_command(*command, "-w", place / "workspace")
+            assert outcome.code == 0, outcome.err
+    return place
+
+
+@pytest.fixture
+def moved(unmoved, tmp_path):
+    """A copy of that workspace; its manifests name a file that is not there, and the data is at `new.npz`."""
+    shutil.copytree(unmoved / "workspace", tmp_path / "workspace")
+    shutil.copyfile(unmoved / "old.npz", tmp_path / "new.npz")
+    (unmoved / "old.npz").unlink()
+    yield tmp_path
+    shutil.copyfile(tmp_path / "new.npz", unmoved / "old.npz")
+
+
+QUICK = ["--model", "mlp-10", "--epochs", "1", "--batch-size", "64"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate"], ["export"], ["correct-bias"], ["correct-bias", "--oracle"], ["verify"], ["soften"]],
+    ids=" ".join,
+)
+def test_moved_data(run, moved, command):
+    """With its new place, data is what it was: no warning, no other artifact, and without it the command fails."""
+    if command == ["export"]:
+        pytest.importorskip("ai_edge_litert")
+    assert run(*command).code == 1
+    outcome = run(*command, "--dataset", "new.npz")
+    assert (outcome.code, outcome.err) == (0, "")
+    if command[0] in ("export", "correct-bias", "soften"):
+        again = run(*command, "--dataset", "new.npz")
+        assert (again.code, again.err) == (0, "")
+        assert "is up to date" in again.out
+
+
+def test_students_of_moved_data(run, moved):
+    """A student is up to date with the data at its new place, and another one trains from it without a warning."""
+    outcome = run("train-student", *QUICK, "--dataset", "new.npz")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "is up to date" in outcome.out
+    outcome = run("train-student", *QUICK, "--dataset", "new.npz", "--name", "other")
+    assert (outcome.code, outcome.err) == (0, "")
+    digests = [Workspace("workspace").student(name).require().outputs["saved_model"] for name in ("student", "other")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "correct-bias"])
+def test_other_data_is_no_moved_data(run, moved, command):
+    """Data with another digest is refused in one line with both digests, and nothing is written."""
+    before = digest(moved / "workspace")
+    outcome = run(command, "--dataset", "digits")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: --dataset digits ")
+    assert len(outcome.err.splitlines()) == 1
+    for made_from in (data.resolve("digits").identity(), data.resolve("new.npz").identity()):
+        assert made_from.digest.removeprefix("sha256:")[:8] in outcome.err
+    assert digest(moved / "workspace") == before
+    assert run(command, "--dataset", "nosuch").code == 1
+
+
+def test_moved_data_is_read_as_it_was(run, tmp_path):
+    """How a table is read need not be said again; said otherwise, it is other data."""
+    rows = ["a,b,kind,other", *(f"{i % 7},{i * 3},{i % 2},{i % 3}" for i in range(40))]
+    (tmp_path / "old.csv").write_text("\n".join(rows))
+    read = ["--dataset", "old.csv", "--labels", "kind", "--test-fraction", "0.2"]
+    assert run("train-student", *read, "--alpha", "1", "--model", "small", "--epochs", "1").code == 0
+    (tmp_path / "old.csv").rename("new.csv")
+    for how in ([], ["--labels", "kind", "--test-fraction", "0.2"]):
+        outcome = run("evaluate", "--dataset", "new.csv", *how)
+        assert (outcome.code, outcome.err) == (0, "")
+    assert run("evaluate", "--dataset", "new.csv", "--labels", "other", "--test-fraction", "0.2").code == 1

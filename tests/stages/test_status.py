@@ -1,0 +1,265 @@
+"""What `status` and `verify` say of a workspace: each artifact on its own, and commands that can be pasted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shlex
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from helpers import QUICK
+
+from kdistill.settings import CorrectBias, Export
+from kdistill.stages import status
+from kdistill.workspace import Input, Manifest, Workspace
+
+ODD = (None, [], ["x"], {}, "x", -1, 0.5, 10**400, float("inf"), True, "\ud800", "a\0b", "../../x", "/nosuch/x")
+MANIFESTS = ("teachers/teacher/manifest.json", "students/student/manifest.json", "plots/manifest.json")
+
+
+def mutants(manifest):
+    """A manifest with each key, at any depth, missing or of some other values, and where that is."""
+    for number, path in enumerate(paths(manifest)):
+        for value in ("missing", *ODD[number % 3 :: 3]):
+            changed = copy.deepcopy(manifest)
+            *above, last = path
+            place = changed
+            for step in above:
+                place = place[step]
+            if value == "missing":
+                del place[last]
+            elif type(place[last]) is not type(value) or value != place[last]:
+                place[last] = value
+            yield f"{path} {value!r}"[:60], changed
+
+
+def paths(value, above=()):
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            yield (*above, key)
+            yield from paths(inside, (*above, key))
+
+
+def put_export_and_sweep(workspace):
+    """Artifacts of the other kinds, as far as their manifests go."""
+    place = Workspace(workspace)
+    student = place.student("student").require()
+    network = student.outputs["saved_model"]
+    made_from = {"dataset": student.inputs["dataset"], "student": Input("student", network)}
+    rates = {"latency_ms": 1.0, "rows_per_second": 1.0, "bytes": 1, "test_errors": 1}
+    both = rates | {f"original_{name}": value for name, value in rates.items()}
+    put(
+        place.export(Export()),
+        {"format": "tflite", "quantize": "none"},
+        made_from,
+        {**both, "agreement": 1.0, "test_rows": 1, "batch_rows": 1, "threads": 1},
+    )
+    put(
+        place.corrected(CorrectBias()),
+        {**student.settings, "frequencies": "training"},
+        made_from,
+        {
+            **student.results,
+            "classes": [{"name": "0", "wanted": 1, "before": 1, "after": 1, "shift": 0.5}],
+            "inputs": 1,
+            "student_test_errors": 1,
+        },
+    )
+    put(
+        place.sweep("sweep"),
+        {"model": "mlp-30", "temperature": "1,2", "alpha": "0.1", "loss": "kd", "seeds": "0", "schedule": "cosine"},
+        student.inputs,
+        {"students": {"x": network}},
+    )
+
+
+def put(artifact, settings, inputs, results):
+    with artifact.writing() as staging:
+        for name in ("saved_model", "table.csv"):
+            (staging.path / name).write_text("")
+        identity = Manifest(kind=artifact.kind, settings=settings, inputs=inputs)
+        staging.commit(identity, results=results, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *MANIFESTS,
+        *(
+            f"{where}/manifest.json"
+            for where in ("exports/student-tflite", "students/student-corrected", "sweeps/sweep")
+        ),
+    ],
+)
+def test_odd_manifest_takes_nothing_else_down(workspace, place, capsys):
+    """Whatever one manifest holds, `status` shows all artifacts, and names the file of one that it can't use."""
+    from kdistill.console import Reporter
+
+    put_export_and_sweep(workspace)
+    where, path = Workspace(workspace), workspace / place
+    whole, _ = status.run(where)
+    whole = {(one.kind, one.name) for one in whole}
+    assert len(whole) == 7
+    damaged = 0
+    for mutation, changed in mutants(json.loads(path.read_text())):
+        path.write_text(json.dumps(changed))
+        standings, following = status.run(where)
+        status.show(where, standings, following, Reporter())
+        json.dumps(status.as_json(standings, following))
+        assert {(one.kind, one.name) for one in standings} == whole, mutation
+        mine = [one for one in standings if one.state == "damaged"]
+        assert all(str(path.parent) in reason for one in mine for reason in one.reasons), mutation
+        assert [one.path for one in mine] in ([], [str(path.parent)]), mutation
+        assert bool(mine) == (f"damaged: {path.parent}" in capsys.readouterr().out), mutation
+        damaged += len(mine)
+    assert damaged > 50
+
+
+def test_odd_manifest_of_soft_targets_takes_nothing_else_down(workspace):
+    """The same for the manifest inside a soft-target file."""
+    where, path = Workspace(workspace), workspace / "soft-targets/soft-targets.h5"
+    with h5py.File(path) as file:
+        manifest = json.loads(file.attrs["manifest"])
+    damaged = 0
+    for mutation, changed in mutants(manifest):
+        with h5py.File(shutil.copy(path, workspace / "changed"), "r+") as file:  # readers hold the other one open
+            file.attrs["manifest"] = np.bytes_(json.dumps(changed))
+        os.replace(workspace / "changed", path)
+        standings, _ = status.run(where)
+        assert len(standings) == 4, mutation
+        mine = [one for one in standings if one.state == "damaged"]
+        assert [one.path for one in mine] in ([], [str(path)]), mutation
+        assert all(str(path) in reason for one in mine for reason in one.reasons), mutation
+        damaged += len(mine)
+    assert damaged > 50
+
+
+@pytest.mark.parametrize("part", ["settings", "results", "inputs", "outputs", "kind", "format"])
+@pytest.mark.parametrize(
+    ("place", "commands"),
+    [
+        (MANIFESTS[0], [["soften", "--force"], ["plot"], ["evaluate"]]),
+        (MANIFESTS[1], [["correct-bias"], ["plot"], ["evaluate"], ["export"]]),
+    ],
+    ids=["teacher", "student"],
+)
+def test_every_command_names_an_odd_manifest(run, workspace, place, commands, part):
+    """One line with the file and the command that mends it, whatever reads the manifest."""
+    path = workspace / place
+    manifest = json.loads(path.read_text())
+    del manifest[part]
+    path.write_text(json.dumps(manifest))
+    for command in commands:
+        outcome = run(*command)
+        assert (outcome.code, len(outcome.err.splitlines())) == (1, 1), (command, outcome.err)
+        assert f"workspace/{place}" in outcome.err
+        assert ": kdistill train-" in outcome.err
+        assert ("--model mlp-30" in outcome.err) == (part != "settings"), outcome.err
+
+
+def test_unreadable_artifact_is_one_among_others(workspace, monkeypatch):
+    """A directory in the place of a manifest, or one that this user may not read, is reported with its path."""
+    (workspace / MANIFESTS[0]).unlink()
+    (workspace / MANIFESTS[0]).mkdir()
+    standings, _ = status.run(Workspace(workspace))
+    assert [one.state for one in standings] == ["damaged", "stale", "stale", "stale"]
+    assert MANIFESTS[0] in standings[0].reasons[0]
+
+
+def test_each_thing_is_digested_once(workspace, monkeypatch):
+    """However many artifacts are made from a dataset and from soft targets, these are read once a command."""
+    from kdistill import data
+    from kdistill.workspace import staleness as freshness
+
+    for number in range(3):
+        shutil.copytree(workspace / "students/student", workspace / f"students/s{number}")
+    asked = []
+    monkeypatch.setattr(data, "resolve", lambda name, resolve=data.resolve: asked.append(name) or resolve(name))
+    read = freshness.manifest_of
+    monkeypatch.setattr(freshness, "manifest_of", lambda artifact: asked.append(str(artifact)) or read(artifact))
+    status.run(Workspace(workspace))
+    assert sorted(asked) == sorted(set(asked))
+    assert "digits" in asked
+
+
+@pytest.mark.parametrize("place", ["workspace", "a b/ws", "."])
+def test_advice_can_be_pasted(run, made, tmp_path, place):
+    """Each command that `status` and `verify` print is for the workspace that was looked at, with all its options."""
+    where = tmp_path / place
+    shutil.copytree(made, where, dirs_exist_ok=True)
+    (where / "teachers/teacher/model.keras").unlink()
+    (where / "students/student/manifest.json").write_text(
+        (where / "students/student/manifest.json").read_text().replace('"test_rows"', '"rows"')
+    )
+    given = [] if place == "workspace" else ["--workspace", place]
+    found = json.loads(run("status", "--json", *given).out)
+    assert shlex.split(found["next"]) == [
+        *("kdistill", "train-teacher", *given, "--model", "mlp-30"),
+        *("--epochs", "5", "--learning-rate", "0.003", "--force"),
+    ]
+    verified = json.loads(run("verify", "--json", *given).out)
+    damaged = {one["path"]: one["command"] for one in found["artifacts"] if one["state"] == "damaged"}
+    assert {one["path"]: one["command"] for one in verified} == damaged
+    assert len(damaged) == 2
+    assert all("--alpha 0.1 --temperature 20" in command for path, command in damaged.items() if "students" in path)
+
+
+def test_next_student_has_the_options_it_needs(run, workspace):
+    """After soft targets of another name, from a teacher outside, `soften` and `status` name the same command."""
+    shutil.move(workspace / "teachers/teacher/saved_model", "outside")
+    for name in ("students", "plots", "soft-targets", "teachers"):
+        shutil.rmtree(workspace / name)
+    outcome = run("soften", "--teacher", "outside", "--dataset", "digits", "--name", "mine", "-w", "workspace/")
+    assert outcome.code == 0, outcome.err
+    expected = "next: kdistill train-student --soft-targets mine --model mlp-800 --alpha 0.1"
+    assert outcome.out.splitlines()[-1] == expected
+    assert run("status").out.splitlines()[-1] == expected
+
+
+def test_next_soften_names_the_teacher(run, workspace):
+    for name in ("students", "plots", "soft-targets"):
+        shutil.rmtree(workspace / name)
+    (workspace / "teachers/teacher").rename(workspace / "teachers/big")
+    assert run("status").out.splitlines()[-1] == "next: kdistill soften --teacher big --temperature 20"
+
+
+def test_environment_variable_makes_the_default_explicit(run, workspace, monkeypatch):
+    """Where KDISTILL_WORKSPACE gives another workspace, a command on the usual one says so."""
+    monkeypatch.setenv("KDISTILL_WORKSPACE", "elsewhere")
+    (workspace / "teachers/teacher/model.keras").unlink()
+    assert "next: kdistill train-teacher --workspace workspace " in run("status", "-w", "workspace").out
+
+
+@pytest.mark.parametrize("command", ["status", "evaluate", "verify"])
+def test_force_is_not_for_commands_that_make_nothing(run, workspace, command):
+    outcome = run(command, "--force")
+    assert outcome.code == 2
+    assert "--force" in outcome.err
+
+
+def test_up_to_date_returns_what_stands(workspace):
+    """From Python the result is the same whether it was made just now or before."""
+    import kdistill
+
+    place, quiet = Workspace(workspace), kdistill.Reporter(quiet=True)
+    for stage in (kdistill.soften, kdistill.plot):
+        standing = stage(place, reporter=quiet)
+        made = stage(place, force=True, reporter=quiet)
+        assert made == stage(place, reporter=quiet)
+        assert (standing.results, standing.settings, list(standing.outputs)) == (
+            made.results,
+            made.settings,
+            list(made.outputs),
+        )
+
+
+def test_run_prints_its_table_when_quiet(run, workspace):
+    """`--quiet` leaves out what happens, and not the result."""
+    outcome = run("run", *QUICK, "--quiet")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("test split, 360 rows")
+    assert "student" in outcome.out

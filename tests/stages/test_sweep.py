@@ -1,0 +1,474 @@
+"""Sweeps: the students are train-student's, the numbers are what the students' files say, and nothing is done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import imports_of, run_command, saved_weights
+from matplotlib.colors import to_hex
+
+from kdistill import Sweep, TrainStudent
+from kdistill.console import Reporter
+from kdistill.data import NO_LABEL
+from kdistill.errors import UsageError
+from kdistill.evaluation import figures, metrics, sweeps
+from kdistill.evaluation.intervals import Estimate, t_quantile
+from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarise
+from kdistill.networks.saved_models import SavedNetwork
+from kdistill.soft_targets import AlignedSoftTargets
+from kdistill.stages.sweep import _Work
+from kdistill.training import loop as training
+from kdistill.workspace import Workspace
+
+SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
+SMALL += ["--xla", "off"]
+GRID = ["sweep", "--temperature", "1,4", "--seeds", "0,1", "--model", "mlp-10", *SMALL]
+CONTROLS = [*GRID, "--controls", "--other-soft-targets", "other"]
+
+
+@pytest.fixture(scope="session")
+def swept(made, tmp_path_factory):
+    """A workspace in which a sweep with all controls is up to date; not to be written to."""
+    place = tmp_path_factory.mktemp("swept") / "workspace"
+    shutil.copytree(made, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdistill.cli.silence_native_stderr", lambda: None)
+        for command in (
+            ["train-teacher", "--name", "second", "--model", "mlp-30", "--epochs", "1", "--seed", "1"],
+            ["soften", "--teacher", "second", "--name", "other"],
+            CONTROLS,
+        ):
+            outcome = run_command(*command, "--workspace", place)
+            assert outcome.code == 0, outcome.err
+    return place
+
+
+@pytest.fixture
+def workspace(swept, tmp_path):
+    """A copy of `swept` at `./workspace`, to be spoiled."""
+    return shutil.copytree(swept, tmp_path / "workspace")
+
+
+def table(workspace):
+    with (workspace / "sweeps/sweep/table.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def summaries(workspace):
+    return json.loads((workspace / "sweeps/sweep/summary.json").read_text())
+
+
+def stamps(workspace):
+    return {str(path): path.stat().st_mtime_ns for path in (workspace / "sweeps").rglob("*") if path.is_file()}
+
+
+def test_table_is_what_the_students_say(swept, digits):
+    """Every row's errors are those of its student's files, and its measures those of its network on the test rows."""
+    rows = table(swept)
+    assert len(rows) == 2 * (1 + 2 + 3)
+    teacher = SavedNetwork.load(swept / "teachers/teacher/saved_model").logits(digits.test.read()).argmax(axis=1)
+    for row in rows:
+        place = swept / "sweeps/sweep/students" / row["student"]
+        manifest = json.loads((place / "manifest.json").read_text())
+        assert int(row["test_errors"]) == manifest["results"]["test_errors"]
+        assert row["student"].endswith(f"-seed{row['seed']}")
+        last = list(csv.DictReader((place / "history.csv").open()))[-1]
+        wrong = int(row["validation_rows"]) * (1 - float(last["validation_accuracy"]))
+        assert int(row["validation_errors"]) == pytest.approx(wrong, abs=1e-3)
+        if not row["nll"]:
+            continue
+        logits = SavedNetwork.load(place / "saved_model").logits(digits.test.read())
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        nll = -np.log(probabilities[np.arange(360), digits.test.labels]).mean()
+        assert float(row["nll"]) == pytest.approx(nll, rel=1e-5)
+        assert float(row["agreement"]) == pytest.approx((logits.argmax(axis=1) == teacher).mean())
+        assert int(row["test_errors"]) == (logits.argmax(axis=1) != digits.test.labels).sum()
+
+
+def test_summary_is_of_pairs_of_the_same_seed(swept):
+    """Mean, deviation and interval recomputed from the table; the best by validation errors alone."""
+    rows, found = table(swept), summaries(swept)
+    hard = {row["seed"]: int(row["test_errors"]) for row in rows if row["kind"] == HARD}
+    for one in found:
+        if one["kind"] == SCALED:
+            continue
+        at = "" if one["temperature"] is None else str(one["temperature"])
+        own = [row for row in rows if row["kind"] == one["kind"] and row["temperature"] == at]
+        errors = np.array([int(row["test_errors"]) for row in own])
+        assert one["test_errors"]["mean"] == pytest.approx(errors.mean())
+        assert one["test_errors"]["sd"] == pytest.approx(errors.std(ddof=1))
+        if one["kind"] == HARD:
+            assert one["difference"] is None
+            continue
+        differences = errors - [hard[row["seed"]] for row in own]
+        reach = 12.706204736 * differences.std(ddof=1) / np.sqrt(2)
+        assert one["difference"]["mean"] == pytest.approx(differences.mean())
+        assert one["difference"]["low"] == pytest.approx(differences.mean() - reach)
+        assert one["difference"]["high"] == pytest.approx(differences.mean() + reach)
+    grid = [one for one in found if one["kind"] in (HARD, DISTILLED)]
+    lowest = min(one["validation_errors"]["mean"] for one in grid)
+    assert [one["best"] for one in grid].count(True) == 1
+    assert next(one for one in grid if one["best"])["validation_errors"]["mean"] == lowest
+    kinds = [one["kind"] for one in found]
+    assert kinds == [HARD, DISTILLED, DISTILLED, SMOOTHED, PERMUTED, OTHER, SCALED]
+    chosen = next(one for one in found if one["chosen"])
+    assert {one["temperature"] for one in found if one["kind"] in (PERMUTED, OTHER)} == {chosen["temperature"]}
+
+
+def test_scaled_is_fitted_on_validation_rows(swept, digits):
+    """The T of temperature scaling has the lowest NLL on the rows that were held out; test NLL and ECE are after it."""
+    from kdistill.data.keys import validation_rows
+
+    for row in (row for row in table(swept) if row["kind"] == HARD):
+        network = SavedNetwork.load(swept / "sweeps/sweep/students" / row["student"] / "saved_model")
+        held = validation_rows(digits.train.keys(), 0.2, int(row["seed"]))
+        assert held.sum() == int(row["validation_rows"])
+        logits, labels = network.logits(digits.train.read()[held]), digits.train.labels[held]
+        fitted = float(row["fitted_temperature"])
+        at = [
+            metrics.negative_log_likelihood(logits / t, labels).mean() for t in (fitted, fitted * 1.02, fitted / 1.02)
+        ]
+        assert at[0] == min(at)
+        scaled = network.logits(digits.test.read()) / fitted
+        nll = metrics.negative_log_likelihood(scaled, digits.test.labels).mean()
+        assert float(row["scaled_nll"]) == pytest.approx(nll, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (HARD, ["--alpha", "1"]),
+        (DISTILLED, []),
+        (SMOOTHED, ["--alpha", "1", "--label-smoothing", "0.1"]),
+        (PERMUTED, ["--permute-soft-targets"]),
+        (OTHER, ["--soft-targets", "other"]),
+    ],
+)
+def test_students_are_train_students(run, workspace, kind, options):
+    """A student of a sweep, and of a control, has the bytes that the same options of train-student give."""
+    row = [row for row in table(workspace) if row["kind"] == kind][-1]
+    at = ["--temperature", row["temperature"]] if row["temperature"] else []
+    outcome = run("train-student", *options, *at, "--model", "mlp-10", "--seed", row["seed"], *SMALL)
+    assert outcome.code == 0, outcome.err
+    own = workspace / "sweeps/sweep/students" / row["student"]
+    assert saved_weights(workspace / "students/student") == saved_weights(own)
+    mine, theirs = (
+        json.loads((place / "manifest.json").read_text()) for place in (workspace / "students/student", own)
+    )
+    assert (mine["settings"], mine["inputs"]) == (theirs["settings"], theirs["inputs"])
+    for output in ("saved_model", "model.keras"):
+        assert mine["outputs"][output] == theirs["outputs"][output]
+
+
+def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
+    """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
+    compile_step, compiled = training._step_runner, []
+    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
+    assert run("sweep", *options, "--name", "other").code == 0
+    assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
+    assert len(compiled) == 2, "one from hard labels, one distilled"
+
+
+def test_manifests_tell_controls_apart(swept):
+    """No two students of a seed have the same settings and inputs."""
+    manifests = [json.loads(path.read_text()) for path in (swept / "sweeps/sweep/students").glob("*/manifest.json")]
+    identities = {json.dumps([one["settings"], one["inputs"]], sort_keys=True) for one in manifests}
+    assert len(identities) == len(manifests) == 12
+
+
+def test_twice_does_nothing(run, workspace):
+    """Up to date, a sweep writes nothing, imports no TensorFlow, and prints its table again."""
+    before = stamps(workspace)
+    code, imported = imports_of(*CONTROLS, cwd=workspace.parent)
+    assert code == 0
+    assert not {"tensorflow", "keras", "matplotlib"} & set(imported)
+    outcome = run(*CONTROLS)
+    assert "sweep 'sweep' is up to date" in outcome.out
+    assert "hard labels" in outcome.out
+    assert "permuted soft targets" in outcome.out
+    assert json.loads(run(*CONTROLS, "--json").out) == summaries(workspace)
+    assert stamps(workspace) == before
+    listed = run("status").out
+    assert "sweep sweep: 12 students" in listed
+    assert "mlp-10-hard" not in listed
+    assert run("verify").code == 0
+
+
+def test_students_share_a_dataset(swept):
+    """It is loaded once for all, those of other soft targets among them."""
+    settings = Sweep(controls=True, other_soft_targets="other", student=TrainStudent(model="mlp-10"))
+    work = _Work.open(Workspace(swept), settings, Reporter(quiet=True))
+    assert work.other.soft is not work.sources.soft
+    assert work.other.dataset is work.sources.dataset is work.sources.dataset
+
+
+def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):
+    """Stopped within a student, a sweep keeps those that are done, and ends with the weights of one that wasn't."""
+    students = workspace / "sweeps/sweep/students"
+    gone = ["mlp-10-T1-alpha0.1-seed1", "mlp-10-T4-alpha0.1-seed0"]
+    for name in gone:
+        shutil.rmtree(students / name)
+    before = stamps(workspace)
+    write, calls = training.Checkpoint.write, []
+
+    def stops(*given):
+        write(*given)
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoint, "write", stops)
+    stopped = run(*CONTROLS)
+    assert stopped.code == 130
+    assert "sweep" in stopped.err
+    assert (students / gone[0] / "manifest.json").exists()
+    assert (students / f".{gone[1]}.partial/checkpoint.npz").exists()
+    monkeypatch.setattr(training.Checkpoint, "write", lambda *given: (write(*given), calls.append(1)))
+    outcome = run(*CONTROLS)
+    assert outcome.code == 0, outcome.err
+    assert len(calls) == 4
+    assert outcome.out.count("; up to date") == 11
+    after = stamps(workspace)
+    kept = [name for name in before if "/students/" in name]
+    assert all(after[name] == before[name] for name in kept)
+    for name in gone:
+        assert saved_weights(students / name) == saved_weights(swept / "sweeps/sweep/students" / name)
+    assert table(workspace) == table(swept)
+
+
+def test_other_soft_targets_make_students_again(run, workspace):
+    """Where the file has changed, students of it are made again, each saying why, and hard-label ones are not."""
+    assert run("soften", "--dtype", "float16").code == 0
+    assert "soft targets 'soft-targets' has been made anew" in run("status").out
+    outcome = run("sweep", "--temperature", "4", "--seeds", "0", "--model", "mlp-10", *SMALL)
+    assert outcome.code == 0, outcome.err
+    lines = [line for line in outcome.out.splitlines() if line.startswith(("1/2", "2/2"))]
+    assert lines[0].endswith("; up to date")
+    assert "made again: soft targets changed" in lines[1]
+
+
+def test_a_spoiled_student_is_found(run, workspace):
+    """A student whose files are not what was written: verify names it, and the sweep makes it again."""
+    history = workspace / "sweeps/sweep/students/mlp-10-hard-seed0/history.csv"
+    history.write_text("")
+    outcome = run("verify")
+    assert outcome.code == 1
+    assert outcome.out.count("history.csv is not what was written: kdistill sweep ") == 1
+    outcome = run(*outcome.out.splitlines()[0].partition("kdistill ")[2].split())
+    assert "mlp-10-hard-seed0" in outcome.out
+    assert "made again: history.csv is not what was written" in outcome.out
+    assert run("verify").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--temperature", ""], "--temperature is empty: it needs one value or more"),
+        (["--seeds", "0,x"], "--seeds is '0,x': it needs whole numbers with commas between them, as 1,2"),
+        (["--seeds", "0,1,0"], "--seeds has 0 twice"),
+        (["--temperature", "1,1.0"], "--temperature has 1 twice"),
+        (["--temperature", "1,0"], "--temperature is 0: it needs a number from 0.01 to 10000"),
+        (["--temperature", "nan"], "--temperature is nan"),
+        (["--alpha", "0.1,1"], "--alpha 1 is the student of hard labels, which every sweep has: leave it out"),
+        (["--alpha", "-1"], "--alpha is -1"),
+        (["--model", "mlp-30,mpl-30"], "--model mpl-30 is unknown"),
+        (["--model", "mlp-30,"], "--model  is unknown"),
+        (["--loss", "kl"], "--loss is 'kl': it needs one of kd, mse"),
+        (["--name", "../up"], "--name is '../up': a name has"),
+        (["--other-soft-targets", "x"], "--other-soft-targets is for a control: add --controls"),
+        (["--controls", "--other-soft-targets", "soft-targets"], "name another teacher's"),
+        (["--controls", "--other-soft-targets", "x" * 90], f"--other-soft-targets {'x' * 90}"),
+    ],
+)
+def test_wrong_usage(run, made, options, said):
+    outcome = run("sweep", *options, "-w", made)
+    assert outcome.code == 2, outcome.out
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (made / "sweeps").exists()
+
+
+def test_missing_soft_targets(run, made, tmp_path):
+    outcome = run("sweep", "--soft-targets", "nosuch", "-w", made)
+    assert outcome.code == 1
+    assert "there are no soft targets 'nosuch'" in outcome.err
+    assert "kdistill soften" in outcome.err
+    assert run("sweep").code == 1
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_names_are_file_names():
+    """Networks of the user's own don't leave the directory, and two of the same file name have two names."""
+    slugs = {
+        sweeps.Setting(HARD, model, TrainStudent(alpha=1.0)).slug
+        for model in ("nets:make", "/a/net.keras", "/b/net.keras", "keras.applications:MobileNetV3Small")
+    }
+    assert len(slugs) == 4
+    assert all("/" not in slug and ":" not in slug and slug.endswith("-hard") for slug in slugs)
+    chosen = TrainStudent(temperature=1 + 1e-9)
+    assert (
+        sweeps.Setting(DISTILLED, "mlp-30", chosen).slug
+        != sweeps.Setting(DISTILLED, "mlp-30", TrainStudent(temperature=1.0)).slug
+    )
+    chosen = TrainStudent(temperature=2.5, alpha=0.25)
+    assert sweeps.Setting(DISTILLED, "mlp-30", chosen).of(7).name == "mlp-30-T2.5-alpha0.25-seed7"
+
+
+def test_names_that_are_too_long():
+    """Every student's name is checked, also of controls that are chosen later and of the longest seed."""
+    model = [(f"/a/{'n' * 60}.keras", None)]
+    digits = {"temperatures": (1.0, 1 / 3), "alphas": (0.1, 0.5), "losses": ("kd", "reverse-kl")}
+    sweeps.check_names(Sweep(**digits), model)
+    for longer in ({"seeds": (0, 2**32 - 1)}, {"controls": True}):
+        with pytest.raises(UsageError, match="--temperature and --alpha"):
+            sweeps.check_names(Sweep(**digits, **longer), model)
+
+
+def test_a_loss_without_a_temperature_is_one_setting():
+    grid = sweeps.grid(Sweep(losses=("kd", "mse"), alphas=(0.1, 0.5)), [("small", "small")])
+    assert len(grid) == 1 + 5 * 2 + 2
+    assert len({setting.slug for setting in grid}) == len(grid)
+    assert {one.student.loss for one in grid if one.temperature is None} == {"kd", "mse"}
+
+
+def row(kind, seed, validation, test, temperature=None):
+    loss = None if kind == HARD else "kd"
+    alpha = 1.0 if kind == HARD else 0.1
+    rows = None if validation is None else 100
+    return Row(f"{kind}{temperature}{seed}", kind, "m", loss, temperature, alpha, seed, validation, rows, test, 360)
+
+
+def test_best_is_by_validation_rows_alone():
+    """The lowest test errors don't matter; without validation rows nothing is best, and controls take the first."""
+    rows = [row(HARD, 0, 9, 9), row(DISTILLED, 0, 8, 1, 1.0), row(DISTILLED, 0, 7, 20, 2.0)]
+    assert [one.best for one in summarise(rows)] == [False, False, True]
+    blind = [row(HARD, 0, None, 9), row(DISTILLED, 0, None, 8, 1.0), row(DISTILLED, 0, None, 1, 2.0)]
+    assert [one.best for one in summarise(blind)] == [False] * 3
+    assert [one.chosen for one in summarise(blind)] == [False, True, False]
+    better = [row(HARD, 0, 1, 9), *rows[1:]]
+    assert [one.best for one in summarise(better)] == [True, False, False]
+    assert [one.chosen for one in summarise(better)] == [False, False, True]
+
+
+def test_table_is_read_as_written(tmp_path):
+    rows = [row(HARD, 0, None, 9), row(DISTILLED, 1, 3, 8, 0.1 + 0.2)]
+    sweeps.write(tmp_path / "table.csv", rows)
+    assert sweeps.read(tmp_path / "table.csv", "") == rows
+
+
+@pytest.mark.parametrize(
+    ("confidence", "degrees", "known"),
+    [
+        (0.95, 1, 12.706204736),
+        (0.95, 2, 4.302652730),
+        (0.95, 3, 3.182446305),
+        (0.95, 4, 2.776445105),
+        (0.95, 9, 2.262157163),
+        (0.95, 30, 2.042272456),
+        (0.95, 100, 1.983971519),
+        (0.99, 7, 3.499483297),
+        (0.5, 1, 1.0),
+    ],
+)
+def test_t_quantiles(confidence, degrees, known):
+    assert t_quantile(confidence, degrees) == pytest.approx(known, abs=1e-6)
+
+
+def test_estimate():
+    """Of 1, 2, 3: 2, 1, and 2 -+ 4.3027 / sqrt(3); of one number no more than itself."""
+    found = Estimate.of([1, 2, 3])
+    assert (found.mean, found.sd, found.n) == (2.0, 1.0, 3)
+    assert found.high - 2 == pytest.approx(4.302652730 / 3**0.5)
+    assert 2 - found.low == pytest.approx(4.302652730 / 3**0.5)
+    assert Estimate.of([5]) == Estimate(5.0, 1)
+
+
+def test_fitted_temperature():
+    """As by trying all; logits times c have c times the T; where all are right, the lowest there is."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 4, (500, 5)).astype(np.float32)
+    labels = np.array([draw.choice(5, p=np.exp(row / 2.5) / np.exp(row / 2.5).sum()) for row in logits.astype(float)])
+    tried = np.exp(np.linspace(np.log(0.5), np.log(10), 3001))
+    nll = [metrics.negative_log_likelihood(logits / t, labels).mean() for t in tried]
+    best = tried[int(np.argmin(nll))]
+    assert metrics.fitted_temperature(logits, labels) == pytest.approx(best, rel=2e-3)
+    assert metrics.fitted_temperature(logits * 8, labels) == pytest.approx(8 * best, rel=2e-3)
+    assert metrics.fitted_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.01)
+    assert metrics.fitted_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10_000)
+
+
+def test_permuted_targets_keep_what_is_said_of_a_class():
+    """Every class is told the same multiset, rows without a label too; the rows are told something else."""
+    labels = np.random.default_rng(0).choice([NO_LABEL, 0, 1, 2], 200)
+    places = np.arange(1000, 1200)
+    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).places
+    for label in (NO_LABEL, 0, 1, 2):
+        assert sorted(permuted[labels == label]) == places[labels == label].tolist()
+    assert (permuted != places).mean() > 0.9
+    assert (AlignedSoftTargets(None, places).permuted(labels, 3).places == permuted).all()
+    assert (AlignedSoftTargets(None, places).permuted(labels, 4).places != permuted).any()
+
+
+def test_permuted_among_the_rows_that_are_trained_on(run, workspace, monkeypatch):
+    """The rows of a class are told the very same logits, permuted or not: those of validation rows aren't let in."""
+    taught = []
+
+    def note(_, examples, *__, **___):
+        said = examples.teacher.at(np.arange(len(examples))).dense()
+        taught.append({label: said[examples.labels == label] for label in range(10)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", note)
+    run("train-student", "--name", "a", *SMALL)
+    run("train-student", "--name", "b", "--permute-soft-targets", *SMALL)
+    plain, permuted = taught
+    for label in range(10):
+        assert not (plain[label] == permuted[label]).all()
+        assert sorted(map(tuple, plain[label])) == sorted(map(tuple, permuted[label]))
+
+
+def test_nothing_to_permute():
+    with pytest.raises(UsageError, match="nothing to permute at --alpha 1"):
+        TrainStudent(alpha=1.0, permute_soft_targets=True)
+
+
+def test_lines():
+    """A line a model through its means, its hard labels dashed in the same colour."""
+    lines = [figures.Line(name, [1.0, 4.0], [5.0, number], [1.0, 0.5], 6.0) for number, name in enumerate("ab")]
+    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "title").axes[0]
+    dashed = [line for line in axes.lines if line.is_dashed()]
+    assert [line.get_ydata()[0] for line in dashed] == [6.0] * 2
+    drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    assert list(drawn["b"].get_ydata()) == [5.0, 1.0]
+    assert to_hex(drawn["a"].get_color()) == to_hex(dashed[0].get_color()) != to_hex(dashed[1].get_color())
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
+
+
+@pytest.mark.parametrize(("large", "scale"), [(330.0, "log"), (200.0, "linear")])
+def test_lines_far_apart(large, scale):
+    """Networks of which one makes many times the errors of another are drawn on a logarithmic axis, all of each."""
+    lines = [figures.Line("a", [1.0, 4.0], [large, large], [9.0, 8.0], 80.0)]
+    lines.append(figures.Line("b", [1.0, 4.0], [100.0, 90.0], [4.0, 3.0], 130.0))
+    axes = figures.errors_over("T", lines, "title").axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < 80.0
+    assert high > large + 9.0
+
+
+def test_heat_map():
+    """Each cell has its mean difference, and the best a frame."""
+    heat = figures.Heat(
+        "m", ["1", "1", "2", "2"], ["0.1", "0.5"] * 2, [-2.0, 1.0, 0.0, 3.0], [False, True, False, False]
+    )
+    axes = figures.heat_maps([heat], "title").axes[0]
+    cells = {(text.get_position()): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "-2.0", (0, 1): "+1.0", (1, 0): "+0.0", (1, 1): "+3.0"}
+    assert np.asarray(axes.images[0].get_array()).tolist() == [[-2.0, 0.0], [1.0, 3.0]]
+    frame = axes.patches[0]
+    assert (frame.get_x() + 0.47, frame.get_y() + 0.47) == pytest.approx((0, 1))
