@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
-from kdistill.console import Reporter, silent
+from kdistill.console import Reporter
+from kdistill.console.native_stderr import silent
 from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
