@@ -106,7 +106,7 @@ def test_other_backend_is_refused(tmp_path):
         "try: kdistill.DistillationLoss\n"
         "except kdistill.KdistillError as error: print(error)\n"
     )
-    assert "Keras runs on jax here" in python(code, tmp_path)
+    assert "jax" in python(code, tmp_path)
 
 
 def test_stage_does_what_the_command_does(workspace, capsys, monkeypatch):
@@ -295,3 +295,26 @@ def test_readme_examples_run(tmp_path):
     assert "val_accuracy" in said[1]
     assert (tmp_path / "student.keras").exists()
     assert (tmp_path / "workspace/plots/learning-curves.png").exists()
+
+
+def test_every_public_name_is_importable():
+    """`__all__`, the imports for type checkers and the modules agree."""
+    import ast
+
+    tree = ast.parse((ROOT / "kdistill" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.asname or alias.name for node in block.body for alias in node.names}
+    assert typed == set(kdistill.__all__)
+    assert all(getattr(kdistill, name) is not None for name in kdistill.__all__)
+
+
+def test_windows_is_refused_in_one_line(tmp_path):
+    """The command and the package name the supported systems."""
+    code = "import sys; sys.platform = 'win32'; from kdistill.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "WSL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    code = "import sys; sys.platform = 'win32'; import kdistill; kdistill.Workspace"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "WSL" in done.stderr.splitlines()[-1]

@@ -65,7 +65,7 @@ def run(
     if not force and (standing := sweep.up_to_date(identity)) is not None:
         unfinished.tidy(artifact, identity)
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
-        return SweepResult(artifact, artifact.require(), sweeps.summarise(standing))
+        return SweepResult(artifact, artifact.require(), sweeps.summarize(standing))
 
     start = time.perf_counter()
     if not force:
@@ -86,7 +86,7 @@ def run(
             unfinished.write_sweep(staging.path, identity, len(rows), sweep.total)
         if settings.controls:
             rows = list(_measured(sweep, members, rows))
-        summaries = sweeps.summarise(rows)
+        summaries = sweeps.summarize(rows)
         sweeps.write(staging.path / TABLE, rows)
         text = json.dumps(as_json(summaries), indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
@@ -347,7 +347,7 @@ def _figure(summaries: Sequence[Summary], settings: Sweep, title: str) -> Figure
     }
     if len(settings.temperatures) > 1 and len(settings.alphas) > 1:
         maps = [
-            figures.Heat(
+            figures.HeatMap(
                 names[key],
                 [f"{one.temperature:g}" if one.temperature is not None else "none" for one in grid],
                 [f"{one.alpha:g}" for one in grid],

@@ -1,4 +1,4 @@
-"""What is drawn is what was measured, in the colours and lines that the README explains."""
+"""What is drawn is what was measured, in the colors and lines that the README explains."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_learning_curves():
     assert list(accuracy.lines[0].get_xdata()) == EPOCHS
 
 
-def test_many_networks_have_their_own_colours():
+def test_many_networks_have_their_own_colors():
     curves = [curve(f"t{i}", "teacher") for i in range(3)] + [curve(f"s{i}", "student") for i in range(6)]
     figure = figures.learning_curves(curves, "title")
-    colours = [to_hex(line.get_color()) for line in figure.axes[0].lines if not line.is_dashed()]
-    assert len(set(colours)) == 9
+    colors = [to_hex(line.get_color()) for line in figure.axes[0].lines if not line.is_dashed()]
+    assert len(set(colors)) == 9
 
 
 def test_one_epoch_is_visible():

@@ -17,7 +17,7 @@ from kdistill.data import NO_LABEL
 from kdistill.errors import UsageError
 from kdistill.evaluation import figures, metrics, sweeps
 from kdistill.evaluation.intervals import Estimate, t_quantile
-from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarise
+from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarize
 from kdistill.networks.saved_models import SavedNetwork
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.stages.sweep import _Work
@@ -346,13 +346,13 @@ def row(kind, seed, validation, test, temperature=None):
 def test_best_is_by_validation_rows_alone():
     """The lowest test errors don't matter; without validation rows nothing is best, and controls take the first."""
     rows = [row(HARD, 0, 9, 9), row(DISTILLED, 0, 8, 1, 1.0), row(DISTILLED, 0, 7, 20, 2.0)]
-    assert [one.best for one in summarise(rows)] == [False, False, True]
+    assert [one.best for one in summarize(rows)] == [False, False, True]
     blind = [row(HARD, 0, None, 9), row(DISTILLED, 0, None, 8, 1.0), row(DISTILLED, 0, None, 1, 2.0)]
-    assert [one.best for one in summarise(blind)] == [False] * 3
-    assert [one.chosen for one in summarise(blind)] == [False, True, False]
+    assert [one.best for one in summarize(blind)] == [False] * 3
+    assert [one.chosen for one in summarize(blind)] == [False, True, False]
     better = [row(HARD, 0, 1, 9), *rows[1:]]
-    assert [one.best for one in summarise(better)] == [True, False, False]
-    assert [one.chosen for one in summarise(better)] == [False, False, True]
+    assert [one.best for one in summarize(better)] == [True, False, False]
+    assert [one.chosen for one in summarize(better)] == [False, False, True]
 
 
 def test_table_is_read_as_written(tmp_path):
