@@ -830,12 +830,12 @@ def run(
 
     Training options are for both networks.
     """
-    from kdistill.networks import sources as model_sources
+    from kdistill.networks.sources import resolve_model
     from kdistill.stages import evaluate as evaluation
     from kdistill.stages import plot, soften, train_student, train_teacher
 
     if student_model is not None:
-        model_sources.resolve(check_model("student-model", student_model))
+        resolve_model(check_model("student-model", student_model))
     stages: list[tuple[Callable[..., object], object]] = [  # all settings are checked before any work
         (
             train_teacher.run,

@@ -15,7 +15,7 @@ from kdistill.console import Reporter
 from kdistill.data.keys import sortable
 from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
-from kdistill.networks import bias
+from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
 from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
@@ -81,9 +81,9 @@ def run(
     rows = _rows(dataset, pool, reporter)
     announce(artifact, reason, reporter)
 
-    from kdistill.networks import loading as networks
     from kdistill.networks import saved_models
-    from kdistill.networks import shifted as shifted_networks
+    from kdistill.networks.loading import SAVED_MODEL, count_test_errors
+    from kdistill.networks.shifted_network import load_shifted
 
     start = time.perf_counter()
     with artifact.writing() as staging:
@@ -93,14 +93,17 @@ def run(
             f"{settings.frequencies}"
         )
         logits = _logits(original, rows, dataset.classes, reporter)
-        wanted = bias.whole_counts(frequencies, len(logits))
-        shifts = bias.matching_shifts(logits, wanted).astype(np.float32)
-        network = shifted_networks.load(student.path / "model.keras", shifts)
+        wanted = bias_shifts.target_counts(frequencies, len(logits))
+        shifts = bias_shifts.matching_shifts(logits, wanted).astype(np.float32)
+        network = load_shifted(student.path / "model.keras", shifts)
         if problem := saved_models.save(network, staging.path):
             reporter.warn(problem)
-        saved = staging.path / networks.SAVED_MODEL
-        errors, tests = networks.test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
-        counts = bias.predicted(logits, np.zeros_like(shifts)), bias.predicted(logits, shifts)
+        saved = staging.path / SAVED_MODEL
+        errors, tests = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        counts = (
+            bias_shifts.prediction_counts(logits, np.zeros_like(shifts)),
+            bias_shifts.prediction_counts(logits, shifts),
+        )
         columns = (dataset.class_names, wanted.tolist(), *(count.tolist() for count in counts), shifts.tolist())
         results = {
             **trained.results,
@@ -185,9 +188,9 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
 
 
 def _loaded(student: Artifact, trained: Manifest, dataset: data.Dataset) -> SavedNetwork:
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
-    loaded, network = networks.load(student)
+    loaded, network = load_network(student)
     if loaded != trained:
         raise KdistillError(f"{student} was made anew just now: run this again")
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
@@ -219,14 +222,14 @@ def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> d
         `classes` (their names), `shift`, `test_errors` and what this is, or None where no class is to be told apart.
     """
     student = workspace.student(settings.student)
-    classes = bias.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
+    classes = bias_shifts.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
     if not classes.any():
         return None
     dataset = freshness.source(manifest.inputs["dataset"], settings.dataset, student).load()
     network = _loaded(student, student.require(), dataset)
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))
-    tuned = bias.tuned(zip(said, labels, strict=True), classes)
+    tuned = bias_shifts.tuned(zip(said, labels, strict=True), classes)
     names = [one["name"] for one, raised in zip(manifest.results["classes"], classes, strict=True) if raised]
     return {"what": ORACLE, "classes": names, "shift": tuned.shift, "test_errors": tuned.errors}
 

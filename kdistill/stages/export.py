@@ -65,11 +65,11 @@ def run(
     announce(artifact, reason, reporter)
 
     from kdistill.backend import tf
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
     start = time.perf_counter()
     with artifact.writing() as staging, tf.device("/CPU:0"):  # where the other runtime computes too
-        loaded, original = networks.load(network)
+        loaded, original = load_network(network)
         if loaded != trained:
             raise KdistillError(f"{network} was made anew just now: run this again")
         original.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
@@ -85,7 +85,7 @@ def run(
                 "shape": list(dataset.input_shape),
                 "dtype": original.input_dtype.name,
                 "data_dtype": dataset.input_dtype,
-                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scaled`
+                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scale_inputs`
             },
         }
         runtime = _convert(network, trained, file, settings, calibration, description)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from kdistill import data
 from kdistill.console import Reporter
-from kdistill.networks import sources as model_sources
+from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages import announce, up_to_date
 from kdistill.workspace import Manifest, Workspace, commands
@@ -28,7 +28,7 @@ def run(
         KdistillError: if the dataset or the network is none, or training fails.
     """
     source = data.resolve(settings.dataset, option="dataset", cache=workspace.cache)
-    model = model_sources.resolve(settings.model, settings.weights)
+    model = resolve_model(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
         kind="teacher",

@@ -14,9 +14,9 @@ from kdistill import CorrectBias, KdistillError, Reporter, Workspace, correct_bi
 from kdistill.backend import keras
 from kdistill.errors import UsageError
 from kdistill.evaluation import metrics
-from kdistill.networks import bias
-from kdistill.networks import shifted as shifted_networks
+from kdistill.networks import bias_shifts
 from kdistill.networks.saved_models import SavedNetwork
+from kdistill.networks.shifted_network import load_shifted
 from kdistill.stages import correct_bias as stage
 
 
@@ -31,11 +31,11 @@ def problem(rows=2000, classes=10, seed=0):
 def test_known_shift_is_recovered(classes):
     """What was added to the logits is taken away again, to the distance between rows."""
     logits, _ = problem(rows=20_000, classes=classes)
-    wanted = bias.predicted(logits, np.zeros(classes))
+    wanted = bias_shifts.prediction_counts(logits, np.zeros(classes))
     added = np.random.default_rng(1).normal(size=classes)
     added[0] -= 3
-    shifts = bias.matching_shifts(logits + np.float32(added), wanted)
-    np.testing.assert_array_equal(bias.predicted(logits + np.float32(added), shifts), wanted)
+    shifts = bias_shifts.matching_shifts(logits + np.float32(added), wanted)
+    np.testing.assert_array_equal(bias_shifts.prediction_counts(logits + np.float32(added), shifts), wanted)
     expected = -(added - np.median(added))
     np.testing.assert_allclose(shifts - shifts.mean(), expected - expected.mean(), atol=0.05 if classes < 50 else 0.15)
     assert abs(np.median(shifts)) < 1e-9
@@ -43,7 +43,7 @@ def test_known_shift_is_recovered(classes):
 
 def test_matching_counts_need_no_shift():
     logits, _ = problem()
-    shifts = bias.matching_shifts(logits, bias.predicted(logits, np.zeros(10)))
+    shifts = bias_shifts.matching_shifts(logits, bias_shifts.prediction_counts(logits, np.zeros(10)))
     np.testing.assert_array_equal(shifts, np.zeros(10))
 
 
@@ -53,8 +53,8 @@ def test_classes_never_predicted(never):
     logits, labels = problem()
     logits[:, never] -= 50
     wanted = np.bincount(labels, minlength=10)
-    shifts = bias.matching_shifts(logits, wanted)
-    np.testing.assert_array_equal(bias.predicted(logits, shifts.astype(np.float32)), wanted)
+    shifts = bias_shifts.matching_shifts(logits, wanted)
+    np.testing.assert_array_equal(bias_shifts.prediction_counts(logits, shifts.astype(np.float32)), wanted)
     before, after = metrics.errors(logits, labels), metrics.errors(logits + shifts, labels)
     assert after < 0.1 * len(labels) + before / 2
 
@@ -62,25 +62,30 @@ def test_classes_never_predicted(never):
 def test_frequency_of_nought():
     """A class that no row should have is predicted for none, by a finite shift that is no larger than need be."""
     logits, labels = problem()
-    wanted = bias.whole_counts(np.array([0, 0, *[1] * 8]), len(labels))
-    shifts = bias.matching_shifts(logits, wanted)
-    np.testing.assert_array_equal(bias.predicted(logits, shifts), wanted)
+    wanted = bias_shifts.target_counts(np.array([0, 0, *[1] * 8]), len(labels))
+    shifts = bias_shifts.matching_shifts(logits, wanted)
+    np.testing.assert_array_equal(bias_shifts.prediction_counts(logits, shifts), wanted)
     assert list(wanted[:2]) == [0, 0]
     assert np.isfinite(shifts).all()
     assert np.abs(shifts).max() < 12
-    alone = bias.matching_shifts(logits, bias.whole_counts(np.eye(10)[4], len(labels)))
-    np.testing.assert_array_equal(bias.predicted(logits, alone), np.eye(10)[4] * len(labels))
+    alone = bias_shifts.matching_shifts(logits, bias_shifts.target_counts(np.eye(10)[4], len(labels)))
+    np.testing.assert_array_equal(bias_shifts.prediction_counts(logits, alone), np.eye(10)[4] * len(labels))
 
 
 def test_rows_that_are_alike_are_not_parted():
     """Among equal rows the nearest count that there is comes out, above or below."""
     logits = np.zeros((100, 2))
     for wanted, nearest in (([10, 90], [0, 100]), ([90, 10], [100, 0])):
-        assert bias.predicted(logits, bias.matching_shifts(logits, np.array(wanted))).tolist() == nearest
+        assert (
+            bias_shifts.prediction_counts(logits, bias_shifts.matching_shifts(logits, np.array(wanted))).tolist()
+            == nearest
+        )
     logits, labels = problem(rows=300, classes=5)
     thrice = np.repeat(logits, 3, axis=0)
     wanted = np.bincount(labels, minlength=5) * 3
-    found = bias.predicted(thrice, bias.matching_shifts(thrice, wanted + np.array([1, -1, 0, 0, 0])))
+    found = bias_shifts.prediction_counts(
+        thrice, bias_shifts.matching_shifts(thrice, wanted + np.array([1, -1, 0, 0, 0]))
+    )
     assert np.abs(found - wanted).sum() <= 12
 
 
@@ -88,7 +93,7 @@ def test_rows_that_are_alike_are_not_parted():
 def test_as_near_as_equal_rows_allow(count, below):
     """Four of six margins are equal: none or all of them come along, whichever is nearer."""
     margins = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 1.0])
-    assert (margins < bias._between(margins, count)).sum() == below
+    assert (margins < bias_shifts._between(margins, count)).sum() == below
 
 
 @pytest.mark.parametrize("frequencies", ["labels", "uniform"])
@@ -97,9 +102,9 @@ def test_many_classes(frequencies):
     logits, labels = problem(rows=3000, classes=1000)
     logits[:, ::10] -= 5
     wanted = np.bincount(labels, minlength=1000) if frequencies == "labels" else np.full(1000, 3)
-    shifts = bias.matching_shifts(logits, wanted)
-    np.testing.assert_array_equal(bias.predicted(logits, shifts), wanted)
-    assert np.abs(bias.predicted(logits, shifts.astype(np.float32)) - wanted).sum() <= 4
+    shifts = bias_shifts.matching_shifts(logits, wanted)
+    np.testing.assert_array_equal(bias_shifts.prediction_counts(logits, shifts), wanted)
+    assert np.abs(bias_shifts.prediction_counts(logits, shifts.astype(np.float32)) - wanted).sum() <= 4
 
 
 def test_work_grows_with_logits(monkeypatch):
@@ -107,10 +112,10 @@ def test_work_grows_with_logits(monkeypatch):
     looked_at = []
     for classes in (500, 2000):
         count = [0]
-        monkeypatch.setattr(bias, "_blocks", counting(bias._blocks, count))
+        monkeypatch.setattr(bias_shifts, "_blocks", counting(bias_shifts._blocks, count))
         logits, labels = problem(rows=2000, classes=classes)
         logits[:, ::10] -= 5
-        bias.matching_shifts(logits, np.bincount(labels, minlength=classes))
+        bias_shifts.matching_shifts(logits, np.bincount(labels, minlength=classes))
         monkeypatch.undo()
         looked_at.append(count[0] * classes)
     assert looked_at[1] < 8 * looked_at[0]
@@ -127,35 +132,35 @@ def counting(blocks, count):
 def test_equal_rows_end():
     """A student that gives all rows the same logits costs a bounded number of passes, and no shift helps."""
     logits = np.tile(np.linspace(0, 1, 200, dtype=np.float32), (2000, 1))
-    shifts = bias.matching_shifts(logits, np.full(200, 10))
+    shifts = bias_shifts.matching_shifts(logits, np.full(200, 10))
     assert np.isfinite(shifts).all()
-    assert np.abs(bias.predicted(logits, shifts) - 10).sum() <= 2 * 1990
+    assert np.abs(bias_shifts.prediction_counts(logits, shifts) - 10).sum() <= 2 * 1990
 
 
 def test_constants_change_nothing():
     """Neither one added to all logits nor one a row; and twice is the same to the bit."""
     logits, labels = problem()
-    wanted = bias.whole_counts(np.arange(1, 11), len(labels))
-    shifts = bias.matching_shifts(logits, wanted)
-    np.testing.assert_array_equal(bias.matching_shifts(logits, wanted), shifts)
-    np.testing.assert_allclose(bias.matching_shifts(logits.astype(float) + 7, wanted), shifts, atol=1e-6)
+    wanted = bias_shifts.target_counts(np.arange(1, 11), len(labels))
+    shifts = bias_shifts.matching_shifts(logits, wanted)
+    np.testing.assert_array_equal(bias_shifts.matching_shifts(logits, wanted), shifts)
+    np.testing.assert_allclose(bias_shifts.matching_shifts(logits.astype(float) + 7, wanted), shifts, atol=1e-6)
     by_row = np.random.default_rng(3).normal(size=(len(labels), 1))
-    np.testing.assert_allclose(bias.matching_shifts(logits.astype(float) + by_row, wanted), shifts, atol=1e-6)
+    np.testing.assert_allclose(bias_shifts.matching_shifts(logits.astype(float) + by_row, wanted), shifts, atol=1e-6)
 
 
 @pytest.mark.parametrize("frequencies", [[1, 1, 1], [0.5, 0.25, 0.25], [0, 0, 1], [0.1, 0.2, 0.7]])
 def test_whole_counts_add_up(frequencies):
     for rows in (1, 2, 10, 1001):
-        counts = bias.whole_counts(np.array(frequencies), rows)
+        counts = bias_shifts.target_counts(np.array(frequencies), rows)
         assert counts.sum() == rows
         assert (np.abs(counts - np.array(frequencies) / sum(frequencies) * rows) < 1).all()
 
 
 def test_raised_classes():
     """One class that lacked stands alone; of two that were alone, all others are raised; alike ones are not parted."""
-    assert np.flatnonzero(bias.raised(np.array([0.1, 0, 3.5, -0.2]))).tolist() == [2]
-    assert np.flatnonzero(bias.raised(np.array([0.1, -6, 0.3, -7.5]))).tolist() == [0, 2]
-    assert not bias.raised(np.zeros(4)).any()
+    assert np.flatnonzero(bias_shifts.raised(np.array([0.1, 0, 3.5, -0.2]))).tolist() == [2]
+    assert np.flatnonzero(bias_shifts.raised(np.array([0.1, -6, 0.3, -7.5]))).tolist() == [0, 2]
+    assert not bias_shifts.raised(np.zeros(4)).any()
 
 
 def test_tuned_finds_the_fewest_errors():
@@ -164,12 +169,12 @@ def test_tuned_finds_the_fewest_errors():
     lowered = logits - np.float32([0, 0, 2.5, 0, 2.5, 0, 0, 0, 0, 0])
     classes = np.isin(np.arange(10), [2, 4])
     halves = [(lowered[:700], labels[:700]), (lowered[700:], labels[700:])]
-    found = bias.tuned(halves, classes)
+    found = bias_shifts.tuned(halves, classes)
     grid = [metrics.errors(lowered + shift * classes, labels) for shift in np.linspace(-1, 6, 7001)]
     assert found.errors == min(grid) < metrics.errors(lowered, labels)
     assert metrics.errors(lowered + found.shift * classes, labels) == found.errors
     perfect = np.float32(10 * np.eye(10)[labels])
-    assert bias.tuned([(perfect, labels)], classes) == bias.Tuned(0.0, 0)
+    assert bias_shifts.tuned([(perfect, labels)], classes) == bias_shifts.Tuned(0.0, 0)
 
 
 LACKED = 8
@@ -458,7 +463,7 @@ def test_logits_are_shifted_exactly(tmp_path, name, network, own):
     rows = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     classes = network.output_shape[-1]
     shifts = np.linspace(-3, 2, classes).astype(np.float32)
-    shifted = shifted_networks.load(tmp_path / "model.keras", shifts)
+    shifted = load_shifted(tmp_path / "model.keras", shifts)
     shifted.save(tmp_path / "shifted.keras")
     again = keras.saving.load_model(tmp_path / "shifted.keras")
     before, after = (np.float32(one(rows)) for one in (network, again))
@@ -475,7 +480,7 @@ def test_network_that_needs_code(tmp_path):
 
     keras.Sequential([keras.Input((3,)), Own(), keras.layers.Dense(2)]).save(tmp_path / "model.keras")
     with pytest.raises(KdistillError, match="can't be loaded as it needs code"):
-        shifted_networks.load(tmp_path / "model.keras", np.zeros(2))
+        load_shifted(tmp_path / "model.keras", np.zeros(2))
 
 
 def test_mixed_precision_student(run, place, digits):

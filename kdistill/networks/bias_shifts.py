@@ -27,7 +27,7 @@ NEAREST = 32  # classes within reach of a class while shifts are centered, about
 CENTERING = 300  # sweeps that center all shifts
 
 
-def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
+def target_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
     """How many of `rows` rows are of each class: whole numbers (classes,), rounded so that they add up.
 
     Args:
@@ -40,7 +40,7 @@ def whole_counts(frequencies: Floats, rows: int) -> NDArray[np.int64]:
     return counts
 
 
-def predicted(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
+def prediction_counts(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
     """How many rows have each class for their largest logit, once `shifts` (classes,) are added: (classes,)."""
     return np.bincount(_given(logits, shifts), minlength=logits.shape[1])
 
@@ -59,7 +59,7 @@ def matching_shifts(logits: Floats, wanted: Ints) -> NDArray[np.float64]:
 
     Args:
         logits: (rows, classes), finite.
-        wanted: (classes,) whole numbers that add up to the rows, as from `whole_counts`.
+        wanted: (classes,) whole numbers that add up to the rows, as from `target_counts`.
 
     Returns:
         (classes,), in logits. They are unique up to a constant, chosen so that their median is 0. All are 0 where
@@ -87,7 +87,7 @@ def _given(logits: Floats, shifts: Floats) -> NDArray[np.int64]:
 
 def _off(logits: Floats, shifts: Floats, wanted: Ints) -> int:
     """Return how far the counts are from those wanted, summed over classes."""
-    return int(np.abs(predicted(logits, shifts) - wanted).sum())
+    return int(np.abs(prediction_counts(logits, shifts) - wanted).sum())
 
 
 def _moved(logits: Floats, wanted: Ints) -> NDArray[np.float64]:
