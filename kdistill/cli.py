@@ -754,12 +754,6 @@ def correct_bias(
         typer.Option(metavar="DATA", help="Other inputs to count predictions on than the training rows'; no labels."),
     ] = CorrectBias.inputs,
     dataset: MovedDataset = CorrectBias.dataset,
-    oracle: Annotated[
-        bool,
-        typer.Option(
-            "--oracle", help="Also show the one offset that the test labels favour, as in the paper; it isn't written."
-        ),
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Shift a student's output biases until classes are predicted as often as they should be.
@@ -771,11 +765,10 @@ def correct_bias(
     settings = CorrectBias(student=student, name=name, frequencies=frequencies, inputs=inputs, dataset=dataset)
     reporter = Reporter(quiet=True) if as_json else session.reporter
     manifest = stage.run(session.workspace, settings, force=session.force, reporter=reporter)
-    tuned = stage.oracle(session.workspace, settings, manifest) if oracle else None
     if as_json:
-        print(json.dumps(stage.as_json(session.workspace.corrected(settings), manifest, tuned), indent=2))
+        print(json.dumps(stage.as_json(session.workspace.corrected(settings), manifest), indent=2))
     else:
-        stage.show(manifest, Reporter(), tuned)
+        stage.show(manifest, Reporter())
 
 
 @command

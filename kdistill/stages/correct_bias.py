@@ -5,7 +5,7 @@ should be.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,33 +211,7 @@ def _logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Rep
     return logits
 
 
-def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> dict[str, Any] | None:
-    """What the paper did: the one number, added to the biases of some classes, that leaves the fewest test errors.
-
-    Which classes: those above the widest gap between the correction's shifts, so that where one class was lacking it is
-    that one, and where all but two were, it is all others. Test labels choose the number, so it is for comparing alone,
-    and nothing is written.
-
-    Returns:
-        `classes` (their names), `shift`, `test_errors` and what this is, or None where no class is to be told apart.
-    """
-    student = workspace.student(settings.student)
-    classes = bias_shifts.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
-    if not classes.any():
-        return None
-    dataset = freshness.source(manifest.inputs["dataset"], settings.dataset, student).load()
-    network = _loaded(student, student.require(), dataset)
-    labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
-    said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))
-    tuned = bias_shifts.tuned(zip(said, labels, strict=True), classes)
-    names = [one["name"] for one, raised in zip(manifest.results["classes"], classes, strict=True) if raised]
-    return {"what": ORACLE, "classes": names, "shift": tuned.shift, "test_errors": tuned.errors}
-
-
-ORACLE = "test-tuned, for comparison with the paper only; not written"
-
-
-def show(manifest: Manifest, reporter: Reporter, tuned: dict[str, Any] | None = None) -> None:
+def show(manifest: Manifest, reporter: Reporter) -> None:
     """Print what was predicted how often, a class a row, and the errors before and after."""
     results, made_from = manifest.results, manifest.inputs["student"].name
     classes = results["classes"]
@@ -266,13 +240,9 @@ def show(manifest: Manifest, reporter: Reporter, tuned: dict[str, Any] | None = 
         f"test split, {results['test_rows']:,} rows: {results['student_test_errors']:,} errors before, "
         f"{results['test_errors']:,} after"
     )
-    if tuned:
-        reporter.say(
-            f"{tuned['shift']:+.3f} on {', '.join(tuned['classes'])}: {tuned['test_errors']:,} errors ({tuned['what']})"
-        )
 
 
-def as_json(artifact: Artifact, manifest: Manifest, tuned: dict[str, Any] | None = None) -> dict[str, object]:
+def as_json(artifact: Artifact, manifest: Manifest) -> dict[str, object]:
     """The same as a plain object."""
     results = manifest.results
     names = ("inputs", "classes", "test_rows", "student_test_errors", "test_errors")
@@ -282,5 +252,4 @@ def as_json(artifact: Artifact, manifest: Manifest, tuned: dict[str, Any] | None
         "path": str(artifact.path),
         "frequencies": manifest.settings["frequencies"],
         **{name: results[name] for name in names},
-        **({"oracle": tuned} if tuned else {}),
     }

@@ -152,7 +152,7 @@ QUICK = ["--model", "mlp-10", "--epochs", "1", "--batch-size", "64"]
 
 @pytest.mark.parametrize(
     "command",
-    [["evaluate"], ["export"], ["correct-bias"], ["correct-bias", "--oracle"], ["verify"], ["soften"]],
+    [["evaluate"], ["export"], ["correct-bias"], ["verify"], ["soften"]],
     ids=" ".join,
 )
 def test_moved_data(run, moved, command):
