@@ -10,11 +10,12 @@ import numpy as np
 
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
-from kdistill.networks import built_in, user_defined
+from kdistill.networks import user_defined
+from kdistill.networks.built_in import hidden_layers
 from kdistill.networks.layers import operations_in
 from kdistill.networks.sources import resolve_model
 from kdistill.networks.weights import load_weights
-from kdistill.settings import check_dropout, check_model
+from kdistill.settings import TrainTeacher, built_in, check_value, parse_dropout
 
 layers = keras.layers
 WITH_KERNEL = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -36,7 +37,7 @@ def build_network(
     """Build a network that outputs logits, with initial weights drawn from the role and the seed.
 
     Args:
-        model: the name of a built-in network (`built_in.BUILT_IN`) or of the user's own (`sources.ModelSource`).
+        model: the name of a built-in network (`settings.catalog.NETWORKS`) or of the user's own (`sources.ModelSource`).
         input_shape: the shape of a row.
         classes: the number of logits.
         role: `teacher` or `student`. It names the output layer, and gives a teacher and a student of the same seed
@@ -45,7 +46,7 @@ def build_network(
         precision: a Keras dtype policy. Built-in networks output float32 logits under any policy.
         input_dtype: the dtype of the dataset. The network takes int32 for integers other than uint8, else float32.
         weights: a file with the initial weights, or `new` to initialize the network of a `.keras` file afresh.
-        dropout: as in `settings.check_dropout`; for built-in networks only, after the input and each hidden dense layer.
+        dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
         max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
 
@@ -55,8 +56,8 @@ def build_network(
     Raises:
         KdistillError: if the network does not exist or does not fit the rows.
     """
-    source = resolve_model(check_model("model", model), weights)
-    is_built_in = built_in.find(model) is not None
+    source = resolve_model(check_value(TrainTeacher, "model", model), weights)
+    is_built_in = built_in(model) is not None
     if dropout and not is_built_in:
         raise UsageError(f"--dropout only applies to built-in networks; add keras.layers.Dropout to {model} instead")
 
@@ -67,7 +68,7 @@ def build_network(
         rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
         if not is_built_in:
             return user_defined.build(source, rows, classes, precision)
-        hidden = _with_dropout(built_in.hidden_layers(model, input_shape), *check_dropout(dropout or "0,0"))
+        hidden = _with_dropout(hidden_layers(model, input_shape), *parse_dropout(dropout or "0,0"))
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
         return keras.Sequential([rows, *hidden, logits], name=role)
 
@@ -102,9 +103,9 @@ def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
         return thread.submit(build_in_scope).result()
 
 
-def _with_dropout(hidden_layers: list[Any], input_rate: float, hidden_rate: float) -> list[Any]:
+def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float) -> list[Any]:
     result = [layers.Dropout(input_rate)] if input_rate else []
-    for layer in hidden_layers:
+    for layer in hidden:
         result.append(layer)
         if hidden_rate and isinstance(layer, layers.Dense):
             result.append(layers.Dropout(hidden_rate))

@@ -22,7 +22,7 @@ from kdistill.networks.build import build_network
 from kdistill.networks.layers import layer_table
 from kdistill.networks.loading import SAVED_MODEL, count_test_errors
 from kdistill.networks.sources import ModelSource
-from kdistill.settings import Training
+from kdistill.settings import Objective, Training
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.training import history
 from kdistill.training import loop as training
@@ -63,7 +63,7 @@ def make(
     dataset: Dataset,
     model: ModelSource,
     settings: Training,
-    objective: training.Objective,
+    objective: Objective,
     reporter: Reporter,
     lesson: TrainingRows | None = None,
     results: dict[str, Any] | None = None,
