@@ -5,7 +5,7 @@ should be.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from kdistill.console import Reporter
 from kdistill.data.keys import sortable
 from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
-from kdistill.networks import bias
+from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
 from kdistill.stages import announce, up_to_date
 from kdistill.stages.result import Result
@@ -92,9 +92,9 @@ def run(
     rows = _rows(dataset, pool, reporter)
     announce(artifact, reason, reporter)
 
-    from kdistill.networks import loading as networks
     from kdistill.networks import saved_models
-    from kdistill.networks import shifted as shifted_networks
+    from kdistill.networks.loading import SAVED_MODEL, count_test_errors
+    from kdistill.networks.shifted_network import load_shifted
 
     start = time.perf_counter()
     with artifact.writing() as staging:
@@ -104,14 +104,17 @@ def run(
             f"{settings.frequencies}"
         )
         logits = _logits(original, rows, dataset.classes, reporter)
-        wanted = bias.whole_counts(frequencies, len(logits))
-        shifts = bias.matching_shifts(logits, wanted).astype(np.float32)
-        network = shifted_networks.load(student.path / "model.keras", shifts)
+        wanted = bias_shifts.target_counts(frequencies, len(logits))
+        shifts = bias_shifts.matching_shifts(logits, wanted).astype(np.float32)
+        network = load_shifted(student.path / "model.keras", shifts)
         if problem := saved_models.save(network, staging.path):
             reporter.warn(problem)
-        saved = staging.path / networks.SAVED_MODEL
-        errors, tests = networks.test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
-        counts = bias.predicted(logits, np.zeros_like(shifts)), bias.predicted(logits, shifts)
+        saved = staging.path / SAVED_MODEL
+        errors, tests = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        counts = (
+            bias_shifts.prediction_counts(logits, np.zeros_like(shifts)),
+            bias_shifts.prediction_counts(logits, shifts),
+        )
         columns = (dataset.class_names, wanted.tolist(), *(count.tolist() for count in counts), shifts.tolist())
         results = {
             **trained.results,
@@ -196,9 +199,9 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
 
 
 def _loaded(student: Artifact, trained: Manifest, dataset: data.Dataset) -> SavedNetwork:
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
-    loaded, network = networks.load(student)
+    loaded, network = load_network(student)
     if loaded != trained:
         raise KdistillError(f"{student} was made anew just now: run this again")
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
@@ -219,33 +222,7 @@ def _logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Rep
     return logits
 
 
-def oracle(workspace: Workspace, settings: CorrectBias, manifest: Manifest) -> dict[str, Any] | None:
-    """What the paper did: the one number, added to the biases of some classes, that leaves the fewest test errors.
-
-    Which classes: those above the widest gap between the correction's shifts, so that where one class was lacking it is
-    that one, and where all but two were, it is all others. Test labels choose the number, so it is for comparing alone,
-    and nothing is written.
-
-    Returns:
-        `classes` (their names), `shift`, `test_errors` and what this is, or None where no class is to be told apart.
-    """
-    student = workspace.student(settings.student)
-    classes = bias.raised(np.array([one["shift"] for one in manifest.results["classes"]]))
-    if not classes.any():
-        return None
-    dataset = freshness.source(manifest.inputs["dataset"], settings.dataset, student).load()
-    network = _loaded(student, student.require(), dataset)
-    labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
-    said = (network.logits(block) for block in dataset.test.blocks(BLOCK_ROWS))
-    tuned = bias.tuned(zip(said, labels, strict=True), classes)
-    names = [one["name"] for one, raised in zip(manifest.results["classes"], classes, strict=True) if raised]
-    return {"what": ORACLE, "classes": names, "shift": tuned.shift, "test_errors": tuned.errors}
-
-
-ORACLE = "test-tuned, for comparison with the paper only; not written"
-
-
-def show(manifest: Manifest, reporter: Reporter, tuned: dict[str, Any] | None = None) -> None:
+def show(manifest: Manifest, reporter: Reporter) -> None:
     """Print what was predicted how often, a class a row, and the errors before and after."""
     results, made_from = manifest.results, manifest.inputs["student"].name
     classes = results["classes"]
@@ -274,13 +251,9 @@ def show(manifest: Manifest, reporter: Reporter, tuned: dict[str, Any] | None = 
         f"test split, {results['test_rows']:,} rows: {results['student_test_errors']:,} errors before, "
         f"{results['test_errors']:,} after"
     )
-    if tuned:
-        reporter.say(
-            f"{tuned['shift']:+.3f} on {', '.join(tuned['classes'])}: {tuned['test_errors']:,} errors ({tuned['what']})"
-        )
 
 
-def as_json(artifact: Artifact, manifest: Manifest, tuned: dict[str, Any] | None = None) -> dict[str, object]:
+def as_json(artifact: Artifact, manifest: Manifest) -> dict[str, object]:
     """The same as a plain object."""
     results = manifest.results
     names = ("inputs", "classes", "test_rows", "student_test_errors", "test_errors")
@@ -290,5 +263,4 @@ def as_json(artifact: Artifact, manifest: Manifest, tuned: dict[str, Any] | None
         "path": str(artifact.path),
         "frequencies": manifest.settings["frequencies"],
         **{name: results[name] for name in names},
-        **({"oracle": tuned} if tuned else {}),
     }

@@ -72,21 +72,21 @@ def run(
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
         return ExportResult(artifact, artifact.require())
 
-    exports.require(settings.format)
+    exports.require_packages(settings.format)
     dataset = source.load()
     announce(artifact, reason, reporter)
 
     from kdistill.backend import tf
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
     start = time.perf_counter()
     with artifact.writing() as staging, tf.device("/CPU:0"):  # where the other runtime computes too
-        loaded, original = networks.load(network)
+        loaded, original = load_network(network)
         if loaded != trained:
             raise KdistillError(f"{network} was made anew just now: run this again")
         original.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
         file = staging.path / f"model.{settings.format}"
-        calibration = exports.fed(_calibration_rows(dataset.train)) if settings.quantize == "int8" else None
+        calibration = exports.runtime_inputs(_calibration_rows(dataset.train)) if settings.quantize == "int8" else None
         reporter.say(
             f"writes {network} as {settings.format}, quantized: {settings.quantize}"
             + ("" if calibration is None else f", calibrated on {len(calibration)} training rows")
@@ -97,7 +97,7 @@ def run(
                 "shape": list(dataset.input_shape),
                 "dtype": original.input_dtype.name,
                 "data_dtype": dataset.input_dtype,
-                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scaled`
+                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scale_inputs`
             },
         }
         runtime = _convert(network, trained, file, settings, calibration, description)
@@ -142,7 +142,7 @@ def _convert(
         with tempfile.TemporaryDirectory(dir=file.parent) as aside, silent():
             place = Path(aside)
             if precision != "float32":
-                saved_model = exports.in_float32(network.path / "model.keras", precision, place)
+                saved_model = exports.save_in_float32(network.path / "model.keras", precision, place)
             made.write(saved_model, place / file.name, settings.quantize, calibration)
             text = json.dumps(description, ensure_ascii=False)
             file.write_bytes(made.describe((place / file.name).read_bytes(), text))
@@ -150,24 +150,26 @@ def _convert(
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a converter or a runtime raises
-        raise KdistillError(f"{network} can't be written as {settings.format}: {exports.reason(error)}") from error
+        raise KdistillError(f"{network} can't be written as {settings.format}: {exports.error_line(error)}") from error
 
 
 def _measure(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
     """Errors and speed of both on the test rows; `original_` is before what is the SavedModel's."""
-    blocks = [exports.fed(block) for block in dataset.test.blocks(BLOCK_ROWS)]
+    blocks = [exports.runtime_inputs(block) for block in dataset.test.blocks(BLOCK_ROWS)]
     said = np.concatenate([original.logits(block) for block in blocks])
     says = np.concatenate([runtime(block) for block in blocks])
-    before, after = exports.race([original.logits, runtime], blocks[0])
+    runtimes = [original.logits, runtime]
+    row_seconds = exports.seconds_per_call(runtimes, blocks[0][:1], calls=30)
+    batch_seconds = exports.seconds_per_call(runtimes, blocks[0], calls=1)
     return {
         "test_rows": len(says),
         "test_errors": metrics.errors(says, dataset.test.labels),
         "original_test_errors": metrics.errors(said, dataset.test.labels),
         "agreement": float(metrics.agreement(said, says).mean()),
-        "latency_ms": after.latency_ms,
-        "original_latency_ms": before.latency_ms,
-        "rows_per_second": after.rows_per_second,
-        "original_rows_per_second": before.rows_per_second,
+        "latency_ms": 1000 * row_seconds[1],
+        "original_latency_ms": 1000 * row_seconds[0],
+        "rows_per_second": len(blocks[0]) / batch_seconds[1],
+        "original_rows_per_second": len(blocks[0]) / batch_seconds[0],
         "batch_rows": len(blocks[0]),
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdistill.console import Reporter
-from kdistill.networks import sources
+from kdistill.networks.sources import resolve_model
 from kdistill.settings import Plot, Run, Soften
 from kdistill.stages import evaluate, plot, soften, train_student, train_teacher
 from kdistill.stages.evaluate import EvaluateResult
@@ -45,7 +45,7 @@ def run(
     """
     student = settings.student
     if student.model is not None:
-        sources.resolve(student.model)
+        resolve_model(student.model)
     plan: list[tuple[Callable[..., Result], Any]] = [
         (train_teacher.run, settings.teacher),
         (soften.run, Soften(temperature=settings.temperature)),
