@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.console import Reporter
 from kdistill.data.keys import fraction_rows, row_keys
 from kdistill.data.readers import (
     BLOCK_ROWS,
@@ -68,7 +67,7 @@ class Split:
         return len(self.labels)
 
     @property
-    def labelled(self) -> int:
+    def labeled_rows(self) -> int:
         """How many rows have a label."""
         return int((self.labels != NO_LABEL).sum())
 
@@ -90,7 +89,7 @@ class Split:
         keys.flags.writeable = False
         return keys
 
-    def chosen(self, mask: NDArray[np.bool_]) -> Split:
+    def select(self, mask: NDArray[np.bool_]) -> Split:
         """The rows that a mask (rows,) chooses."""
         return self if mask.all() else replace(self, inputs=Subset(self.inputs, mask), labels=self.labels[mask])
 
@@ -199,7 +198,7 @@ class Source:
         unusual = _unusual(classes, used, f"{self.place}: {contents.train.labels_name}")
         return Dataset(self.name, train, test, classes, tuple(names), preprocessing, (*contents.warnings, *unusual))
 
-    def transfer_set(self, dataset: Dataset) -> Split:
+    def load_transfer_set(self, dataset: Dataset) -> Split:
         """Open it as a transfer set for the task of a dataset: its training rows, `NO_LABEL` where it has no labels.
 
         What is done to the dataset's inputs is done to these, with the dataset's numbers.
@@ -254,7 +253,7 @@ class Source:
                 f"--test-fraction {fraction} sets {out.sum()} of the {rows} rows of {self.place} aside: it needs some "
                 "on either side"
             )
-        return whole.chosen(~out), replace(whole.chosen(out), name="test")
+        return whole.select(~out), replace(whole.select(out), name="test")
 
 
 def short_name(name: str) -> str:
@@ -281,7 +280,7 @@ def resolve(name: str, *, option: str | None = None, cache: Path | None = None) 
     return Source(options.named(place), reader(place, options, cache))
 
 
-def joined(splits: Sequence[Split]) -> Split:
+def concatenate(splits: Sequence[Split]) -> Split:
     """The rows of several splits, one after the other."""
     if len(splits) == 1:
         return splits[0]
@@ -290,13 +289,11 @@ def joined(splits: Sequence[Split]) -> Split:
     return Split(" + ".join(split.name for split in splits), inputs, labels, warnings)
 
 
-def selected(
+def selection_mask(
     rows: Split,
     selection: Selection,
     dataset: Dataset,
     keys: NDArray[np.uint8] | None = None,
-    *,
-    reporter: Reporter = Reporter(quiet=True),
 ) -> NDArray[np.bool_]:
     """Which rows a selection keeps, (rows,) bool: those of its classes, and the fraction of them.
 
@@ -305,7 +302,6 @@ def selected(
         selection: classes are meant by their names in the dataset, or else by their numbers.
         dataset: says which classes there are.
         keys: the rows' keys, where they are known already; only a fraction needs any.
-        reporter: hears how many rows and classes are kept, where not all are asked for.
 
     Raises:
         UsageError: if there is no such class.
@@ -315,22 +311,27 @@ def selected(
     for option, value in (("omit-class", selection.omit_class), ("only-classes", selection.only_classes)):
         if value is not None:
             numbers = [_class(one, option, dataset) for one in listed(value)]
-            if rows.labelled < len(rows):
+            if rows.labeled_rows < len(rows):
                 raise KdistillError(
-                    f"--{option} {value}: {len(rows) - rows.labelled:,} of the {len(rows):,} rows have no label, so that "
+                    f"--{option} {value}: {len(rows) - rows.labeled_rows:,} of the {len(rows):,} rows have no label, so that "
                     "nobody knows their classes: leave it out, or leave out the transfer set that they are of"
                 )
             keep = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and keep.any():
-        of_kept = rows.chosen(keep).keys() if keys is None else keys[keep]
+        of_kept = rows.select(keep).keys() if keys is None else keys[keep]
         keep[keep] = fraction_rows(of_kept, rows.labels[keep], selection.fraction, selection.seed)
     if not keep.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: it needs to leave some")
-    if str(selection):
-        all_of, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[keep]))
-        which = f", {kept} of {all_of} classes" if all_of else ""
-        reporter.say(f"{selection} keeps {int(keep.sum()):,} of {len(rows):,} rows{which}")
     return keep
+
+
+def describe_selection(rows: Split, selection: Selection, mask: NDArray[np.bool_]) -> str:
+    """Return a line that says how many rows and classes a selection keeps; empty if it keeps all rows."""
+    if not str(selection):
+        return ""
+    total, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[mask]))
+    classes = f", {kept} of {total} classes" if total else ""
+    return f"{selection} keeps {int(mask.sum()):,} of {len(rows):,} rows{classes}"
 
 
 def _class(name: str, option: str, dataset: Dataset) -> int:

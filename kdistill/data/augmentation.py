@@ -55,7 +55,7 @@ class Views:
         """How much of what is done to a row."""
         return dict(check_augment(self.augment))
 
-    def of_epoch(self, epoch: int) -> int:
+    def for_epoch(self, epoch: int) -> int:
         """The view that an epoch, counted from 1, sees."""
         return epoch if self.count is None else (epoch - 1) % self.count
 
@@ -104,7 +104,7 @@ class Views:
             found[:, 8 + knot] = steps["elastic"] * (2 * draw(6 + knot) - 1)
         return found
 
-    def seen(self, inputs: NDArray[Any], keys: NDArray[np.uint8], view: int) -> NDArray[Any]:
+    def render(self, inputs: NDArray[Any], keys: NDArray[np.uint8], view: int) -> NDArray[Any]:
         """Rows (rows, ...) as a network sees them in one view."""
         return np.asarray(self.apply(tf.constant(inputs), self.transforms(keys, view, inputs.shape[1:])))
 

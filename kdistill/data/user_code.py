@@ -18,7 +18,7 @@ from types import ModuleType
 from kdistill.errors import KdistillError
 
 
-def source(name: str, option: str) -> Path:
+def find_source(name: str, option: str) -> Path:
     """The source of the module in `module:function`; neither it nor its parents are imported.
 
     The current directory comes before the other places where Python looks.
@@ -52,7 +52,7 @@ def source(name: str, option: str) -> Path:
     return Path(spec.origin).absolute()
 
 
-def imported(module: str, file: Path) -> ModuleType:
+def import_file(module: str, file: Path) -> ModuleType:
     """A module, from its bytes as they are now: byte code is told from its source by whole seconds alone."""
     parent = module.rpartition(".")[0]
     if parent:
@@ -66,7 +66,7 @@ def imported(module: str, file: Path) -> ModuleType:
     return made
 
 
-def failed_at(error: BaseException, file: Path | None) -> str | None:
+def error_location(error: BaseException, file: Path | None) -> str | None:
     """The innermost place in the user's code that an error came from, `file:line`; None if it came from none."""
     libraries = (
         *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),

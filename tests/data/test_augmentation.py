@@ -28,7 +28,7 @@ def test_moved_by_whole_pixels(augment, padding, channels):
     down, right = moved(views.transforms(KEYS, 3, inputs.shape[1:]))
     padded = np.pad(inputs, [(0, 0), (2, 2), (2, 2), *[(0, 0)] * len(channels)], mode=padding)
     expected = [padded[i, 2 - y : 11 - y, 2 - x : 14 - x] for i, (y, x) in enumerate(zip(down, right, strict=True))]
-    np.testing.assert_array_equal(views.seen(inputs, KEYS, 3), np.stack(expected))
+    np.testing.assert_array_equal(views.render(inputs, KEYS, 3), np.stack(expected))
     places = np.bincount(5 * (down + 2) + right + 2, minlength=25)
     assert len(places) == 25
     assert ((places - 120) ** 2 / 120).sum() < 52  # chi-square of 24 degrees of freedom, p = 0.001
@@ -38,7 +38,7 @@ def test_flip():
     views = Views("flip", 0)
     mirrored = views.transforms(KEYS, 1, (9, 12))[:, 0] < 0
     assert 0.45 < mirrored.mean() < 0.55
-    seen = views.seen(PICTURES, KEYS, 1)
+    seen = views.render(PICTURES, KEYS, 1)
     np.testing.assert_array_equal(seen[mirrored], PICTURES[mirrored][:, :, ::-1])
     np.testing.assert_array_equal(seen[~mirrored], PICTURES[~mirrored])
 
@@ -50,7 +50,7 @@ def test_turned_and_scaled_about_the_middle():
     keys = KEYS[:400]
     views = Views("rotate:20,zoom:0.25", 1)
     transforms = views.transforms(keys, 1, (21, 21)).astype(np.float64)
-    seen = views.seen(inputs, keys, 1)
+    seen = views.render(inputs, keys, 1)
     y, x = np.mgrid[8:13, 8:13]
     a, b, c, d, e, f = (transforms[:, i, None, None] for i in range(6))
     np.testing.assert_allclose(seen[:, 8:13, 8:13], 2 * (a * x + b * y + c) + 3 * (d * x + e * y + f), rtol=1e-4)
@@ -96,34 +96,34 @@ def test_bent(mode):
         + padded[row, top + 1, left] * below * (1 - beside)
         + padded[row, top + 1, left + 1] * below * beside
     )
-    np.testing.assert_allclose(views.seen(inputs, keys, 1), expected, atol=0.02)
+    np.testing.assert_allclose(views.render(inputs, keys, 1), expected, atol=0.02)
     colours = np.stack([inputs, inputs / 2, inputs / 4], axis=-1)
-    np.testing.assert_allclose(views.seen(colours, keys, 1)[..., 1], expected / 2, atol=0.02)
+    np.testing.assert_allclose(views.render(colours, keys, 1)[..., 1], expected / 2, atol=0.02)
 
 
 @pytest.mark.parametrize("augment", ["shift:3", "flip,crop:1,rotate:30,zoom:0.2", "elastic:2,shift:1"])
 def test_pure_function_of_key_view_and_seed(augment):
     """The same in any order and company; another view or seed is another picture; view 0 is the row as it is."""
     views = Views(augment, 7, count=4)
-    seen = views.seen(PICTURES, KEYS, 2)
+    seen = views.render(PICTURES, KEYS, 2)
     some = DRAW.permutation(len(KEYS))[:100]
-    np.testing.assert_array_equal(views.seen(PICTURES[some], KEYS[some], 2), seen[some])
-    np.testing.assert_array_equal(views.seen(PICTURES, KEYS, 0), PICTURES)
-    for other in (views.seen(PICTURES, KEYS, 1), Views(augment, 8).seen(PICTURES, KEYS, 2)):
+    np.testing.assert_array_equal(views.render(PICTURES[some], KEYS[some], 2), seen[some])
+    np.testing.assert_array_equal(views.render(PICTURES, KEYS, 0), PICTURES)
+    for other in (views.render(PICTURES, KEYS, 1), Views(augment, 8).render(PICTURES, KEYS, 2)):
         assert (other != seen).any(axis=(1, 2)).mean() > 0.9
-    assert [views.of_epoch(epoch) for epoch in range(1, 6)] == [0, 1, 2, 3, 0]
-    assert [Views(augment, 7).of_epoch(epoch) for epoch in (1, 9)] == [1, 9]
+    assert [views.for_epoch(epoch) for epoch in range(1, 6)] == [0, 1, 2, 3, 0]
+    assert [Views(augment, 7).for_epoch(epoch) for epoch in (1, 9)] == [1, 9]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
 def test_types_are_kept(dtype):
     inputs = (PICTURES[:50] // 2).astype(dtype)
     for augment in ("shift:2", "rotate:10", "elastic:2"):
-        seen = Views(augment, 0).seen(inputs, KEYS[:50], 1)
+        seen = Views(augment, 0).render(inputs, KEYS[:50], 1)
         assert seen.dtype == inputs.dtype
         assert seen.shape == inputs.shape
-    expected = Views("shift:2", 0).seen(PICTURES[:50] // 2, KEYS[:50], 1)
-    np.testing.assert_array_equal(Views("shift:2", 0).seen(inputs, KEYS[:50], 1), expected.astype(dtype))
+    expected = Views("shift:2", 0).render(PICTURES[:50] // 2, KEYS[:50], 1)
+    np.testing.assert_array_equal(Views("shift:2", 0).render(inputs, KEYS[:50], 1), expected.astype(dtype))
 
 
 def test_rows_that_are_no_pictures():

@@ -422,7 +422,7 @@ def test_names_that_may_have_been_meant_are_said(digits):
         data.resolve("fashion-mnist", option="dataset")
     shirts = replace(digits, class_names=("T-shirt", *"bcdefghij"))
     with pytest.raises(UsageError, match=r"did you mean T-shirt\?"):
-        data.selected(shirts.train, Selection(omit_class="t-shirt"), shirts)
+        data.selection_mask(shirts.train, Selection(omit_class="t-shirt"), shirts)
 
 
 def test_no_network_says_where_the_file_goes(tmp_path, monkeypatch):

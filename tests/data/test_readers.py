@@ -164,8 +164,8 @@ def test_transfer_set_without_labels(tmp_path):
     x, y = small()
     dataset = load(save_h5(tmp_path, x_train=x, y_train=y, x_test=x, y_test=y))
     for path in (save_npy(tmp_path, x_train=x[:20]), save_h5(tmp_path, x_train=x[:20])):
-        split = data.resolve(str(path)).transfer_set(dataset)
-        assert (len(split), split.labelled) == (20, 0)
+        split = data.resolve(str(path)).load_transfer_set(dataset)
+        assert (len(split), split.labeled_rows) == (20, 0)
         check_rows(split.inputs, x[:20])
 
 
@@ -173,11 +173,11 @@ def test_transfer_set_maps_names_to_the_datasets_classes(tmp_path):
     x, y = small()
     names = np.array(["cat", "ant", "bee"])
     dataset = load(save_h5(tmp_path, x_train=x, y_train=names[y].tolist()), test_fraction="0.5")
-    split = data.resolve(str(save_h5(tmp_path, x_train=x, y_train=["cat", "bee"] * 30))).transfer_set(dataset)
+    split = data.resolve(str(save_h5(tmp_path, x_train=x, y_train=["cat", "bee"] * 30))).load_transfer_set(dataset)
     assert split.labels.tolist() == [2, 1] * 30
     path = save_h5(tmp_path, x_train=x, y_train=["cat", "dog"] * 30)
     with pytest.raises(KdistillError, match="holds 'dog', which is none of the classes ant, bee, cat"):
-        data.resolve(str(path)).transfer_set(dataset)
+        data.resolve(str(path)).load_transfer_set(dataset)
 
 
 def test_classes_do_not_depend_on_the_cut(tmp_path):
@@ -343,17 +343,17 @@ def test_unlabelled_images_as_transfer_set(tmp_path):
     (tmp_path / "more").mkdir()
     for number, side in enumerate((20, 30)):
         Image.fromarray(colours(side, side)).save(tmp_path / "more" / f"{number}.png")
-    split = data.resolve(str(tmp_path / "more")).transfer_set(dataset)
-    assert (split.inputs.shape, split.labelled) == ((2, 6, 4), 0)
-    split = data.resolve(str(save_images(tmp_path / "bees", x[:3], [2] * 3, NAMES))).transfer_set(dataset)
+    split = data.resolve(str(tmp_path / "more")).load_transfer_set(dataset)
+    assert (split.inputs.shape, split.labeled_rows) == ((2, 6, 4), 0)
+    split = data.resolve(str(save_images(tmp_path / "bees", x[:3], [2] * 3, NAMES))).load_transfer_set(dataset)
     assert [dataset.class_names[label] for label in split.labels] == ["bee"] * 3
     with pytest.raises(KdistillError, match="holds 'dog', which is none of the classes ant, bee, cat"):
-        data.resolve(str(save_images(tmp_path / "dogs", x[:3], [0] * 3, ["dog"]))).transfer_set(dataset)
+        data.resolve(str(save_images(tmp_path / "dogs", x[:3], [0] * 3, ["dog"]))).load_transfer_set(dataset)
     other = load(
         save_npy(tmp_path, x_train=np.zeros((9, 5, 5, 1), np.uint8), y_train=np.arange(9) % 2).parent,
         test_fraction="0.5",
     )
-    assert data.resolve(str(tmp_path / "more")).transfer_set(other).inputs.read().shape == (2, 5, 5, 1)
+    assert data.resolve(str(tmp_path / "more")).load_transfer_set(other).inputs.read().shape == (2, 5, 5, 1)
 
 
 def _photos(place):
@@ -546,7 +546,7 @@ def test_cache_knows_how_images_are_decoded(tmp_path, monkeypatch):
         rows = data.resolve(name, cache=cache).reader.contents().train.inputs.read()
         np.testing.assert_array_equal(rows, data.resolve(name).reader.contents().train.inputs.read())
         assert len(os.listdir(cache / "rows")) == number
-    data.resolve(str(photos), cache=cache).transfer_set(dataset).read()
+    data.resolve(str(photos), cache=cache).load_transfer_set(dataset).read()
     assert len(os.listdir(cache / "rows")) == 4
     monkeypatch.setattr("PIL.__version__", "0.0.1")
     data.resolve(str(photos), cache=cache).reader.contents().train.inputs.read()
@@ -734,7 +734,7 @@ def test_transfer_table_is_standardised_as_the_dataset(tmp_path):
         "same": [0.1, 7.0],
         "age": [50.0, 90.0],
     }
-    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).transfer_set(dataset)
+    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).load_transfer_set(dataset)
     standards = dataset.preprocessing["standardised"]
     expected = [
         [(50 - standards["age"][0]) / standards["age"][1], 0, (3 - standards["count"][0]) / standards["count"][1]]
@@ -742,10 +742,10 @@ def test_transfer_table_is_standardised_as_the_dataset(tmp_path):
     np.testing.assert_allclose(split.read()[:1], expected, rtol=1e-6)
     assert [dataset.class_names[label] for label in split.labels] == ["cat", "bee"]
     del more["label"]
-    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset).labelled == 0
+    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).load_transfer_set(dataset).labeled_rows == 0
     del more["age"]
     with pytest.raises(KdistillError, match=r"more\.csv has no column age: it has id, count, same"):
-        data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset)
+        data.resolve(str(save_table(tmp_path / "more.csv", more))).load_transfer_set(dataset)
 
 
 def test_transfer_table_of_another_label_column(tmp_path):
@@ -754,7 +754,7 @@ def test_transfer_table_of_another_label_column(tmp_path):
     columns["kind"] = columns.pop("label")
     path = save_table(tmp_path / "data.csv", columns)
     dataset = load(path, labels="kind", inputs="count,age", test_inputs=str(path))
-    split = data.resolve(str(path)).transfer_set(dataset)
+    split = data.resolve(str(path)).load_transfer_set(dataset)
     assert (split.labels == dataset.train.labels).all()
     np.testing.assert_array_equal(split.read(), dataset.train.read())
     assert list(dataset.preprocessing["standardised"]) == ["count", "age"]
@@ -1058,8 +1058,8 @@ def test_function_of_inputs_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = load(module(tmp_path, "return (x, y), (x, y)"))
     for body in ("return dataset().map(lambda a, b: a)", "return {'x_train': x}", "return x, None"):
-        split = data.resolve(module(tmp_path, body)).transfer_set(dataset)
-        assert (len(split), split.labelled) == (60, 0)
+        split = data.resolve(module(tmp_path, body)).load_transfer_set(dataset)
+        assert (len(split), split.labeled_rows) == (60, 0)
         check_rows(split.inputs, small()[0])
 
 

@@ -92,7 +92,7 @@ def test_classes_by_name_or_number(digits):
     named = dataclasses.replace(digits, class_names=("nil", "2", *"abcdefgh"))
 
     def classes(**selection):
-        return set(digits.train.labels[data.selected(digits.train, Selection(**selection), named)].tolist())
+        return set(digits.train.labels[data.selection_mask(digits.train, Selection(**selection), named)].tolist())
 
     assert classes(only_classes="nil, 9") == {0, 9}
     assert classes(only_classes="2") == {1}  # its name, though it is another's number
@@ -105,11 +105,11 @@ def test_classes_by_name_or_number(digits):
 
 def test_a_fraction_is_of_the_rows_that_the_classes_leave(digits):
     rows = digits.train
-    kept = data.selected(rows, Selection(only_classes="7,8", fraction=0.1), digits)
+    kept = data.selection_mask(rows, Selection(only_classes="7,8", fraction=0.1), digits)
     of_classes = np.isin(rows.labels, (7, 8))
     assert kept.sum() == round(0.1 * of_classes.sum())
     assert (kept <= of_classes).all()
-    assert (data.selected(rows, Selection(only_classes="7,8", fraction=0.1), digits, rows.keys()) == kept).all()
+    assert (data.selection_mask(rows, Selection(only_classes="7,8", fraction=0.1), digits, rows.keys()) == kept).all()
 
 
 def test_settings_of_old_manifests():
@@ -171,7 +171,7 @@ def test_student_of_some_rows_of_a_whole_file(run, workspace, digits):
 
 def lesson_of(run, monkeypatch, *command):
     """The examples of a student, as keys with labels, and whether a teacher comes with them."""
-    from kdistill.networks import loading as networks
+    from kdistill.training import artifact
 
     seen = []
 
@@ -180,7 +180,7 @@ def lesson_of(run, monkeypatch, *command):
         seen.append((sorted(zip(keys, lesson.rows.labels.tolist(), strict=True)), lesson.teacher is not None))
         raise KdistillError("seen")
 
-    monkeypatch.setattr(networks, "make", note)
+    monkeypatch.setattr(artifact, "make", note)
     assert "seen" in run("train-student", *command, "--name", "other").err
     return seen[0]
 
@@ -259,7 +259,7 @@ def test_logits_from_elsewhere_are_of_the_whole_transfer_set(run, workspace, dig
     outcome = run("soften", "--logits", "logits.npy", "--dataset", "digits", "--only-classes", "7", "--fraction", "0.5")
     assert outcome.code == 0, outcome.err
     assert "better than chance" not in outcome.err
-    kept = data.selected(digits.train, Selection(only_classes="7", fraction=0.5), digits)
+    kept = data.selection_mask(digits.train, Selection(only_classes="7", fraction=0.5), digits)
     soft = SoftTargets(workspace / "soft-targets/soft-targets.h5")
     np.testing.assert_array_equal(soft.logits(), logits[kept])
     np.save("logits.npy", logits[kept])

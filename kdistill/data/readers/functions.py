@@ -37,7 +37,7 @@ class Function(Reader):
         return module, function
 
     def _source(self) -> Path:
-        return user_code.source(self.place, "dataset")
+        return user_code.find_source(self.place, "dataset")
 
     def digest(self) -> str:
         return workspace.digest(self._source())
@@ -67,7 +67,7 @@ class Function(Reader):
         module, function = self._names
         source = self._source()
         with self._one_line(source), contextlib.redirect_stdout(sys.stderr):
-            called = vars(user_code.imported(module, source)).get(function)
+            called = vars(user_code.import_file(module, source)).get(function)
             if not callable(called):
                 raise KdistillError(f"{self.place}: {source} has no function {function}")
             return called()
@@ -80,7 +80,7 @@ class Function(Reader):
         except (KdistillError, MemoryError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code
-            place = user_code.failed_at(error, source) or source
+            place = user_code.error_location(error, source) or source
             raise KdistillError(f"{self.place} failed: {type(error).__name__}: {first_line(error)} ({place})") from None
 
     def _of_arrays(self, found: dict[Any, Any]) -> Contents:
