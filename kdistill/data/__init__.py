@@ -21,22 +21,17 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.data.keys import fraction_rows, row_keys
-from kdistill.data.readers import (
-    BLOCK_ROWS,
-    Concat,
+from kdistill.data.reader import (
     Part,
     Reader,
-    Rows,
-    Standardized,
-    Subset,
-    Task,
+    RowSpec,
+    as_text,
     check_file,
     check_labels,
-    matrix_fault,
-    nearest,
-    standards_of,
-    text,
+    did_you_mean,
+    explain_label_matrix,
 )
+from kdistill.data.rows import BLOCK_ROWS, Concat, Rows, Standardized, Subset, column_statistics
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import ReadOptions, Selection, listed
 
@@ -188,7 +183,7 @@ class Source:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
         preprocessing = dict(contents.preprocessing)
         if contents.columns:
-            standards = standards_of(train.inputs, contents.columns, self.place)
+            standards = column_statistics(train.inputs, contents.columns, self.place)
             preprocessing["standardised"] = standards
             train, test = (
                 replace(one, inputs=Standardized(one.inputs, standards, f"{self.place}: the {one.name} part"))
@@ -206,7 +201,7 @@ class Source:
         Raises:
             KdistillError: if its rows are of another shape, type or task than the dataset's.
         """
-        contents = self.reader.suited(Task(dataset.input_shape, dataset.preprocessing)).contents()
+        contents = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing)).contents()
         names = dataset.class_names if contents.by_name else None
         if contents.class_names and not contents.by_name and tuple(contents.class_names) != dataset.class_names:
             raise KdistillError(
@@ -343,7 +338,7 @@ def _class(name: str, option: str, dataset: Dataset) -> int:
     known = ", ".join(dataset.class_names[:10]) + ", ..." * (dataset.classes > 10)
     raise UsageError(
         f"--{option} {name}: {dataset.name} has no such class; it has {known}, or by number 0 to {dataset.classes - 1}"
-        f"{nearest(name, dataset.class_names)}"
+        f"{did_you_mean(name, dataset.class_names)}"
     )
 
 
@@ -364,7 +359,7 @@ def _format(place: str, option: str | None, file_format: str | None) -> tuple[st
     if not place or not path.exists():
         raise KdistillError(
             f"--{option} {place}: there is no such file, and the names are {', '.join(NAMES)}, tfds:NAME and "
-            f"package.module:function{nearest(place, NAMES)}"
+            f"package.module:function{did_you_mean(place, NAMES)}"
         )
     if path.is_dir():
         return str(path), _reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
@@ -442,7 +437,7 @@ def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.i
 def _named(values: NDArray[Any]) -> list[str]:
     """The classes that distinct labels name; floats that are all whole numbers do so without a decimal point."""
     whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
-    return [text(int(value) if whole else value) for value in values]
+    return [as_text(int(value) if whole else value) for value in values]
 
 
 def _check_classes(part: Part, where: str, *, table: bool) -> None:
@@ -485,7 +480,9 @@ def _labels(labels: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
     """Class numbers (rows,) as int64, checked."""
     check_labels(labels.shape, labels.dtype, rows, where)
     if labels.size != rows:
-        raise KdistillError(f"{where} has shape {labels.shape}: {matrix_fault(labels, 'labels.argmax(axis=1)')}")
+        raise KdistillError(
+            f"{where} has shape {labels.shape}: {explain_label_matrix(labels, 'labels.argmax(axis=1)')}"
+        )
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")

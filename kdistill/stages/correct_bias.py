@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.data.keys import sortable
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias
 from kdistill.settings import CorrectBias

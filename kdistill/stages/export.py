@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdistill import data
 from kdistill.console import Reporter, silent
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill import data, soft_targets
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import Plot

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdistill import data, teachers
 from kdistill.console import Reporter
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdistill import workspace
 from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.data.keys import positions, row_keys
-from kdistill.data.readers import Array, Rows, Subset, text
+from kdistill.data.reader import as_text
+from kdistill.data.rows import ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import NAME, Soften
@@ -368,7 +369,7 @@ def _check_labels(
     given = labels.reshape(-1)[places]
     counted = expected != NO_LABEL
     if given.dtype.kind in "SUO":
-        given = np.array([text(label) for label in given])
+        given = np.array([as_text(label) for label in given])
         known: NDArray[Any] = np.array(dataset.class_names)[expected]
     else:
         known = expected
@@ -387,7 +388,7 @@ def _check_labels(
 def _ordered(rows: Rows, places: NDArray[np.int64], where: str) -> Rows:
     """Some rows of a file in a given order; in memory, unless that is the file's own order."""
     if (np.diff(places) <= 0).any():
-        return Array(rows.read()[places], where)
+        return ArrayRows(rows.read()[places], where)
     mask = np.zeros(len(rows), bool)
     mask[places] = True
     return rows if mask.all() else Subset(rows, mask)

@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from kdistill import data
 from kdistill.data.keys import row_keys, validation_rows
-from kdistill.data.readers import Array
 from kdistill.data.readers.builtin import _enlarge
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Selection
 
@@ -64,10 +64,10 @@ def test_keys_follow_content(inputs):
 def test_keys_of_a_split_are_made_once(digits):
     read = []
 
-    class Counted(Array):
-        def part(self, start, stop):
+    class Counted(ArrayRows):
+        def read_range(self, start, stop):
             read.append(start)
-            return super().part(start, stop)
+            return super().read_range(start, stop)
 
     split = data.Split("train", Counted(digits.test.read(), "here"), digits.test.labels)
     np.testing.assert_array_equal(split.keys(), row_keys(digits.test.read()))

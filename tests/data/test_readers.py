@@ -47,7 +47,7 @@ def check_rows(rows, expected):
         np.testing.assert_array_equal(np.concatenate(list(rows.blocks(size))), expected)
     np.testing.assert_array_equal(rows.read(), expected)
     if rows.seekable:
-        np.testing.assert_array_equal(rows.part(3, 9), expected[3:9])
+        np.testing.assert_array_equal(rows.read_range(3, 9), expected[3:9])
         np.testing.assert_array_equal(rows.take(np.array([2, 3, 8])), expected[[2, 3, 8]])
 
 

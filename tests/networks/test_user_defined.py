@@ -18,7 +18,7 @@ from helpers import Stops, write_npz
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks import built_in as models
 from kdistill.networks import saved_models
@@ -263,8 +263,8 @@ def train(place, network, inputs, labels, how, reporter=None):
     identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
     return training.train(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        Examples(Array(inputs, "some"), labels),
-        Examples(Array(inputs[:20], "some"), labels[:20]),
+        Examples(ArrayRows(inputs, "some"), labels),
+        Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
         held_out_name="test",
         objective=training.Objective(),
         settings=how,

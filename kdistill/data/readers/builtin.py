@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.readers import Array, Contents, Reader, check_file
+from kdistill.data.reader import Contents, Reader, check_file
 from kdistill.data.readers.npz import Npz
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, first_line
 
 DIGITS = Path(__file__).parent / "digits" / "digits.npz"
@@ -33,7 +34,8 @@ class Digits(Reader):
         small = Npz(str(DIGITS)).contents()
         assert small.test is not None
         train, test = (
-            replace(part, inputs=Array(_enlarge(part.inputs.read()), "digits")) for part in (small.train, small.test)
+            replace(part, inputs=ArrayRows(_enlarge(part.inputs.read()), "digits"))
+            for part in (small.train, small.test)
         )
         return replace(small, train=train, test=test)
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.data import user_code
-from kdistill.data.readers import Array, Contents, Part, Reader, streams, text, texts
+from kdistill.data.reader import Contents, Part, Reader, as_text, as_texts
+from kdistill.data.readers import streams
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, first_line
 
 RETURNS = (
@@ -90,12 +92,12 @@ class Function(Reader):
 
         def part(split: str) -> Part:
             x, y = f"x_{split}", f"y_{split}"
-            return Part(Array(arrays[x], f"{self.place}: {x}"), arrays.get(y), x, y)
+            return Part(ArrayRows(arrays[x], f"{self.place}: {x}"), arrays.get(y), x, y)
 
         return Contents(
             train=part("train"),
             test=part("test") if "x_test" in arrays else None,
-            class_names=[text(name) for name in arrays.get("class_names", np.empty(0)).reshape(-1)],
+            class_names=[as_text(name) for name in arrays.get("class_names", np.empty(0)).reshape(-1)],
         )
 
     def _array(self, name: str, values: Any) -> NDArray[Any]:
@@ -107,7 +109,7 @@ class Function(Reader):
         if not array.dtype.hasobject:
             return array
         if all(isinstance(value, str) for value in array.reshape(-1)):
-            return texts(array.reshape(-1), f"{self.place}: {name}").reshape(array.shape)
+            return as_texts(array.reshape(-1), f"{self.place}: {name}").reshape(array.shape)
         kinds = sorted({type(value).__name__ for value in array.reshape(-1)[:1000]})
         raise KdistillError(f"{self.place}: {name} is of type object ({', '.join(kinds)}): it needs numbers, or texts")
 

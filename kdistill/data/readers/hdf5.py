@@ -13,20 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.readers import (
+from kdistill.data.reader import (
     MOST_READ,
     Contents,
     Part,
     Reader,
-    Rows,
+    as_text,
+    as_texts,
     check_labels,
     check_names,
-    checked,
-    native,
-    nearest,
-    text,
-    texts,
+    did_you_mean,
 )
+from kdistill.data.rows import Rows, check_values, native
 from kdistill.errors import KdistillError, first_line
 
 CHUNK_CACHE = 64 << 20  # HDF5's own is too small to hold a row of chunks, which then are decompressed again and again
@@ -82,7 +80,7 @@ class Hdf5(Reader):
         found = self._open(file, name)
         where = f"{self.place}: {name}"
         check_names(found.shape, found.dtype, where)
-        return [text(value) for value in self._values(found, where).reshape(-1)]
+        return [as_text(value) for value in self._values(found, where).reshape(-1)]
 
     def _values(self, dataset: h5py.Dataset, where: str) -> NDArray[Any]:
         """All of a dataset; texts as objects, (values,).
@@ -93,10 +91,10 @@ class Hdf5(Reader):
         if not h5py.check_string_dtype(dataset.dtype):
             return np.asarray(dataset[()])
         if not dataset.shape:
-            return texts([dataset.asstr()[()]], where)
+            return as_texts([dataset.asstr()[()]], where)
         step = max(LEAST_TEXTS, MOST_READ // max(1, self.path.stat().st_size))
         blocks = (dataset.asstr()[start : start + step] for start in range(0, len(dataset), step))
-        return np.concatenate([np.empty(0, object), *(texts(block.reshape(-1), where) for block in blocks)])
+        return np.concatenate([np.empty(0, object), *(as_texts(block.reshape(-1), where) for block in blocks)])
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
         """A dataset that lies in the file as it says."""
@@ -108,7 +106,7 @@ class Hdf5(Reader):
                 some = ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "nothing"
                 raise KdistillError(
                     f"{self.place} has no {name}: it holds {some}; --inputs NAME and --labels NAME say which are meant"
-                    f"{nearest(name, names)}"
+                    f"{did_you_mean(name, names)}"
                 )
             if not isinstance(link, h5py.HardLink):
                 raise KdistillError(
@@ -136,13 +134,13 @@ class Hdf5Rows(Rows):
         self._dataset, self._where = dataset, where
         self.shape, self.dtype = tuple(dataset.shape), native(dataset.dtype)
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
         with _readable(self._where):
             block = np.asarray(self._dataset[start:stop])
-        return checked(block, start, self._where)
+        return check_values(block, start, self._where)
 
     def read(self) -> NDArray[Any]:
-        return self.part(0, len(self))
+        return self.read_range(0, len(self))
 
 
 def _names(file: h5py.File) -> list[str]:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data import row_cache
-from kdistill.data.readers import BLOCK_ROWS, Array, Contents, Part, Reader, Rows, Subset, Task
+from kdistill.data.reader import Contents, Part, Reader, RowSpec
+from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError, first_line
 from kdistill.settings import MAX_PIXELS, image_size
 
@@ -66,7 +67,7 @@ class Images(Reader):
     takes = ("image-size", "max-pixels", "test-fraction")
     limits = ("max-pixels",)
 
-    def suited(self, task: Task) -> Images:
+    def matching(self, task: RowSpec) -> Images:
         is_image = len(task.shape) == 2 or (len(task.shape) == 3 and task.shape[2] in (1, 3))
         return replace(self, row=task.shape) if is_image else self
 
@@ -148,7 +149,7 @@ class Images(Reader):
         cache, key = self.cache / "rows", self._key(digest)
         kept = row_cache.read(cache, key)
         if kept is not None:
-            return Array(kept, self.place)
+            return ArrayRows(kept, self.place)
         rows = ImageRows(files, self._row(files), self._max_pixels)
         return KeptRows(rows, lambda: row_cache.write(cache, key, rows.shape, self._unchanged(rows, digest)))
 
@@ -198,7 +199,7 @@ class ImageRows(Rows):
         self.files, self._max_pixels = files, max_pixels
         self.shape, self.dtype = (len(files), *row), np.dtype(np.uint8)
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
         return self._decoded(self.files[start:stop])
 
     def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
@@ -234,10 +235,10 @@ class KeptRows(Rows):
     @functools.cached_property
     def _kept(self) -> Rows:
         kept = self._keep()
-        return self._rows if kept is None else Array(kept, "the cache")
+        return self._rows if kept is None else ArrayRows(kept, "the cache")
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
-        return self._kept.part(start, stop)
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
+        return self._kept.read_range(start, stop)
 
     def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
         return self._kept.take(places)

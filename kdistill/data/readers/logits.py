@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdistill.data.readers import Array, Rows
 from kdistill.data.readers.hdf5 import Hdf5, dataset_names
 from kdistill.data.readers.npy import mapped
 from kdistill.data.readers.npz import member
+from kdistill.data.rows import ArrayRows, Rows
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 
@@ -62,7 +62,7 @@ def _arrays(path: Path) -> Mapping[str, Rows]:
     """The logits, and those of the optional arrays that the file has, by name."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return {"logits": Array(mapped(str(path)), str(path))}
+        return {"logits": ArrayRows(mapped(str(path)), str(path))}
     if suffix == ".npz":
         try:
             with zipfile.ZipFile(path) as archive:

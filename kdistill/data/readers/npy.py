@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.readers import Array, Contents, Part, Reader, check_file, check_labels, check_names, text
+from kdistill.data.reader import Contents, Part, Reader, as_text, check_file, check_labels, check_names
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, UsageError, first_line
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
@@ -74,7 +75,7 @@ def _digest(files: dict[str, str]) -> str:
 
 def _part(inputs: str, labels: str | None, missing: str) -> Part:
     """`missing` is what the message calls labels that there are none of."""
-    rows, name = Array(mapped(inputs), inputs), Path(inputs).name
+    rows, name = ArrayRows(mapped(inputs), inputs), Path(inputs).name
     if labels is None:
         return Part(rows, None, name, missing)
     found = mapped(labels)
@@ -85,7 +86,7 @@ def _part(inputs: str, labels: str | None, missing: str) -> Part:
 def _class_names(file: str) -> list[str]:
     names = mapped(file)
     check_names(names.shape, names.dtype, file)
-    return [text(name) for name in names.reshape(-1)]
+    return [as_text(name) for name in names.reshape(-1)]
 
 
 def mapped(file: str) -> NDArray[Any]:

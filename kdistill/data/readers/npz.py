@@ -13,19 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.readers import (
-    Contents,
-    Part,
-    Reader,
-    Rows,
-    check_labels,
-    check_names,
-    checked,
-    native,
-    nearest,
-    text,
-)
+from kdistill.data.reader import Contents, Part, Reader, as_text, check_labels, check_names, did_you_mean
 from kdistill.data.readers.npy import header
+from kdistill.data.rows import Rows, check_values, native
 from kdistill.errors import KdistillError, first_line
 
 
@@ -44,13 +34,13 @@ class Npz(Reader):
             if "x_train" not in names:
                 raise KdistillError(
                     f"{self.path} has no x_train: a dataset holds x_train, y_train, x_test and y_test, and this "
-                    f"file holds {', '.join(sorted(names)) or 'nothing'}{nearest('x_train', names)}"
+                    f"file holds {', '.join(sorted(names)) or 'nothing'}{did_you_mean('x_train', names)}"
                 )
             class_names: list[str] = []
             if "class_names" in names:
                 found = member(archive, self.path, "class_names")
                 check_names(found.shape, found.dtype, f"{self.path}: class_names")
-                class_names = [text(name) for name in found.values().reshape(-1)]
+                class_names = [as_text(name) for name in found.values().reshape(-1)]
             return Contents(
                 train=self._part(archive, names, "train"),
                 test=self._part(archive, names, "test") if "x_test" in names else None,
@@ -61,7 +51,7 @@ class Npz(Reader):
         x, y = f"x_{split}", f"y_{split}"
         inputs = member(archive, self.path, x)
         if y not in names:
-            return Part(inputs, None, x, f"{y}{nearest(y, names)}")
+            return Part(inputs, None, x, f"{y}{did_you_mean(y, names)}")
         labels = member(archive, self.path, y)
         check_labels(labels.shape, labels.dtype, len(inputs), f"{self.path}: {y}")
         return Part(inputs, labels.values(), x, y)
@@ -85,13 +75,13 @@ class NpzMember(Rows):
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
         raise NotImplementedError
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
         for block in self._blocks(rows):
-            yield checked(block, start, f"{self.path}: {self.name}")
+            yield check_values(block, start, f"{self.path}: {self.name}")
             start += len(block)
 
     def _blocks(self, rows: int) -> Iterator[NDArray[Any]]:

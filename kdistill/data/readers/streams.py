@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.readers import BLOCK_ROWS, Part, Rows, checked, matrix_fault, native, texts
+from kdistill.data.reader import Part, as_texts, explain_label_matrix
+from kdistill.data.rows import BLOCK_ROWS, Rows, check_values, native
 from kdistill.errors import KdistillError
 
 
@@ -41,7 +42,7 @@ def part(dataset: Any, where: str, name: str) -> Part:
         fix = "batched rows are separated by .unbatch()"
         if pair[1].shape.is_fully_defined():
             first = [labels for _, labels in _passes(dataset.take(BLOCK_ROWS), BLOCK_ROWS, where) if labels is not None]
-            fix = matrix_fault(first[0], "tf.argmax(label)") if first else "it has no rows"
+            fix = explain_label_matrix(first[0], "tf.argmax(label)") if first else "it has no rows"
         raise KdistillError(f"{where} gives labels of shape {pair[1].shape}, and a label is one number: {fix}")
     return _first_pass(dataset, labelled=len(pair) == 2, where=where, name=name)
 
@@ -75,7 +76,7 @@ class StreamRows(Rows):
         self._dataset, self._sums, self._where = dataset, sums, where
         self.shape, self.dtype = shape, dtype
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
         raise NotImplementedError
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
@@ -86,7 +87,7 @@ class StreamRows(Rows):
                 raise self._changed(f"more than the {len(self):,} rows")
             if (differs := _sums(inputs, labels) != expected).any():
                 raise self._changed(f"another row {start + int(np.argmax(differs))} than that")
-            yield checked(inputs, start, self._where)
+            yield check_values(inputs, start, self._where)
             start += len(inputs)
         if start < len(self):
             raise self._changed(f"{start:,} rows instead of the {len(self):,}")
@@ -104,7 +105,7 @@ def _passes(dataset: Any, rows: int, where: str) -> Iterator[tuple[NDArray[Any],
         for block in dataset.batch(rows).prefetch(1).as_numpy_iterator():
             inputs, *labels = block if isinstance(block, tuple) else (block,)
             if labels and labels[0].dtype.hasobject:  # TensorFlow's texts
-                labels = [texts(labels[0].reshape(-1), f"labels in {where}")]
+                labels = [as_texts(labels[0].reshape(-1), f"labels in {where}")]
             yield inputs, labels[0] if labels else None
 
 

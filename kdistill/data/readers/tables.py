@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.readers import Contents, Part, Reader, TableRows, Task, nearest, texts
+from kdistill.data.reader import Contents, Part, Reader, RowSpec, as_texts, did_you_mean
+from kdistill.data.rows import TableRows
 from kdistill.errors import KdistillError, first_line
 
 LABEL = "label"
@@ -48,7 +49,7 @@ class Table(Reader):
     takes = ("inputs", "labels", "test-inputs", "test-fraction", "data-format")
     files = ("test-inputs",)
 
-    def suited(self, task: Task) -> Table:
+    def matching(self, task: RowSpec) -> Table:
         table = task.preprocessing.get("table")
         return replace(self, columns=tuple(table["inputs"]), labels=table["labels"]) if table else self
 
@@ -106,7 +107,7 @@ def _part(file: TableFile, inputs: Sequence[str], labels: str | None) -> Part:
     if lacking := [name for name in wanted if name not in there]:
         raise KdistillError(
             f"{path} has no column {lacking[0]}: it has {', '.join(there[:10])}{', ...' * (len(there) > 10)}"
-            f"{nearest(lacking[0], there)}"
+            f"{did_you_mean(lacking[0], there)}"
         )
     with _pandas(path) as pandas, warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # what it would leave out
@@ -116,7 +117,7 @@ def _part(file: TableFile, inputs: Sequence[str], labels: str | None) -> Part:
             hint = "leave it out of --inputs" if labels else f"say that it is the label, --labels {name}"
             values[:, place] = _numbers(pandas, frame[name], f"{path}: column {name}", hint)
         found = _labels(frame[labels], f"{path}: column {labels}") if labels else None
-    missing = f"column {LABEL}, and no --labels COLUMN was given{nearest(LABEL, there)}"
+    missing = f"column {LABEL}, and no --labels COLUMN was given{did_you_mean(LABEL, there)}"
     return Part(
         inputs=TableRows(values, str(path)),
         labels=found,
@@ -220,7 +221,7 @@ def _labels(column: Any, where: str) -> NDArray[Any]:
     """A column of labels (rows,): whole numbers, other numbers, or texts."""
     _check_missing(column, where)
     if column.dtype.kind not in "iuf":
-        return texts(column, where)
+        return as_texts(column, where)
     numbers = column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64)
     if bad := int(np.count_nonzero(~np.isfinite(numbers))):
         raise KdistillError(f"{where} holds {_count(bad, 'infinite value')}, the first in row {_first(numbers)}")

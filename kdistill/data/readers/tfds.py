@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.console import silent_stdout
-from kdistill.data.readers import Contents, Reader, streams
+from kdistill.data.reader import Contents, Reader
+from kdistill.data.readers import streams
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import image_size
 
