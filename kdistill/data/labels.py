@@ -56,7 +56,7 @@ def class_numbers(part: Part, place: str, class_names: Sequence[str] | None) -> 
 
 
 def category_names(labels: NDArray[Any]) -> list[str]:
-    """Return the names of the distinct labels in ascending order; whole numbers have no decimal point."""
+    """Return the names of the distinct labels in ascending order; whole numbers are written without a decimal point."""
     values = np.unique(labels)
     whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
     return [as_text(int(value) if whole else value) for value in values]

@@ -37,8 +37,8 @@ def selection_mask(
             numbers = [_class_number(name, option, dataset) for name in listed(value)]
             if unlabeled := len(rows) - rows.labeled_rows:
                 raise KdistillError(
-                    f"--{option} {value}: {unlabeled:,} of the {len(rows):,} rows have no label: omit --{option}, or "
-                    "the transfer set without labels"
+                    f"--{option} {value}: {unlabeled:,} of the {len(rows):,} rows are unlabeled: omit --{option}, or the "
+                    "unlabeled transfer set"
                 )
             mask = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and mask.any():
@@ -61,7 +61,7 @@ def describe_selection(rows: Split, selection: Selection, mask: NDArray[np.bool_
 def fraction_mask(keys: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Return which rows a fraction keeps: in each class, the rows with the lowest hash of row key and seed.
 
-    The order of the rows has no influence, and the rows of a class at a smaller fraction are among those at a larger
+    The order of the rows does not matter. The rows of a class at a smaller fraction are among those at a larger
     one, except for rounding. The hash is independent of the one in `validation_rows`.
 
     Args:
@@ -104,6 +104,6 @@ def _class_number(name: str, option: str, dataset: Dataset) -> int:
         return int(name)
     names = ", ".join(dataset.class_names[:10]) + ", ..." * (dataset.classes > 10)
     raise UsageError(
-        f"--{option} {name}: {dataset.name} has no such class (expected {names}, or a number from 0 to "
+        f"--{option} {name}: not a class of {dataset.name} (expected {names}, or a number from 0 to "
         f"{dataset.classes - 1}){did_you_mean(name, dataset.class_names)}"
     )

@@ -37,7 +37,7 @@ def test_keys_depend_on_shape_and_type():
 
 
 def test_documented_digest():
-    """A key is what the documentation says: BLAKE2b-128 of the row, salted with BLAKE2b-128 of type and shape."""
+    """A key is the documented digest: BLAKE2b-128 of the row, salted with BLAKE2b-128 of type and shape."""
     row = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     salt = hashlib.blake2b(b"|u1(2, 3)", digest_size=16).digest()
     expected = hashlib.blake2b(bytes(range(6)), digest_size=16, salt=salt).digest()

@@ -1,4 +1,4 @@
-"""Selecting rows by class and by fraction, alone and in the stages."""
+"""Selecting rows by class and by fraction, as a function and in the stages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_exact_counts(counts, fraction, expected):
 
 
 def test_fraction_depends_only_on_rows_and_seed():
-    """The order of rows and the rows of other classes have no influence; another seed keeps other rows."""
+    """The order of rows and the rows of other classes do not matter; another seed keeps other rows."""
     keys, labels = random_rows([300, 200, 100])
     kept = fraction_mask(keys, labels, 0.1, 7)
     order = np.random.default_rng(1).permutation(len(keys))

@@ -413,8 +413,8 @@ AT = {name: line_of(f"def {name}(") for name in ("no_model", "one_argument", "tw
 MISTAKES = [
     ("nosuch:f", "there is no module 'nosuch'"),
     ("nets.nosuch:f", "there is no module 'nets.nosuch'"),
-    ("nets.py:dense", "a module goes without .py: --model nets:dense"),
-    ("sys:exit", "no module with Python source"),
+    ("nets.py:dense", "--model nets:dense"),
+    ("sys:exit", "'sys'"),
     ("broken:f", "broken.py:2: ModuleNotFoundError: No module named 'nosuch' (on importing broken"),
     ("broken.syntax:f", "syntax.py:1: SyntaxError: "),
     ("nets:nosuch", "nets.py: there is no nosuch here"),
