@@ -222,7 +222,7 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
         raise KdistillError(f"dataset {place} no longer exists: put it back")
     if not place or not path.exists():
         raise KdistillError(
-            f"--{option} {place}: no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
+            f"--{option} {place}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
             f"package.module:function){did_you_mean(place, NAMED_DATASETS)}"
         )
     if path.is_dir():
