@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.data.keys import uniform
 from kdistill.errors import KdistillError
-from kdistill.settings import check_augment
+from kdistill.settings import parse_augment
 
 INTERPOLATED = {"rotate", "zoom", "elastic"}  # steps that read between pixels
 KNOTS = 5  # elastic distortion is defined by random offsets on a grid of KNOTS x KNOTS points, edge to edge
@@ -29,7 +29,7 @@ IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0)
 class Views:
     """Augmented views of rows. Networks see them in place of the rows.
 
-    The steps of `augment`, as in `settings.check_augment`:
+    The steps of `augment`, as in `settings.parse_augment`:
 
     - `shift:N`: translation by up to N whole pixels along each axis, uniformly distributed; the border is black.
     - `crop:N`: the same, but the border is the mirrored image.
@@ -52,7 +52,7 @@ class Views:
     @cached_property
     def steps(self) -> Mapping[str, float]:
         """The amount of each step, by its name."""
-        return dict(check_augment(self.augment))
+        return dict(parse_augment(self.augment))
 
     def for_epoch(self, epoch: int) -> int:
         """Return the number of the view that an epoch sees; epochs count from 1."""

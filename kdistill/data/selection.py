@@ -10,7 +10,7 @@ from kdistill.data.keys import hash_keys, sortable
 from kdistill.data.labels import NO_LABEL
 from kdistill.data.reader import did_you_mean
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import Selection, listed
+from kdistill.settings import Selection, split_list
 
 
 def selection_mask(
@@ -34,7 +34,7 @@ def selection_mask(
     mask = np.ones(len(rows), bool)
     for option, value in (("omit-class", selection.omit_class), ("only-classes", selection.only_classes)):
         if value is not None:
-            numbers = [_class_number(name, option, dataset) for name in listed(value)]
+            numbers = [_class_number(name, option, dataset) for name in split_list(value)]
             if unlabeled := len(rows) - rows.labeled_rows:
                 raise KdistillError(
                     f"--{option} {value}: {unlabeled:,} of the {len(rows):,} rows are unlabeled: omit --{option}, or the "
@@ -43,7 +43,7 @@ def selection_mask(
             mask = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and mask.any():
         kept_keys = rows.select(mask).keys() if keys is None else keys[mask]
-        mask[mask] = fraction_mask(kept_keys, rows.labels[mask], selection.fraction, selection.seed)
+        mask[mask] = fraction_mask(kept_keys, rows.labels[mask], selection.fraction, selection.rows_seed)
     if not mask.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: select at least one")
     return mask
