@@ -26,7 +26,7 @@ from kdistill.data.reader import (
     Part,
     Reader,
     RowSpec,
-    as_text,
+    as_string,
     check_file,
     check_labels,
     did_you_mean,
@@ -436,7 +436,7 @@ def _of_categories(part: Part, place: str, names: Sequence[str]) -> NDArray[np.i
 def _named(values: NDArray[Any]) -> list[str]:
     """The classes that distinct labels name; floats that are all whole numbers do so without a decimal point."""
     whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
-    return [as_text(int(value) if whole else value) for value in values]
+    return [as_string(int(value) if whole else value) for value in values]
 
 
 def _check_classes(part: Part, where: str, *, table: bool) -> None:

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from kdistill import data
 from kdistill.data.keys import row_keys, validation_rows
-from kdistill.data.readers.builtin import _enlarge
+from kdistill.data.readers.builtin import enlarge
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Selection
@@ -44,7 +44,7 @@ def test_enlarging_is_bilinear():
     centres = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
     tall = np.array([[np.interp(centres, range(8), column) for column in image.T] for image in small]).swapaxes(1, 2)
     wide = np.array([[np.interp(centres, range(8), row) for row in image] for image in tall])
-    np.testing.assert_allclose(_enlarge(small), wide * 255 / 16, atol=0.51)
+    np.testing.assert_allclose(enlarge(small), wide * 255 / 16, atol=0.51)
 
 
 @given(BLOCKS)
@@ -337,7 +337,7 @@ def test_claims_are_checked_before_anything_is_read(tmp_path, digits, monkeypatc
     """Labels and names that no dataset has are refused by their headers alone."""
     make, _ = BAD[case]
     make(tmp_path / "bad.npz", digits)
-    monkeypatch.setattr("kdistill.data.readers.npz.NpzMember.values", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("kdistill.data.readers.npz.NpzRows.read_unchecked", lambda _: pytest.fail("read"))
     with pytest.raises(KdistillError):
         data.resolve(str(tmp_path / "bad.npz")).load()
 
