@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import workspace
-from kdistill.data.rows import Rows
+from kdistill.data.rows import Rows, StoredArray
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 
 DEFAULT_READ_OPTIONS = ReadOptions()
-ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")  # the default names, as in Keras's mnist.npz
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")  # as in Keras's mnist.npz
 MAX_NAME_LENGTH = 1000  # characters of a class name
 MAX_LABEL_BYTES = 64 << 20  # of class names, and of a label matrix, which is only read to explain what is wrong with it
 
@@ -146,6 +146,33 @@ def files_digest(files: Mapping[str, str]) -> str:
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
+def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], str] = str) -> Contents:
+    """Return the contents of data that consists of arrays with the roles `ARRAY_NAMES`.
+
+    Args:
+        arrays: the arrays that exist, by role. Their headers are checked before labels and names are read.
+        missing: returns what messages call the missing labels with the role "y_train" or "y_test".
+
+    Raises:
+        KdistillError: if labels or class names have a wrong shape or type.
+    """
+
+    def part(split: str) -> Part:
+        inputs, labels = arrays[f"x_{split}"], arrays.get(f"y_{split}")
+        if labels is None:
+            return Part(inputs, None, inputs.name, missing(f"y_{split}"))
+        check_labels(labels.shape, labels.dtype, len(inputs), labels.where)
+        return Part(inputs, labels.read_unchecked(), inputs.name, labels.name)
+
+    class_names: list[str] = []
+    if names := arrays.get("class_names"):
+        _check_length(names.dtype, names.where)
+        if names.nbytes > MAX_LABEL_BYTES:
+            raise KdistillError(f"{names.where} has shape {names.shape} of {names.dtype} (expected one name per class)")
+        class_names = [as_string(name) for name in names.read_unchecked().reshape(-1)]
+    return Contents(part("train"), part("test") if "x_test" in arrays else None, class_names)
+
+
 def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where: str) -> None:
     """Check the header of an array of labels before reading it: a small file may claim to hold many.
 
@@ -160,17 +187,6 @@ def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where:
     _check_length(dtype, where)
     if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES):
         raise KdistillError(f"{where} has shape {shape} (expected one class per row, ({rows},))")
-
-
-def check_class_names(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
-    """Check the header of an array of class names before reading it.
-
-    Raises:
-        KdistillError: if names are longer than `MAX_NAME_LENGTH`, or if there are too many.
-    """
-    _check_length(dtype, where)
-    if math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES:
-        raise KdistillError(f"{where} has shape {shape} of {dtype} (expected one name per class)")
 
 
 def _check_length(dtype: np.dtype[Any], where: str) -> None:

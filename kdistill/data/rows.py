@@ -25,7 +25,7 @@ class Rows(ABC):
     seekable: bool = True
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.shape[0] if self.shape else 0
 
     @property
     def nbytes(self) -> int:
@@ -55,17 +55,25 @@ class Rows(ABC):
         return result
 
 
-class ArrayRows(Rows):
+class StoredArray(Rows):
+    """The rows of one array of a dataset. `where` is what messages call it, `name` the same without the file."""
+
+    where: str
+    name: str
+
+    @abstractmethod
+    def read_unchecked(self) -> NDArray[Any]:
+        """Return all values as they are, for labels and names, which networks do not see; strings as objects."""
+
+
+class ArrayRows(StoredArray):
     """Rows of an array that is in memory or memory-mapped.
 
-    Args:
-        values: the array.
-        where: what messages call the array.
-        check: whether `check_values` checks what is read. Values that will be standardized may have any size.
+    Values that will be standardized may have any size: `check` is false for them.
     """
 
-    def __init__(self, values: NDArray[Any], where: str, *, check: bool = True) -> None:
-        self.values, self.where, self._check = values, where, check
+    def __init__(self, values: NDArray[Any], where: str, name: str = "inputs", *, check: bool = True) -> None:
+        self.values, self.where, self.name, self._check = values, where, name, check
         self.shape, self.dtype = values.shape, native_dtype(values.dtype)
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
@@ -74,6 +82,9 @@ class ArrayRows(Rows):
 
     def read(self) -> NDArray[Any]:
         return self.read_range(0, len(self))
+
+    def read_unchecked(self) -> NDArray[Any]:
+        return np.array(self.values)
 
 
 class Subset(Rows):

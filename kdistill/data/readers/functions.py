@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill import workspace
 from kdistill.data import user_code
-from kdistill.data.reader import Contents, Part, Reader, as_string, as_strings
+from kdistill.data.reader import Contents, Reader, array_contents, as_strings
 from kdistill.data.readers import streams
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, first_line, one_line_errors
@@ -72,16 +72,7 @@ class Function(Reader):
         if values.get("x_train") is None:
             raise KdistillError(f"{self.place} returned {_describe(values)} without x_train ({EXPECTED})")
         arrays = {str(name): self._array(str(name), array) for name, array in values.items() if array is not None}
-
-        def part(split: str) -> Part:
-            x, y = f"x_{split}", f"y_{split}"
-            return Part(ArrayRows(arrays[x], f"{self.place}: {x}"), arrays.get(y), x, y)
-
-        return Contents(
-            train=part("train"),
-            test=part("test") if "x_test" in arrays else None,
-            class_names=[as_string(name) for name in arrays.get("class_names", np.empty(0)).reshape(-1)],
-        )
+        return array_contents({name: ArrayRows(array, f"{self.place}: {name}", name) for name, array in arrays.items()})
 
     def _array(self, name: str, value: Any) -> NDArray[Any]:
         with one_line_errors(f"{self.place}: can't convert {name} to an array"):

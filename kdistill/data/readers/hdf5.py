@@ -12,17 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data.reader import (
+    ARRAY_NAMES,
     MAX_LABEL_BYTES,
     Contents,
-    Part,
     Reader,
-    as_string,
+    array_contents,
     as_strings,
-    check_class_names,
-    check_labels,
     did_you_mean,
 )
-from kdistill.data.rows import Rows, check_values, native_dtype
+from kdistill.data.rows import StoredArray, check_values, native_dtype
 from kdistill.errors import KdistillError, one_line_errors
 
 CHUNK_CACHE_BYTES = 64 << 20  # HDF5's default is too small for a row of chunks, which it would decompress repeatedly
@@ -44,47 +42,18 @@ class Hdf5(Reader):
                     f"{self.place} is a soft-target file of kdistill, which has no inputs: pass the data that it was made "
                     "from to --dataset"
                 )
-            options = self.options
+            names = self._names(file)
+            arrays = {role: Hdf5Rows(self._open(file, name), self.path, name) for role, name in names.items()}
+            return array_contents(arrays, lambda role: "labels (--labels NAME)" if role == "y_train" else "test labels")
 
-            def default(name: str) -> str | None:
-                return name if options.inputs is None and _exists(file, name) else None
-
-            test_inputs, test_labels = (
-                options.test_inputs or default("x_test"),
-                options.test_labels or default("y_test"),
-            )
-            return Contents(
-                train=self._part(file, options.inputs or "x_train", options.labels or default("y_train")),
-                test=self._part(file, test_inputs, test_labels) if test_inputs else None,
-                class_names=self._class_names(file) if _exists(file, "class_names") else (),
-            )
-
-    def _part(self, file: h5py.File, inputs_name: str, labels_name: str | None) -> Part:
-        inputs = Hdf5Rows(self._open(file, inputs_name), f"{self.place}: {inputs_name}")
-        if labels_name is None:
-            return Part(inputs, None, inputs_name, "labels (--labels NAME)")
-        labels, where = self._open(file, labels_name), f"{self.place}: {labels_name}"
-        check_labels(labels.shape, labels.dtype, inputs.shape[0] if inputs.shape else 0, where)
-        return Part(inputs, self._read(labels, where), inputs_name, labels_name)
-
-    def _class_names(self, file: h5py.File) -> list[str]:
-        names, where = self._open(file, "class_names"), f"{self.place}: class_names"
-        check_class_names(names.shape, names.dtype, where)
-        return [as_string(value) for value in self._read(names, where).reshape(-1)]
-
-    def _read(self, dataset: h5py.Dataset, where: str) -> NDArray[Any]:
-        """Return all values of a dataset; strings as objects (values,).
-
-        Variable-length strings can all point to the same bytes, so that a small file claims to hold many long ones. The
-        smaller the file, the larger the blocks that may be read before the lengths of their strings are checked.
-        """
-        if not h5py.check_string_dtype(dataset.dtype):
-            return np.asarray(dataset[()])
-        if not dataset.shape:
-            return as_strings([dataset.asstr()[()]], where)
-        step = max(MIN_STRINGS_PER_BLOCK, MAX_LABEL_BYTES // max(1, self.path.stat().st_size))
-        blocks = (dataset.asstr()[start : start + step] for start in range(0, len(dataset), step))
-        return np.concatenate([np.empty(0, object), *(as_strings(block.reshape(-1), where) for block in blocks)])
+    def _names(self, file: h5py.File) -> dict[str, str]:
+        """Return the names of the datasets by role: from the options, or the roles themselves if they exist."""
+        options = self.options
+        named = (options.inputs, options.labels, options.test_inputs, options.test_labels, None)
+        default = ARRAY_NAMES if options.inputs is None else ("class_names",)
+        existing = {role: role for role in default if file.get(role, getlink=True) is not None}
+        given = {role: name for role, name in zip(ARRAY_NAMES, named, strict=True) if name}
+        return {"x_train": "x_train", **existing, **given}
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
         """Return a dataset after checking that the file itself holds all the values that the header claims."""
@@ -114,24 +83,36 @@ class Hdf5(Reader):
         return node
 
 
-class Hdf5Rows(Rows):
+class Hdf5Rows(StoredArray):
     """Rows of an HDF5 dataset, whose file stays open."""
 
-    def __init__(self, dataset: h5py.Dataset, where: str) -> None:
-        self._dataset, self._where = dataset, where
+    def __init__(self, dataset: h5py.Dataset, path: Path, name: str) -> None:
+        self._dataset, self._path = dataset, path
+        self.name, self.where = name, f"{path}: {name}"
         self.shape, self.dtype = tuple(dataset.shape), native_dtype(dataset.dtype)
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        with _readable(self._where):
+        with _readable(self.where):
             block = np.asarray(self._dataset[start:stop])
-        return check_values(block, start, self._where)
+        return check_values(block, start, self.where)
 
     def read(self) -> NDArray[Any]:
         return self.read_range(0, len(self))
 
+    def read_unchecked(self) -> NDArray[Any]:
+        """Return all values; strings as objects (values,).
 
-def _exists(file: h5py.File, name: str) -> bool:
-    return file.get(name, getlink=True) is not None
+        Variable-length strings can all point to the same bytes, so that a small file claims to hold many long ones. The
+        larger the file, the smaller the blocks that are read before the lengths of their strings are checked.
+        """
+        if not h5py.check_string_dtype(self.dtype):
+            return np.asarray(self._dataset[()])
+        strings = self._dataset.asstr()
+        if not self.shape:
+            return as_strings([strings[()]], self.where)
+        step = max(MIN_STRINGS_PER_BLOCK, MAX_LABEL_BYTES // max(1, self._path.stat().st_size))
+        blocks = (strings[start : start + step] for start in range(0, len(self), step))
+        return np.concatenate([np.empty(0, object), *(as_strings(block.reshape(-1), self.where) for block in blocks)])
 
 
 def _describe_names(file: h5py.File, missing: str) -> str:

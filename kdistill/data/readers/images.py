@@ -22,7 +22,7 @@ from kdistill.data.readers.image_decoding import decode, decoder_versions, read_
 from kdistill.data.readers.image_folders import list_parts
 from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError, one_line_errors
-from kdistill.settings import MAX_PIXELS, image_size
+from kdistill.settings import MAX_PIXELS, parse_image_size
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Images(Reader):
 
     @property
     def _max_pixels(self) -> int:
-        return int(self.options.max_pixels or MAX_PIXELS)
+        return self.options.max_pixels or MAX_PIXELS
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         """Return the images as rows. With a cache, they are read from it, or decoded into it when they are first read."""
@@ -118,7 +118,7 @@ class Images(Reader):
         if self.row_shape:
             channels = self.row_shape[2:]
         if self.options.image_size:
-            return (*image_size(self.options.image_size), *channels)
+            return (*parse_image_size(self.options.image_size), *channels)
         if self.row_shape:
             return self.row_shape
         size = headers[0][0]

@@ -3,88 +3,68 @@
 from __future__ import annotations
 
 import tokenize
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.reader import (
-    ARRAY_NAMES,
-    Contents,
-    Part,
-    Reader,
-    as_string,
-    check_class_names,
-    check_file,
-    check_labels,
-    files_digest,
-)
+from kdistill.data.reader import ARRAY_NAMES, Contents, Reader, array_contents, check_file, files_digest
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, UsageError, one_line_errors
 
 
-class Npy(Reader):
+class NpyFiles(Reader):
+    """Arrays that are files, whose paths `files_by_role` returns."""
+
+    missing: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def files_by_role(self) -> dict[str, str]: ...
+
+    def digest(self) -> str:
+        return files_digest(self.files_by_role())
+
+    def contents(self) -> Contents:
+        files = self.files_by_role()
+        arrays = {role: ArrayRows(mapped_array(file), file, Path(file).name) for role, file in files.items()}
+        return array_contents(arrays, self.missing.__getitem__)
+
+
+class Npy(NpyFiles):
     """A file of inputs, and other files of labels and of test rows."""
 
     format = "an .npy of inputs"
     takes = ("labels", "test-inputs", "test-labels", "test-fraction", "data-format")
     files = ("labels", "test-inputs", "test-labels")
+    missing: ClassVar = {"y_train": "labels: --labels FILE.npy", "y_test": "test labels: --test-labels FILE.npy"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.options.test_labels and not self.options.test_inputs:
             raise UsageError("--test-labels needs --test-inputs FILE.npy")
 
-    def contents(self) -> Contents:
+    def files_by_role(self) -> dict[str, str]:
         options = self.options
-        return Contents(
-            train=_part(self.place, options.labels, "labels: --labels FILE.npy"),
-            test=_part(options.test_inputs, options.test_labels, "test labels: --test-labels FILE.npy")
-            if options.test_inputs
-            else None,
-        )
+        paths = (self.place, options.labels, options.test_inputs, options.test_labels)
+        return {role: path for role, path in zip(ARRAY_NAMES, paths, strict=False) if path}
 
 
-class NpyFolder(Reader):
+class NpyFolder(NpyFiles):
     """A directory of `x_train.npy`, `y_train.npy`, and maybe `x_test.npy`, `y_test.npy` and `class_names.npy`."""
 
     format = "a directory of x_train.npy and y_train.npy"
     takes = ("test-fraction",)
+    missing: ClassVar = {"y_train": "y_train.npy", "y_test": "y_test.npy"}
 
-    def _files(self) -> dict[str, str]:
-        """Return the paths of the arrays that exist, by name."""
-        paths = {name: self.path / f"{name}.npy" for name in ARRAY_NAMES}
-        files = {name: str(path) for name, path in paths.items() if path.exists()}
+    def files_by_role(self) -> dict[str, str]:
+        paths = {role: self.path / f"{role}.npy" for role in ARRAY_NAMES}
+        files = {role: str(path) for role, path in paths.items() if path.exists()}
         for file in files.values():
             check_file("dataset", file)
         return files
-
-    def digest(self) -> str:
-        return files_digest(self._files())
-
-    def contents(self) -> Contents:
-        files = self._files()
-        class_names: list[str] = []
-        if file := files.get("class_names"):
-            names = mapped_array(file)
-            check_class_names(names.shape, names.dtype, file)
-            class_names = [as_string(name) for name in names.reshape(-1)]
-        return Contents(
-            train=_part(files["x_train"], files.get("y_train"), "y_train.npy"),
-            test=_part(files["x_test"], files.get("y_test"), "y_test.npy") if "x_test" in files else None,
-            class_names=class_names,
-        )
-
-
-def _part(inputs_file: str, labels_file: str | None, missing: str) -> Part:
-    """Open inputs and read labels. `missing` is what an error calls labels that are not there."""
-    inputs = ArrayRows(mapped_array(inputs_file), inputs_file)
-    if labels_file is None:
-        return Part(inputs, None, Path(inputs_file).name, missing)
-    labels = mapped_array(labels_file)
-    check_labels(labels.shape, labels.dtype, inputs.shape[0] if inputs.shape else 0, labels_file)
-    return Part(inputs, np.array(labels), Path(inputs_file).name, Path(labels_file).name)
 
 
 def mapped_array(file: str) -> NDArray[Any]:
@@ -101,7 +81,9 @@ def mapped_array(file: str) -> NDArray[Any]:
         if dtype.hasobject:
             raise KdistillError(f"{path} has type {dtype}, which needs pickle: save plain numbers instead")
         if start + dtype.itemsize * int(np.prod(shape, dtype=object)) != path.stat().st_size:
-            raise KdistillError(f"{path} is damaged: its header claims {shape} of {dtype}, which is not its size")
+            raise KdistillError(
+                f"{path} is damaged: its header claims {shape} of {dtype}, which does not match its size"
+            )
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 

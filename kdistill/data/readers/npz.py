@@ -12,9 +12,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.reader import Contents, Part, Reader, as_string, check_class_names, check_labels, did_you_mean
+from kdistill.data.reader import ARRAY_NAMES, Contents, Reader, array_contents, did_you_mean
 from kdistill.data.readers.npy import read_header
-from kdistill.data.rows import Rows, check_values, native_dtype
+from kdistill.data.rows import StoredArray, check_values, native_dtype
 from kdistill.errors import KdistillError, one_line_errors
 
 BEST_COMPRESSION = 1100  # deflate reaches 1032
@@ -34,29 +34,12 @@ class Npz(Reader):
                     f"{self.path} has no array x_train, only {', '.join(names) or 'an empty archive'} (expected x_train, "
                     f"y_train, x_test and y_test){did_you_mean('x_train', names)}"
                 )
-            class_names: list[str] = []
-            if "class_names" in names:
-                array = open_array(archive, self.path, "class_names")
-                check_class_names(array.shape, array.dtype, f"{self.path}: class_names")
-                class_names = [as_string(name) for name in array.read_unchecked().reshape(-1)]
-            return Contents(
-                train=self._part(archive, names, "train"),
-                test=self._part(archive, names, "test") if "x_test" in names else None,
-                class_names=class_names,
-            )
-
-    def _part(self, archive: zipfile.ZipFile, names: list[str], split: str) -> Part:
-        x, y = f"x_{split}", f"y_{split}"
-        inputs = open_array(archive, self.path, x)
-        if y not in names:
-            return Part(inputs, None, x, f"{y}{did_you_mean(y, names)}")
-        labels = open_array(archive, self.path, y)
-        check_labels(labels.shape, labels.dtype, len(inputs), f"{self.path}: {y}")
-        return Part(inputs, labels.read_unchecked(), x, y)
+            arrays = {name: open_array(archive, self.path, name) for name in ARRAY_NAMES if name in names}
+            return array_contents(arrays, lambda name: name + did_you_mean(name, names))
 
 
 @dataclass(frozen=True)
-class NpzRows(Rows):
+class NpzRows(StoredArray):
     """One array of an `.npz` file, which is read in blocks.
 
     `dtype` is in native byte order, `stored_dtype` in that of the file.
@@ -64,14 +47,12 @@ class NpzRows(Rows):
 
     path: Path
     name: str
+    where: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     stored_dtype: np.dtype[Any]
     fortran_order: bool
     seekable = False
-
-    def __len__(self) -> int:
-        return self.shape[0] if self.shape else 0
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
         raise NotImplementedError
@@ -79,14 +60,13 @@ class NpzRows(Rows):
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
         for block in self._unchecked_blocks(rows):
-            yield check_values(block, start, f"{self.path}: {self.name}")
+            yield check_values(block, start, self.where)
             start += len(block)
 
     def read(self) -> NDArray[Any]:
-        return check_values(self.read_unchecked(), 0, f"{self.path}: {self.name}")
+        return check_values(self.read_unchecked(), 0, self.where)
 
     def read_unchecked(self) -> NDArray[Any]:
-        """Return the whole array as it is, for labels and names, which networks do not see."""
         if self.fortran_order or not len(self):
             return self._load()
         return next(self._unchecked_blocks(len(self)))
@@ -135,8 +115,10 @@ def open_array(archive: zipfile.ZipFile, path: Path, name: str) -> NpzRows:
         raise KdistillError(f"{path}: {name} has type {dtype}, which needs pickle: save plain numbers instead")
     size = start + dtype.itemsize * int(np.prod(shape, dtype=object))
     if size != info.file_size or size > BEST_COMPRESSION * max(info.compress_size, 1):
-        raise KdistillError(f"{path}: {name} is damaged: its header claims {shape} of {dtype}, which is not its size")
-    return NpzRows(path, name, shape, native_dtype(dtype), dtype, fortran_order and len(shape) > 1)
+        raise KdistillError(
+            f"{path}: {name} is damaged: its header claims {shape} of {dtype}, which does not match its size"
+        )
+    return NpzRows(path, name, f"{path}: {name}", shape, native_dtype(dtype), dtype, fortran_order and len(shape) > 1)
 
 
 def readable(path: Path, name: str | None = None) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from kdistill.console import silent_stdout
 from kdistill.data.reader import Contents, Reader
 from kdistill.data.readers import streams
 from kdistill.errors import KdistillError, UsageError, one_line_errors
-from kdistill.settings import image_size
+from kdistill.settings import parse_image_size
 
 NAME = re.compile(r"tfds:(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 INFO_FILE = "dataset_info.json"
@@ -65,7 +65,9 @@ class Tfds(Reader):
             train,
             test,
             class_names=getattr(info.features[info.supervised_keys[1]], "names", None) or (),
-            preprocessing={"images": dict(zip(("height", "width"), image_size(size), strict=True))} if size else {},
+            preprocessing={"images": dict(zip(("height", "width"), parse_image_size(size), strict=True))}
+            if size
+            else {},
         )
 
     def _resized(self, dataset: Any) -> Any:
@@ -74,7 +76,7 @@ class Tfds(Reader):
             return dataset
         from kdistill.backend import tf
 
-        size = image_size(self.options.image_size)
+        size = parse_image_size(self.options.image_size)
         spec = dataset.element_spec[0]
         if getattr(spec, "dtype", None) != tf.uint8 or spec.shape.rank != 3:
             raise KdistillError(
