@@ -110,7 +110,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 
     with (
         one_line_errors(f"{path} can't be read as an image", fix="replace or remove it"),
-        _PILLOW_LIMIT.lifted(),
+        _without_pillow_limit(),
         path.open(
             "rb"
         ) as stream,  # given a name, Pillow 13.0.0 maps an uncompressed TIFF, and rotating it scrambles it
@@ -128,31 +128,20 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         yield image
 
 
-class _PillowLimit:
-    """Pillow's own limit on pixels, one number per process, above which it warns and then fails.
-
-    It is lifted only while images are read here, with `max_pixels` as their limit.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self.readers = threading.Lock(), 0
-        self._limit: int | None = None
-
-    @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
-        from PIL import Image
-
-        with self._lock:
-            if not self.readers:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self.readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.readers -= 1
-                if not self.readers:
-                    Image.MAX_IMAGE_PIXELS = self._limit
+_LOCK = threading.Lock()
+_LIMITS: list[int | None] = []  # Pillow's limit as each image that is being read found it; only the first is not None
 
 
-_PILLOW_LIMIT = _PillowLimit()
+@contextlib.contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's own limit on pixels, one number per process, while images are read with `max_pixels` as the limit."""
+    from PIL import Image
+
+    with _LOCK:
+        _LIMITS.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _LOCK:
+            Image.MAX_IMAGE_PIXELS = _LIMITS.pop()
