@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.reader import Part, as_text, check_labels, explain_label_matrix
+from kdistill.data.reader import Part, as_string, check_labels, explain_label_matrix
 from kdistill.errors import KdistillError
 
 NO_LABEL = -1  # the label of a row without one
@@ -59,7 +59,7 @@ def category_names(labels: NDArray[Any]) -> list[str]:
     """Return the names of the distinct labels in ascending order; whole numbers are written without a decimal point."""
     values = np.unique(labels)
     whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
-    return [as_text(int(value) if whole else value) for value in values]
+    return [as_string(int(value) if whole else value) for value in values]
 
 
 def _number_names(labels: NDArray[Any], class_names: Sequence[str], where: str) -> NDArray[np.int64]:

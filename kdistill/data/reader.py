@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,23 +14,27 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.rows import Rows
+from kdistill import workspace
+from kdistill.data.rows import Rows, StoredArray
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 
 DEFAULT_READ_OPTIONS = ReadOptions()
-LAYOUT = ("x_train", "y_train", "x_test", "y_test", "class_names")  # what arrays are called, unless options name others
-MOST_TEXT = 1000  # characters of a class's name
-MOST_READ = 64 << 20  # bytes of class names, and of a matrix of labels, which is read only to say what is wrong with it
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")  # as in Keras's mnist.npz
+MAX_NAME_LENGTH = 1000  # characters of a class name
+MAX_LABEL_BYTES = 64 << 20  # of class names, and of a label matrix, which is only read to explain what is wrong with it
 
 
 @dataclass(frozen=True)
 class Part:
-    """Inputs, and their labels as they were found: one a row, numbers or texts; None where there are none.
+    """The inputs and labels of the training rows or the test rows.
 
-    Texts are arrays of fixed width or, from `texts`, of objects.
-
-    `name` and `labels_name` are what the two are called where they come from.
+    Args:
+        inputs: (rows, ...).
+        labels: (rows,) numbers or strings as the data has them; strings have a fixed width or are objects (`as_strings`).
+            None if the data has no labels.
+        name: what messages call the inputs.
+        labels_name: what messages call the labels.
     """
 
     inputs: Rows
@@ -40,12 +45,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader found. `test` is None where the data has no test part; `class_names` is empty where it has none.
+    """What a reader found in the data.
 
-    With `categories`, as where they are texts, labels are any values, of which each is a class; otherwise they are
-    class numbers from 0. `columns` names the values in a row, where these are a table's: each column has a scale of
-    its own, and is to be standardised. `preprocessing` is what else has to be done to an input before the network
-    sees it, as JSON can say it. `warnings` are lines for the user about data that is read all the same.
+    Args:
+        train: the training rows.
+        test: the test rows, or None if the data has no test part.
+        class_names: empty if the data does not name its classes.
+        categories: whether labels may be any values, each of which is a class. Strings always may; other labels are
+            class numbers from 0.
+        columns: the names of the values in a row of a table. Each column has its own scale and will be standardized.
+        preprocessing: what else a program must do to an input before a network sees it, as JSON values.
+        warnings: lines for the user about data that could be read.
     """
 
     train: Part
@@ -58,13 +68,13 @@ class Contents:
 
     @property
     def by_name(self) -> bool:
-        """Whether labels name their classes, and are no class numbers."""
+        """Whether labels name their classes, instead of being class numbers."""
         return self.categories or (self.train.labels is not None and self.train.labels.dtype.kind in "USO")
 
 
 @dataclass(frozen=True)
 class RowSpec:
-    """What a dataset's rows are like, where a transfer set must be like them."""
+    """The shape and the preprocessing of a dataset's rows, which the rows of a transfer set must match."""
 
     shape: tuple[int, ...]
     preprocessing: Mapping[str, Any]
@@ -72,15 +82,22 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Reader(ABC):
-    """One format's reader of one place.
+    """Reads one dataset of one format.
 
-    `format` is what it is called in messages, `takes` the options that it takes, `files` those that name files, and
-    `limits` those that bound what reading may cost and change nothing that is read. `cache` is a directory for rows that
-    are slow to decode; without one they are decoded each time they are read.
+    Args:
+        place: the path or the name of the data.
+        options: how to read it.
+        cache: a directory for rows that are slow to decode. Without it, rows are decoded each time they are read.
+
+    Class attributes of a format:
+        format: what messages call it.
+        takes: the reading options that it takes.
+        files: those options that name files.
+        limits: those options that limit the cost of reading and do not change the rows.
 
     Raises:
-        UsageError: if it is given an option that it does not take.
-        KdistillError: if a file that an option names is not there.
+        UsageError: for an option that the format does not take.
+        KdistillError: if a file that an option names does not exist.
     """
 
     place: str
@@ -93,119 +110,148 @@ class Reader(ABC):
 
     def __post_init__(self) -> None:
         self.options.allow(self.format, *self.takes)
-        for name, file in self.options.given().items():
-            if name in self.files:
-                check_file(name, file)
+        for name, file in self._option_files().items():
+            check_file(name, file)
+
+    def _option_files(self) -> dict[str, str]:
+        return {name: file for name, file in self.options.given().items() if name in self.files}
 
     @property
     def path(self) -> Path:
         return Path(self.place)
 
-    @abstractmethod
     def digest(self) -> str:
-        """What stands for the data: a SHA-256 that changes when it does; cheap, and without TensorFlow."""
+        """Return a SHA-256 that changes whenever the data changes, without importing TensorFlow."""
+        return files_digest({"inputs": self.place, **self._option_files()})
 
     @abstractmethod
     def contents(self) -> Contents:
-        """Open the data: labels are read, inputs when they are asked for.
+        """Open the data and read its labels. Inputs are read later, on demand.
 
         Raises:
-            KdistillError: if it can't be read as what it should be, in one line.
+            KdistillError: if the data can't be read in this format.
         """
 
-    def matching(self, task: RowSpec) -> Reader:  # noqa: ARG002 - most formats leave nothing open
-        """The same, reading as a task's dataset was read what its own options leave open."""
+    def matching(self, spec: RowSpec) -> Reader:  # noqa: ARG002 - most formats leave nothing open
+        """Return a reader that reads rows as a dataset has them, as far as its own options do not say otherwise."""
         return self
 
 
-def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where: str) -> None:
-    """Refuse labels by their header alone, before any of them is read: a small file may claim many.
+def files_digest(files: Mapping[str, str]) -> str:
+    """Return the digest of a file, or of several files by their roles."""
+    digests = {role: workspace.digest(Path(file)) for role, file in files.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "\n".join(f"{role} {digest}" for role, digest in digests.items())
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], str] = str) -> Contents:
+    """Return the contents of data that consists of arrays with the roles `ARRAY_NAMES`.
+
+    Args:
+        arrays: the arrays that exist, by role. Their headers are checked before labels and names are read.
+        missing: returns what messages call the missing labels with the role "y_train" or "y_test".
 
     Raises:
-        KdistillError: if there is not one label a row, or labels are longer than `MOST_TEXT` or a huge matrix.
+        KdistillError: if labels or class names have a wrong shape or type.
+    """
+
+    def part(split: str) -> Part:
+        inputs, labels = arrays[f"x_{split}"], arrays.get(f"y_{split}")
+        if labels is None:
+            return Part(inputs, None, inputs.name, missing(f"y_{split}"))
+        check_labels(labels.shape, labels.dtype, len(inputs), labels.where)
+        return Part(inputs, labels.read_unchecked(), inputs.name, labels.name)
+
+    class_names: list[str] = []
+    if (names := arrays.get("class_names")) is not None:
+        _check_length(names.dtype, names.where)
+        if names.nbytes > MAX_LABEL_BYTES:
+            raise KdistillError(f"{names.where} has shape {names.shape} of {names.dtype} (expected one name per class)")
+        class_names = [as_string(name) for name in names.read_unchecked().reshape(-1)]
+    return Contents(part("train"), part("test") if "x_test" in arrays else None, class_names)
+
+
+def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where: str) -> None:
+    """Check the header of an array of labels before reading it: a small file may claim to hold many.
+
+    A matrix of labels passes if it is small, so that `explain_label_matrix` can explain what is wrong with it.
+
+    Raises:
+        KdistillError: if there is not one label per row, or if labels are longer than `MAX_NAME_LENGTH`.
     """
     if shape[:1] != (rows,):
-        what = f"{shape[0]} labels" if shape else "one value"
-        raise KdistillError(f"{where} has {what} for {rows} rows of inputs")
-    _check_text(dtype, where)
-    if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MOST_READ):
-        raise KdistillError(f"{where} has shape {shape}: labels are one class per row, ({rows},)")
+        count = f"{shape[0]} labels" if shape else "a single value"
+        raise KdistillError(f"{where} has {count} for {rows} rows of inputs")
+    _check_length(dtype, where)
+    if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES):
+        raise KdistillError(f"{where} has shape {shape} (expected one class per row, ({rows},))")
 
 
-def check_names(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
-    """Refuse class names by their header alone, as `check_labels` does labels.
-
-    Raises:
-        KdistillError: if they are longer than `MOST_TEXT`, or too many.
-    """
-    _check_text(dtype, where)
-    if math.prod(shape) * dtype.itemsize > MOST_READ:
-        raise KdistillError(f"{where} claims {shape} of {dtype}: it needs one name per class")
-
-
-def _check_text(dtype: np.dtype[Any], where: str) -> None:
+def _check_length(dtype: np.dtype[Any], where: str) -> None:
     length = dtype.itemsize // (4 if dtype.kind == "U" else 1)
-    if dtype.kind in "US" and length > MOST_TEXT:
-        raise KdistillError(
-            f"{where} holds texts of up to {length:,} characters: a class's name has {MOST_TEXT:,} at most"
-        )
+    if dtype.kind in "US" and length > MAX_NAME_LENGTH:
+        raise KdistillError(f"{where} contains strings of up to {length:,} characters {_LENGTH_LIMIT}")
 
 
-def as_texts(values: Iterable[Any], where: str) -> NDArray[np.object_]:
-    """Texts, which may be bytes, as objects (rows,): in an array of fixed width a single long one would widen all.
+_LENGTH_LIMIT = f"(expected class names of at most {MAX_NAME_LENGTH:,} characters)"
+
+
+def as_strings(values: Iterable[Any], where: str) -> NDArray[np.object_]:
+    """Return strings or bytes as an array of objects (rows,). In an array of fixed width, one long string widens all.
 
     Raises:
-        KdistillError: if one is longer than `MOST_TEXT`.
+        KdistillError: if a string is longer than `MAX_NAME_LENGTH`.
     """
-    found = [as_text(value) for value in values]
-    if long := [row for row, value in enumerate(found) if len(value) > MOST_TEXT]:
-        row = long[0]
-        raise KdistillError(
-            f"{where} holds a text of {len(found[row]):,} characters in row {row}: a class's name has {MOST_TEXT:,} at "
-            "most"
-        )
-    return np.array(found, object)
+    strings = [as_string(value) for value in values]
+    for row, string in enumerate(strings):
+        if len(string) > MAX_NAME_LENGTH:
+            raise KdistillError(f"{where} contains a string of {len(string):,} characters in row {row} {_LENGTH_LIMIT}")
+    return np.array(strings, object)
+
+
+def as_string(value: Any) -> str:
+    """Return a label or a name, which may be bytes, as a string."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def explain_label_matrix(labels: NDArray[Any], fix: str) -> str:
-    """What is wrong with labels (rows, ...) of several numbers each, in words.
+    """Explain what is wrong with labels (rows, ...) that are several numbers per row.
 
     Args:
-        labels: of some rows.
-        fix: what makes class numbers of one-hot labels.
+        labels: the labels of some rows.
+        fix: the code that turns one-hot labels into class numbers.
     """
     flat = labels.reshape(len(labels), math.prod(labels.shape[1:]))
     if not flat.size or flat.dtype.kind not in "biuf" or not np.isin(flat, (0, 1)).all():
-        return "labels are one class per row, of shape (rows,)"
+        return "expected one class per row, shape (rows,)"
     ones = flat.astype(bool).sum(axis=1)
     if (ones == 1).all():
-        return f"one-hot labels become class numbers by {fix}"
+        return f"convert one-hot labels to class numbers with {fix}"
     row = int(np.argmax(ones != 1))
-    return f"multi-label data is not supported: row {row} has {ones[row]} ones, and each row needs exactly one class"
+    return f"multi-label data is not supported: row {row} has {ones[row]} ones (expected exactly one class per row)"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint at the name that may have been meant, to be put after a message; empty where none is near."""
-    by_lower = {other.lower(): other for other in names if name not in LAYOUT or other not in LAYOUT}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[found[0]]}?)" if found else ""
+    """Return a hint at the most similar name, to be appended to an error; empty if none is similar."""
+    by_lower = {other.lower(): other for other in names if name not in ARRAY_NAMES or other not in ARRAY_NAMES}
+    similar = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[similar[0]]}?)" if similar else ""
 
 
 def check_file(option: str, place: str) -> None:
-    """Refuse what isn't a regular file, or a link to one: a pipe or a device may never end, and is read only once.
+    """Check that a path leads to a regular file. A pipe or a device may never end, and can be read only once.
 
     Raises:
         KdistillError: naming the option.
     """
     path = Path(place)
     if not path.exists():
-        raise KdistillError(f"--{option} {place}: there is no such file")
+        raise KdistillError(f"--{option} {place}: no such file")
     if path.is_dir():
-        raise KdistillError(f"--{option} {place}: it is a directory, and a file is needed")
+        raise KdistillError(f"--{option} {place}: is a directory (expected a file)")
     if not path.is_file():
-        raise KdistillError(f"--{option} {place}: it is not a regular file (a pipe or a device): copy it into a file")
-
-
-def as_text(value: Any) -> str:
-    """A label or a name, which may be bytes, as text."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        raise KdistillError(
+            f"--{option} {place}: not a regular file (a pipe or a device): copy its contents into a file"
+        )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdistill import workspace
 from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.data.keys import positions, row_keys
-from kdistill.data.reader import as_text
+from kdistill.data.reader import as_string
 from kdistill.data.rows import ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
@@ -369,7 +369,7 @@ def _check_labels(
     given = labels.reshape(-1)[places]
     counted = expected != NO_LABEL
     if given.dtype.kind in "SUO":
-        given = np.array([as_text(label) for label in given])
+        given = np.array([as_string(label) for label in given])
         known: NDArray[Any] = np.array(dataset.class_names)[expected]
     else:
         known = expected

@@ -16,7 +16,7 @@ import kdistill
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data.keys import validation_rows
-from kdistill.data.readers.npz import NpzMember
+from kdistill.data.readers.npz import NpzRows
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.soft_targets.storage import LogitStorage
@@ -395,13 +395,13 @@ def test_labels_beside_logits_are_compared(run, digits, tmp_path, names):
 
 
 def test_lengths_are_compared_before_anything_is_decompressed(run, tmp_path, monkeypatch):
-    blocks = NpzMember.blocks
+    blocks = NpzRows.blocks
 
     def watched(rows, size):
         assert rows.path != tmp_path / "bomb.npz"
         return blocks(rows, size)
 
-    monkeypatch.setattr(NpzMember, "blocks", watched)
+    monkeypatch.setattr(NpzRows, "blocks", watched)
     rows = 100_000
     arrays = {"labels": np.zeros(rows, int), "row_keys": np.zeros((rows, 16), np.uint8)}
     np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros((rows, 10), np.float16), **arrays)
