@@ -46,12 +46,12 @@ def class_numbers(part: Part, place: str, class_names: Sequence[str] | None) -> 
         raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")
     if kind not in "iufb" or (kind == "f" and not np.array_equal(labels, np.floor(labels))):
         raise KdistillError(
-            f"{where} holds {labels.dtype} values that are not class numbers: expected 0, 1, 2, ... (regression is not "
-            "supported)"
+            f"{where} holds {labels.dtype} values that are not class numbers (expected 0, 1, 2, ...): regression is not "
+            "supported"
         )
     for label in (labels.min(), labels.max()):
         if not 0 <= label < MAX_CLASSES:
-            raise KdistillError(f"{where} holds the label {label}: expected class numbers from 0 to {MAX_CLASSES - 1}")
+            raise KdistillError(f"{where} holds the label {label} (expected class numbers from 0 to {MAX_CLASSES - 1})")
     return labels.astype(np.int64)
 
 
@@ -68,7 +68,7 @@ def _number_names(labels: NDArray[Any], class_names: Sequence[str], where: str) 
     names = category_names(values)
     if unknown := [name for name in names if name not in numbers]:
         classes = ", ".join(class_names[:10]) + ", ..." * (len(class_names) > 10)
-        raise KdistillError(f"{where} holds {unknown[0]!r}: expected one of the classes {classes}")
+        raise KdistillError(f"{where} holds {unknown[0]!r} (expected one of the classes {classes})")
     return np.array([numbers[name] for name in names], np.int64)[inverse.reshape(-1)]
 
 

@@ -45,7 +45,7 @@ def selection_mask(
         kept_keys = rows.select(mask).keys() if keys is None else keys[mask]
         mask[mask] = fraction_mask(kept_keys, rows.labels[mask], selection.fraction, selection.rows_seed)
     if not mask.any():
-        raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: select at least one")
+        raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows (expected at least one)")
     return mask
 
 
