@@ -40,10 +40,8 @@ class Source:
         """Return the name of the data, and a digest of its bytes and of the options that it is read with."""
         digest = self.reader.digest()
         without_effect = (*self.reader.files, *self.reader.limits)
-        options = sorted(
-            (name, value) for name, value in self.reader.options.given().items() if name not in without_effect
-        )
-        if options:
+        given = self.reader.options.given()
+        if options := sorted(item for item in given.items() if item[0] not in without_effect):
             digest = "sha256:" + hashlib.sha256(f"{digest} {options}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
@@ -115,9 +113,7 @@ class Source:
         """Return the class names, or an empty list if labels are numbers without names."""
         for part in (contents.train, contents.test):
             if part and part.labels is None:
-                raise KdistillError(
-                    f"{self.place} has no {part.labels_name}: a dataset needs labels; without them, use it as a --transfer-set"
-                )
+                raise KdistillError(f"{self.place} has no {part.labels_name} (without labels: use --transfer-set)")
         names = list(contents.class_names)
         if contents.by_name and not names:
             assert contents.train.labels is not None
@@ -130,10 +126,7 @@ class Source:
         """Check the inputs and labels of a part; `class_names` is None if its labels are class numbers."""
         inputs, where = part.inputs, f"{self.place}: {part.name}"
         if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
-            raise KdistillError(
-                f"{where} is of type {inputs.dtype} (expected uint8, or floats or integers of up to 64 bits): convert it, "
-                "e.g. with .astype('float32')"
-            )
+            raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
         if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
             raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
@@ -149,10 +142,8 @@ class Source:
                 f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
             )
         if split.labels.max() >= classes:
-            raise KdistillError(
-                f"{self.place}: {part.labels_name} holds the label {split.labels.max()}, beyond the {classes} classes of "
-                f"{train_name}"
-            )
+            label = f"{part.labels_name} holds the label {split.labels.max()}"
+            raise KdistillError(f"{self.place}: {label}, beyond the {classes} classes of {train_name}")
 
     def _refuse_test_fraction(self) -> None:
         if self.reader.options.test_fraction is not None:
@@ -216,12 +207,11 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
     module, colon, function = place.rpartition(":")
     if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
         return place, _import_reader("functions:Function")
-    if option is None and not path.exists():
-        raise KdistillError(f"dataset {place} no longer exists: put it back")
+    argument = f"--{option} {place}" if option else f"dataset {place}"
     if not place or not path.exists():
         raise KdistillError(
-            f"--{option} {place}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, "
-            f"tfds:NAME or package.module:function){did_you_mean(place, NAMED_DATASETS)}"
+            f"{argument}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
+            f"package.module:function){did_you_mean(place, NAMED_DATASETS)}"
         )
     if path.is_dir():
         return str(path), _import_reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
@@ -230,9 +220,8 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
     file_format = DATA_FORMATS[data_format] if data_format else by_extension.get(path.suffix.lower())
     if file_format is None:
         raise KdistillError(
-            f"{f'--{option} ' if option else ''}{place}: unrecognized file extension {path.suffix!r} (expected "
-            f"{', '.join(by_extension)}, or a directory of images or .npy files); pass --data-format, one of "
-            f"{', '.join(DATA_FORMATS)}"
+            f"{argument}: unrecognized file extension {path.suffix!r} (expected {', '.join(by_extension)}, or a "
+            f"directory of images or .npy files): pass --data-format {'|'.join(DATA_FORMATS)}"
         )
     return str(path), _import_reader(file_format.reader)
 
