@@ -43,12 +43,13 @@ def class_numbers(part: Part, place: str, class_names: Sequence[str] | None) -> 
     labels = labels.reshape(-1)
     if labels.dtype.kind not in "iufb":
         raise KdistillError(f"{where} has type {labels.dtype} (expected class numbers)")
-    wrong = ~((labels >= 0) & (labels < MAX_CLASSES) & (labels == np.floor(labels)))  # includes NaN
+    values = labels.astype(np.float64)
+    wrong = ~((values >= 0) & (values < MAX_CLASSES) & (values == np.floor(values)))  # true for NaN
     if wrong.any():
         row = int(np.argmax(wrong))
         raise KdistillError(
-            f"{where} holds {labels[row]} in row {row} (expected class numbers from 0 to {MAX_CLASSES - 1}): regression "
-            "is not supported"
+            f"{where} holds {labels[row]} in row {row} (expected class numbers from 0 to {MAX_CLASSES - 1}, since "
+            "regression is not supported)"
         )
     return labels.astype(np.int64)
 
