@@ -165,7 +165,7 @@ def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], s
         return Part(inputs, labels.read_unchecked(), inputs.name, labels.name)
 
     class_names: list[str] = []
-    if names := arrays.get("class_names"):
+    if (names := arrays.get("class_names")) is not None:
         _check_length(names.dtype, names.where)
         if names.nbytes > MAX_LABEL_BYTES:
             raise KdistillError(f"{names.where} has shape {names.shape} of {names.dtype} (expected one name per class)")

@@ -62,7 +62,7 @@ def resolve(model: str, weights: str | None = None) -> ModelSource:
     module, _, function = model.partition(":")
     if not function or module == APPLICATIONS:
         return ModelSource(model, None, weights)
-    return ModelSource(model, user_code.source(model, "model"), weights)
+    return ModelSource(model, user_code.find_source(model, "model"), weights)
 
 
 def _file(option: str, name: str) -> Path:

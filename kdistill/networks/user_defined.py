@@ -104,7 +104,7 @@ def _function(source: ModelSource, input_shape: tuple[int, ...], classes: int) -
     assert source.file is not None
     module, _, name = source.name.partition(":")
     try:
-        namespace = vars(user_code.imported(module, source.file))
+        namespace = vars(user_code.import_file(module, source.file))
     except (Exception, SystemExit) as error:
         raise _failure(error, f"on importing {module} for --model {source.name}", source.file) from error
     function = namespace.get(name)
@@ -252,5 +252,5 @@ def _saved(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _failure(error: BaseException, what: str, file: Path, where: str | None = None) -> KdistillError:
     """An error of the user's code in one line, which begins with the innermost place in it."""
-    place = user_code.failed_at(error, file) or where or str(file)
+    place = user_code.error_location(error, file) or where or str(file)
     return KdistillError(f"{place}: {type(error).__name__}: {first_line(error)} ({what})")

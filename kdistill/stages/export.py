@@ -116,7 +116,7 @@ def _calibration_rows(train: data.Split) -> NDArray[Any]:
     """Training rows, (rows, ...): always the same ones of the same split."""
     chosen = np.zeros(len(train), np.bool_)
     chosen[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
-    return train.chosen(chosen).read()
+    return train.select(chosen).read()
 
 
 def _convert(

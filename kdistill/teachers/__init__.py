@@ -150,7 +150,9 @@ class Ensemble:
     def _of_views(self, block: NDArray[Any], views: Views, start: int) -> Floats:
         """Logits (rows, views, classes)."""
         keys = row_keys(block)
-        return np.stack([self.logits(views.seen(block, keys, view), start) for view in range(views.count or 1)], axis=1)
+        return np.stack(
+            [self.logits(views.render(block, keys, view), start) for view in range(views.count or 1)], axis=1
+        )
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
         """Refuse data that does not fit, as `SavedNetwork.check` does."""
@@ -327,7 +329,7 @@ def read(path: Path, settings: Soften, dataset: Dataset, split: Split, chosen: N
     _check_classes(file.logits.shape[1], where, dataset)
     places, order = np.flatnonzero(chosen), ""
     if file.row_keys is not None:
-        places = _joined(file.row_keys.read(), split.chosen(chosen).keys(), places, where, dataset)
+        places = _joined(file.row_keys.read(), split.select(chosen).keys(), places, where, dataset)
         order = f"the rows of {where} are joined by row_keys"
     if file.labels is not None and _check_labels(file.labels.read(), split.labels[chosen], places, where, dataset):
         order = order or f"the labels in {where} are those of the transfer set, row by row"

@@ -103,7 +103,7 @@ class Feed:
 
     def shuffled(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
         """An epoch's buffers, and for each the order in which to take its rows."""
-        view = self.examples.views.of_epoch(epoch) if self.examples.views else 0
+        view = self.examples.views.for_epoch(epoch) if self.examples.views else 0
         if self.held:
             yield self._whole(view), random.permutation(len(self.examples))
             return

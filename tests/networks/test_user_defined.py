@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from helpers import Stops, write_npz
 
-from kdistill import data
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data.rows import ArrayRows
@@ -413,8 +413,8 @@ AT = {name: line_of(f"def {name}(") for name in ("no_model", "one_argument", "tw
 MISTAKES = [
     ("nosuch:f", "there is no module 'nosuch'"),
     ("nets.nosuch:f", "there is no module 'nets.nosuch'"),
-    ("nets.py:dense", "a module goes without .py: --model nets:dense"),
-    ("sys:exit", "no module with Python source"),
+    ("nets.py:dense", "--model nets:dense"),
+    ("sys:exit", "'sys'"),
     ("broken:f", "broken.py:2: ModuleNotFoundError: No module named 'nosuch' (on importing broken"),
     ("broken.syntax:f", "syntax.py:1: SyntaxError: "),
     ("nets:nosuch", "nets.py: there is no nosuch here"),
@@ -503,7 +503,7 @@ def saved_variables(place):
 
 
 def manifest(kind, name):
-    return json.loads((Workspace(data.Path("workspace")).root / kind / name / "manifest.json").read_text())
+    return json.loads((Workspace(Path("workspace")).root / kind / name / "manifest.json").read_text())
 
 
 def test_function_through_all_stages(run, small, nets):
@@ -518,9 +518,7 @@ def test_function_through_all_stages(run, small, nets):
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
     assert student["inputs"]["model"]["name"] == str(nets)
-    assert saved_variables(data.Path("workspace/students/student")) != saved_variables(
-        data.Path("workspace/teachers/teacher")
-    )
+    assert saved_variables(Path("workspace/students/student")) != saved_variables(Path("workspace/teachers/teacher"))
     for stage in stages:
         assert "is up to date" in run(*stage).out
     assert "stale" not in run("status").out
@@ -571,7 +569,7 @@ def test_file_is_trained_on(run, small):
     teacher, student = manifest("teachers", "teacher"), manifest("students", "student")
     assert teacher["settings"]["model"] == student["settings"]["model"] == os.path.abspath("net.keras")
     assert ("weights" in teacher["settings"], student["settings"]["weights"]) == (False, "new")
-    artifact = Workspace(data.Path("workspace")).student("student")
+    artifact = Workspace(Path("workspace")).student("student")
     command = artifact.command_for(artifact.manifest())
     assert f"--model {os.path.abspath('net.keras')} --weights new" in command
     assert "is up to date" in run(*command.split()[1:]).out
@@ -634,15 +632,15 @@ def test_weights_of_a_built_in_network():
 def test_weights_that_do_not_fit(run, small, weights, code, said):
     """Also those of a network with more layers, a part of which Keras would load without a word."""
     for name in ("text.weights.h5", "text.keras"):
-        data.Path(name).write_text("text")
+        Path(name).write_text("text")
     layers = keras.layers
     dense = {"less": [10], "more": [20, 20, 20, 10], "longer": [20, 20, 10, 10], "wide": [20, 30, 10]}
     for name, units in dense.items():
         network = keras.Sequential([keras.Input((14, 14)), layers.Flatten(), *[layers.Dense(n) for n in units]])
         network.save("wide.keras") if name == "wide" else network.save_weights(f"{name}.weights.h5")
     build("mlp-20").save_weights("linked.weights.h5")
-    whole = data.Path("linked.weights.h5").read_bytes()
-    data.Path("damaged.weights.h5").write_bytes(whole.replace(b"HEAP", b"HELP"))
+    whole = Path("linked.weights.h5").read_bytes()
+    Path("damaged.weights.h5").write_bytes(whole.replace(b"HEAP", b"HELP"))
     with h5py.File("linked.weights.h5", "r+") as file:
         file["layers/dense/vars/2"] = h5py.SoftLink("/nowhere")
     outcome = run("train-teacher", "--dataset", small, "--model", "mlp-20", "--weights", weights, *QUICK)
@@ -651,7 +649,7 @@ def test_weights_that_do_not_fit(run, small, weights, code, said):
     assert said in outcome.err
     assert ":;" not in outcome.err
     assert "(--debug" not in outcome.err
-    assert not data.Path("workspace").exists()
+    assert not Path("workspace").exists()
 
 
 def test_unknown_student_is_known_before_any_work(run, small):

@@ -177,7 +177,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--teacher", "broken.keras", *DIGITS], 1, "can't be loaded as a .keras file"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10 is not below the 10 classes of digits"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
-        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "they must be alike"),
+        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "wide.npz"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "nosuch"], 1, "--transfer-set nosuch: there is no such"),
         (["--teacher", "nosuch.keras", *DIGITS], 1, "there is no such SavedModel or .keras file"),
         (["--teacher", "PLACE/one", *DIGITS, "--teacher-output", "probabilities"], 1, "--teacher-output logits"),

@@ -34,7 +34,7 @@ class Function(Reader):
     takes = ("test-fraction",)
 
     def _source(self) -> Path:
-        return user_code.source(self.place, "dataset")
+        return user_code.find_source(self.place, "dataset")
 
     def digest(self) -> str:
         return workspace.digest(self._source())
@@ -60,10 +60,10 @@ class Function(Reader):
         source = self._source()
 
         def describe(error: BaseException) -> str:
-            return f"{type(error).__name__}: {first_line(error)} ({user_code.failed_at(error, source) or source})"
+            return f"{type(error).__name__}: {first_line(error)} ({user_code.error_location(error, source) or source})"
 
         with one_line_errors(f"{self.place} failed", describe=describe), contextlib.redirect_stdout(sys.stderr):
-            function = vars(user_code.imported(module, source)).get(name)
+            function = vars(user_code.import_file(module, source)).get(name)
             if not callable(function):
                 raise KdistillError(f"{self.place}: {source} has no function {name}")
             return function()

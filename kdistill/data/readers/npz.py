@@ -107,7 +107,7 @@ def open_array(archive: zipfile.ZipFile, path: Path, name: str) -> NpzRows:
     """
     info = archive.getinfo(f"{name}.npy")
     if info.flag_bits & 1:
-        raise KdistillError(f"{path} is encrypted: unpack it, and zip its files again without a password")
+        raise KdistillError(f"{path}: {name} is encrypted: unpack the file, and zip it again without a password")
     with readable(path, name), archive.open(info) as stream:
         shape, fortran_order, dtype = read_header(stream)
         start = stream.tell()

@@ -104,8 +104,8 @@ def test_big_endian_data(tmp_path, monkeypatch, kind):
 def test_transfer_set_without_labels(tmp_path):
     dataset = load(save_h5(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y))
     for path in (save_npy(tmp_path, x_train=X[:20]), save_h5(tmp_path, x_train=X[:20])):
-        split = data.resolve(str(path)).transfer_set(dataset)
-        assert (len(split), split.labelled) == (20, 0)
+        split = data.resolve(str(path)).load_transfer_set(dataset)
+        assert (len(split), split.labeled_rows) == (20, 0)
         check_rows(split.inputs, X[:20])
 
 
@@ -113,11 +113,11 @@ def test_transfer_set_has_the_datasets_classes(tmp_path):
     """Names in a transfer set get the class numbers of the dataset; other names are an error."""
     names = np.array(["cat", "ant", "bee"])
     dataset = load(save_h5(tmp_path, x_train=X, y_train=names[Y].tolist()), **HALF)
-    split = data.resolve(str(save_h5(tmp_path, x_train=X, y_train=["cat", "bee"] * 30))).transfer_set(dataset)
+    split = data.resolve(str(save_h5(tmp_path, x_train=X, y_train=["cat", "bee"] * 30))).load_transfer_set(dataset)
     assert split.labels.tolist() == [2, 1] * 30
     source = data.resolve(str(save_h5(tmp_path, x_train=X, y_train=["cat", "dog"] * 30)))
     with pytest.raises(KdistillError, match=r"'dog'.* ant, bee, cat"):
-        source.transfer_set(dataset)
+        source.load_transfer_set(dataset)
 
 
 def test_data_format(tmp_path):

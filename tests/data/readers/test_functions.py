@@ -48,8 +48,8 @@ def test_inputs_only(tmp_path):
     """A function that returns no labels can be a transfer set."""
     dataset = load(save_module(tmp_path, "return (x, y), (x, y)"))
     for body in ("return dataset().map(lambda a, b: a)", "return {'x_train': x}", "return x, None"):
-        split = data.resolve(save_module(tmp_path, body)).transfer_set(dataset)
-        assert (len(split), split.labelled) == (60, 0)
+        split = data.resolve(save_module(tmp_path, body)).load_transfer_set(dataset)
+        assert (len(split), split.labeled_rows) == (60, 0)
         check_rows(split.inputs, X)
 
 

@@ -88,7 +88,7 @@ def test_entry_depends_on_options_and_decoder(photos, cache, monkeypatch):
         np.testing.assert_array_equal(rows, inputs_of(photos, **options).read())
         assert entries() == number
     source = data.resolve(str(photos), cache=cache)
-    source.transfer_set(load(photos, **HALF)).read()
+    source.load_transfer_set(load(photos, **HALF)).read()
     assert entries() == 4
     monkeypatch.setattr("PIL.__version__", "0.0.1")
     source.reader.contents().train.inputs.read()
@@ -116,7 +116,7 @@ def test_images_that_change_while_they_are_read(photos, cache, monkeypatch, rest
 
 
 def test_rows_that_do_not_fit_are_decoded(photos, cache, monkeypatch):
-    monkeypatch.setattr("kdistill.data.row_cache.MOST_BYTES", 100)
+    monkeypatch.setattr("kdistill.data.row_cache.MAX_BYTES", 100)
     name = named(photos, **HALF)
     check_rows(load_cached(name, cache).train.inputs, data.load(name).train.read())
     assert not cache.exists()

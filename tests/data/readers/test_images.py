@@ -162,15 +162,15 @@ def test_transfer_set(tmp_path):
     for side in (20, 30):
         Image.fromarray(colors(side, side)).save(tmp_path / "more" / f"{side}.png")
     more = data.resolve(str(tmp_path / "more"))
-    split = more.transfer_set(dataset)
-    assert (split.inputs.shape, split.labelled) == ((2, 6, 4), 0)
-    bees = data.resolve(str(save_images(tmp_path / "bees", X[:3], [2] * 3))).transfer_set(dataset)
+    split = more.load_transfer_set(dataset)
+    assert (split.inputs.shape, split.labeled_rows) == ((2, 6, 4), 0)
+    bees = data.resolve(str(save_images(tmp_path / "bees", X[:3], [2] * 3))).load_transfer_set(dataset)
     assert [dataset.class_names[label] for label in bees.labels] == ["bee"] * 3
     dogs = data.resolve(str(save_images(tmp_path / "dogs", X[:3], [0] * 3, ["dog"])))
     with pytest.raises(KdistillError, match="'dog'"):
-        dogs.transfer_set(dataset)
+        dogs.load_transfer_set(dataset)
     arrays = {"x_train": np.zeros((9, 5, 5, 1), np.uint8), "y_train": np.arange(9) % 2}
-    assert more.transfer_set(load(save_npy(tmp_path, **arrays).parent, **HALF)).read().shape == (2, 5, 5, 1)
+    assert more.load_transfer_set(load(save_npy(tmp_path, **arrays).parent, **HALF)).read().shape == (2, 5, 5, 1)
 
 
 def test_ignored_files_are_one_warning(run, tmp_path):

@@ -47,18 +47,18 @@ def test_transfer_set_is_standardized_as_the_dataset(tmp_path):
     """With the dataset's statistics, for any order of the columns. Its labels are the dataset's classes."""
     dataset = load(save_csv(tmp_path), test_fraction=0.25)
     more = {"id": [10, 11], "label": ["cat", "bee"], "count": [3, 4], "same": [0.1, 7.0], "age": [50.0, 90.0]}
-    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).transfer_set(dataset)
+    split = data.resolve(str(save_table(tmp_path / "more.parquet", more))).load_transfer_set(dataset)
     (age, age_deviation), _, (count, count_deviation) = _statistics(dataset).values()
     np.testing.assert_allclose(
         split.read()[0], [(50 - age) / age_deviation, 0, (3 - count) / count_deviation], rtol=1e-6
     )
     assert [dataset.class_names[label] for label in split.labels] == ["cat", "bee"]
     del more["label"]
-    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).transfer_set(dataset).labelled == 0
+    assert data.resolve(str(save_table(tmp_path / "more.csv", more))).load_transfer_set(dataset).labeled_rows == 0
     del more["age"]
     source = data.resolve(str(save_table(tmp_path / "more.csv", more)))
     with pytest.raises(KdistillError, match=r"more\.csv.* age"):
-        source.transfer_set(dataset)
+        source.load_transfer_set(dataset)
 
 
 def test_transfer_set_uses_the_datasets_columns(tmp_path):
@@ -67,7 +67,7 @@ def test_transfer_set_uses_the_datasets_columns(tmp_path):
     columns["kind"] = columns.pop("label")
     path = save_table(tmp_path / "data.csv", columns)
     dataset = load(path, labels="kind", inputs="count,age", test_inputs=str(path))
-    split = data.resolve(str(path)).transfer_set(dataset)
+    split = data.resolve(str(path)).load_transfer_set(dataset)
     assert (split.labels == dataset.train.labels).all()
     np.testing.assert_array_equal(split.read(), dataset.train.read())
     assert list(_statistics(dataset)) == ["count", "age"]
