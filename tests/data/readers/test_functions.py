@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_data import HALF, X, Y, check_rows, error_of, load, save_module
+from small_data import HALF, X, Y, check_error, check_rows, load, save_module
 
 from kdistill import data
 
@@ -114,14 +114,11 @@ BAD = {
 def test_bad_functions(tmp_path, case):
     body, expected = BAD[case]
     place = save_module(tmp_path, body)
-    message = error_of(place, **HALF)
-    assert all(text in message for text in (place, *expected)), message
+    check_error(place, place, *expected, **HALF)
 
 
 def test_function_with_an_argument(tmp_path):
-    message = error_of(save_module(tmp_path, "return x, y", "path"), **HALF)
-    assert "TypeError" in message
-    assert str(tmp_path) in message
+    check_error(save_module(tmp_path, "return x, y", "path"), "TypeError", str(tmp_path), **HALF)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +126,4 @@ def test_function_with_an_argument(tmp_path):
     [("nosuch:load", "nosuch"), ("json.nosuch:load", "json.nosuch"), ("json:nosuch", "nosuch"), ("sys:exit", "sys")],
 )
 def test_functions_that_do_not_exist(place, missing):
-    assert missing in error_of(place, **HALF).replace(place, "")
+    assert missing in check_error(place, **HALF).replace(place, "")
