@@ -136,10 +136,7 @@ class Concat(Rows):
 class Standardized(Rows):
     """Rows of a table as float32: each column minus its mean, divided by its standard deviation (0 if that is 0).
 
-    Args:
-        rows: (rows, columns).
-        statistics: mean and standard deviation of each column, as `column_statistics` returns them.
-        where: what messages call the rows.
+    `statistics` has the mean and the standard deviation of each column, as `column_statistics` returns them.
 
     Raises:
         KdistillError: when rows are read, if a value is too far from its column's mean for float32.
