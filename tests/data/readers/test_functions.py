@@ -91,7 +91,6 @@ BAD = {
     "batches": ("return dataset().batch(20)", ["(None,)", ".unbatch()"]),
     "one-hot labels": ("return dataset().map(lambda a, b: (a, tf.one_hot(b, 3)))", ["(3,)", "tf.argmax"]),
     "multi-label": (_MULTI_LABEL, ["multi-label", "row 1", "2 ones"]),
-    "integers beyond int32": ("return dataset().map(lambda a, b: (tf.cast(a, tf.int64) + 2 ** 40, b))", ["int32"]),
     "dictionaries": ("return dataset().map(lambda a, b: {'a': a, 'b': b})", ["a dictionary of a, b"]),
     "triples": ("return dataset().map(lambda a, b: (a, b, b))", ["(Tensor, Tensor, Tensor)"]),
     "ragged tensors": (_RAGGED, ["(RaggedTensor, Tensor)"]),

@@ -183,10 +183,6 @@ def _columns(**columns):
     return lambda place: save_table(place / "d.csv", columns)
 
 
-def _prices(ending, repeats):
-    return "a,label\n" + "".join(f"1,{price}{ending}\n" for price in range(1001) for _ in range(repeats))
-
-
 TEST = {"test_inputs": "test.csv"}
 BAD = {
     "missing values in CSV": (lambda p: _with_ages(p, "csv", np.nan), ["column age", "2 missing", "row 5"]),
@@ -216,9 +212,10 @@ BAD = {
     "unknown label column": (save_csv, ["nosuch", "age, same"], {"labels": "nosuch"}),
     "label as input": (save_csv, ["--inputs age,label"], {"inputs": "age,label"}),
     "regression": (lambda p: save_csv(p, label=np.linspace(0, 1, 40)), ["regression", "40 rows"]),
-    "regression of whole numbers": (lambda p: save_csv(p, label=np.arange(40) * 100.0), ["regression", "40 rows"]),
-    "regression of prices": (lambda p: _csv(p, _prices(".0", 12)), ["1,001", "12,012 rows"]),
-    "regression of integers": (lambda p: _csv(p, _prices("", 3)), ["1,001", "3,003 rows"]),
+    "regression of integers": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}\n" for price in range(1001))),
+        ["1,001", "1,001 rows"],
+    ),
     "values too large": (lambda p: _with_ages(p, "csv", 1e308), ["column age", "too large"]),
     "no test part": (save_csv, ["--test-fraction 0.2"], {"test_fraction": None}),
     "no rows": (lambda p: _csv(p, "a,label\n"), ["no rows"]),
