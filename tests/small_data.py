@@ -53,12 +53,13 @@ def read_parts(dataset):
     return [dataset.train.read(), dataset.test.read()]
 
 
-def error_of(place, **options):
-    """Return the one-line message of the error that loading and reading a dataset raises."""
+def check_error(place, *expected, **options):
+    """Check that loading or reading a dataset raises an error of one line with the expected words, and return it."""
     with pytest.raises(KdistillError) as caught:
         read_parts(load(place, **options))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
+    assert all(words in message for words in expected), message
     return message
 
 

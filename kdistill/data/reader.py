@@ -27,14 +27,9 @@ MAX_LABEL_BYTES = 64 << 20  # of class names, and of a label matrix, which is on
 
 @dataclass(frozen=True)
 class Part:
-    """The inputs and labels of the training rows or the test rows.
+    """The training rows or the test rows, and what messages call their inputs and labels.
 
-    Args:
-        inputs: (rows, ...).
-        labels: (rows,) numbers or strings as the data has them; strings have a fixed width or are objects (`as_strings`).
-            None if the data has no labels.
-        name: what messages call the inputs.
-        labels_name: what messages call the labels.
+    Labels (rows,) are numbers or strings as the data has them, or None. Strings have a fixed width, or are objects.
     """
 
     inputs: Rows
@@ -51,11 +46,10 @@ class Contents:
         train: the training rows.
         test: the test rows, or None if the data has no test part.
         class_names: empty if the data does not name its classes.
-        categories: whether labels may be any values, each of which is a class. Strings always may; other labels are
-            class numbers from 0.
-        columns: the names of the values in a row of a table. Each column has its own scale and will be standardized.
-        preprocessing: what else a program must do to an input before a network sees it, as JSON values.
-        warnings: lines for the user about data that could be read.
+        categories: whether each distinct label is a class. Otherwise only strings are, and numbers are class numbers.
+        columns: the names of the columns of a table. Each has its own scale and will be standardized.
+        preprocessing: what else was done to the inputs, as JSON values, for programs that use the network.
+        warnings: lines for the user.
     """
 
     train: Part
@@ -82,18 +76,11 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Reader(ABC):
-    """Reads one dataset of one format.
+    """Reads the data at one place, a path or a name, in one format.
 
-    Args:
-        place: the path or the name of the data.
-        options: how to read it.
-        cache: a directory for rows that are slow to decode. Without it, rows are decoded each time they are read.
-
-    Class attributes of a format:
-        format: what messages call it.
-        takes: the reading options that it takes.
-        files: those options that name files.
-        limits: those options that limit the cost of reading and do not change the rows.
+    A format defines what messages call it (`format`), the options that it takes (`takes`), and which of them name files
+    (`files`) or limit the cost of reading without a change of the rows (`limits`). Rows that are slow to decode are kept
+    in the directory `cache`, if there is one.
 
     Raises:
         UsageError: for an option that the format does not take.

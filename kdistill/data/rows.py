@@ -14,10 +14,10 @@ from kdistill.errors import KdistillError
 BLOCK_ROWS = 1000
 
 
-class Rows(ABC):
+class Rows:
     """Inputs of shape (rows, ...), which need not be in memory.
 
-    `seekable` rows can be read at any position. Other rows can only be read in order, from the first one.
+    `seekable` rows can be read at any position. Other rows can only be read in order, by `blocks` and `read`.
     """
 
     shape: tuple[int, ...]
@@ -31,9 +31,9 @@ class Rows(ABC):
     def nbytes(self) -> int:
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
-    @abstractmethod
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from `start` up to `stop`. Only for seekable rows."""
+        raise NotImplementedError
 
     def take(self, indices: NDArray[np.intp]) -> NDArray[Any]:
         """Return the rows at some indices, which are ascending and at least one. Only for seekable rows."""
@@ -55,7 +55,7 @@ class Rows(ABC):
         return result
 
 
-class StoredArray(Rows):
+class StoredArray(Rows, ABC):
     """The rows of one array of a dataset. `where` is what messages call it, `name` the same without the file."""
 
     where: str
@@ -136,10 +136,7 @@ class Concat(Rows):
 class Standardized(Rows):
     """Rows of a table as float32: each column minus its mean, divided by its standard deviation (0 if that is 0).
 
-    Args:
-        rows: (rows, columns).
-        statistics: mean and standard deviation of each column, as `column_statistics` returns them.
-        where: what messages call the rows.
+    `statistics` has the mean and the standard deviation of each column, as `column_statistics` returns them.
 
     Raises:
         KdistillError: when rows are read, if a value is too far from its column's mean for float32.

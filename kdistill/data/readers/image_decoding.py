@@ -34,11 +34,7 @@ def decoder_versions() -> tuple[object, ...]:
 
 
 def read_header(path: Path, max_pixels: int) -> tuple[tuple[int, int], bool]:
-    """Return the (height, width) at which an image is meant to be seen, and whether it is gray.
-
-    Raises:
-        KdistillError: if the file is not an image, or if it has more than `max_pixels`.
-    """
+    """Return the (height, width) at which an image is meant to be seen, and whether it is gray."""
     with _open(path, max_pixels) as image:
         width, height = (image.tag_v2[tag] for tag in TIFF_SIZE) if image.format == "TIFF" else image.size
         if _orientation(image) in SIDEWAYS:
@@ -51,15 +47,9 @@ def read_header(path: Path, max_pixels: int) -> tuple[tuple[int, int], bool]:
 
 
 def decode(path: Path, row_shape: tuple[int, ...], max_pixels: int) -> NDArray[np.uint8]:
-    """Return the values of an image, resized bilinearly. Transparent pixels are blended with white.
+    """Return the values of an image in the shape of a row: (height, width), maybe with 1 channel of gray or 3 of RGB.
 
-    Args:
-        path: the file.
-        row_shape: the shape of the result: (height, width) or (height, width, 1) for gray, (height, width, 3) for RGB.
-        max_pixels: the largest number of pixels to decode.
-
-    Raises:
-        KdistillError: if the file can't be decoded, or if it has more than `max_pixels`.
+    Images are resized bilinearly, and transparent pixels are blended with white.
     """
     from PIL import Image, ImageOps
 
@@ -101,19 +91,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image and read only its header. Errors inside the block are reported with its path.
+    """Open an image and read only its header. An error, also one in the block, is reported with its path.
 
     Raises:
-        KdistillError: if the file is not an image, or if it has more than `max_pixels`.
+        KdistillError: if the file can't be decoded, or if it has more than `max_pixels`.
     """
     from PIL import Image
 
     with (
         one_line_errors(f"{path} can't be read as an image", fix="replace or remove it"),
         _without_pillow_limit(),
-        path.open(
-            "rb"
-        ) as stream,  # given a name, Pillow 13.0.0 maps an uncompressed TIFF, and rotating it scrambles it
+        path.open("rb") as stream,  # given a path, Pillow 13.0.0 maps an uncompressed TIFF, and scrambles a rotated one
         Image.open(stream, formats=FORMATS) as image,
     ):
         sizes = [image.size]

@@ -21,7 +21,7 @@ from kdistill.data.reader import Contents, Part, Reader, RowSpec
 from kdistill.data.readers.image_decoding import decode, decoder_versions, read_header
 from kdistill.data.readers.image_folders import list_parts
 from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
-from kdistill.errors import KdistillError, one_line_errors
+from kdistill.errors import KdistillError
 from kdistill.settings import MAX_PIXELS, parse_image_size
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Images(Reader):
         if remembered and remembered[0] == state:
             return remembered[1]
         result = hashlib.sha256()
-        for file, digest in zip(files, _map_files(_file_digest, files), strict=True):
+        for file, digest in zip(files, _map_files(workspace.digest, files), strict=True):
             name = os.fsencode(str(file).removeprefix(self.place).lstrip("/"))
             result.update(b"%d:%s%s" % (len(name), name, digest.encode()))
         digest = f"sha256:{result.hexdigest()}"
@@ -151,12 +151,11 @@ class Images(Reader):
         Programs can set a file's modification time, but not its change time (`st_ctime`).
         """
         result, latest = hashlib.sha256(), 0.0
-        with one_line_errors(f"{self.place} can't be read"):
-            for file in files:
-                status = os.stat(file)
-                times = status.st_mtime_ns, status.st_ctime_ns
-                result.update(repr((str(file), status.st_dev, status.st_ino, status.st_size, *times)).encode())
-                latest = max(latest, status.st_ctime)
+        for file in files:
+            status = os.stat(file)
+            times = status.st_mtime_ns, status.st_ctime_ns
+            result.update(repr((str(file), status.st_dev, status.st_ino, status.st_size, *times)).encode())
+            latest = max(latest, status.st_ctime)
         return result.digest(), latest
 
 
@@ -206,11 +205,6 @@ class CachedRows(Rows):
 
     def take(self, indices: NDArray[np.intp]) -> NDArray[Any]:
         return self._cached.take(indices)
-
-
-def _file_digest(path: Path) -> str:
-    with one_line_errors(f"{path} can't be read"):
-        return workspace.digest(path)
 
 
 @functools.cache

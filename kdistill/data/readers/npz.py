@@ -54,9 +54,6 @@ class NpzRows(StoredArray):
     fortran_order: bool
     seekable = False
 
-    def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        raise NotImplementedError
-
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
         for block in self._unchecked_blocks(rows):
@@ -67,13 +64,12 @@ class NpzRows(StoredArray):
         return check_values(self.read_unchecked(), 0, self.where)
 
     def read_unchecked(self) -> NDArray[Any]:
-        if self.fortran_order or not len(self):
-            return self._load()
-        return next(self._unchecked_blocks(len(self)))
+        with readable(self.path, self.name), np.load(self.path, allow_pickle=False) as arrays:
+            return np.ascontiguousarray(arrays[self.name])
 
     def _unchecked_blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        if self.fortran_order or not len(self):  # in Fortran order, the values of a row are scattered over the file
-            values = self._load()
+        if self.fortran_order:  # the values of a row are scattered over the file
+            values = self.read_unchecked()
             yield from (values[start : start + rows] for start in range(0, len(self), rows))
             return
         with (
@@ -82,16 +78,10 @@ class NpzRows(StoredArray):
             archive.open(f"{self.name}.npy") as stream,
         ):
             read_header(stream)
-            for start in range(0, len(self), rows):
+            for start in range(0, len(self), rows):  # zipfile checks the CRC-32 when the last byte is read
                 block = np.empty((min(rows, len(self) - start), *self.shape[1:]), self.stored_dtype)
                 _fill(stream, block)
-                if start + rows >= len(self) and stream.read(1):  # at the end of the member, zipfile checks its CRC-32
-                    raise ValueError("the array is longer than its header says")
                 yield block
-
-    def _load(self) -> NDArray[Any]:
-        with readable(self.path, self.name), np.load(self.path, allow_pickle=False) as arrays:
-            return np.ascontiguousarray(arrays[self.name])
 
 
 def array_names(archive: zipfile.ZipFile) -> list[str]:
@@ -107,7 +97,7 @@ def open_array(archive: zipfile.ZipFile, path: Path, name: str) -> NpzRows:
     """
     info = archive.getinfo(f"{name}.npy")
     if info.flag_bits & 1:
-        raise KdistillError(f"{path} is encrypted: unpack it, and zip its files again without a password")
+        raise KdistillError(f"{path}: {name} is encrypted: unpack the file, and zip it again without a password")
     with readable(path, name), archive.open(info) as stream:
         shape, fortran_order, dtype = read_header(stream)
         start = stream.tell()

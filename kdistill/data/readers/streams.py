@@ -80,9 +80,6 @@ class StreamRows(Rows):
         self._dataset, self._checksums, self._where = dataset, checksums, where
         self.shape, self.dtype = (len(checksums), *row_shape), dtype
 
-    def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        raise NotImplementedError
-
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
         for inputs, labels in _blocks(self._dataset, rows, self._where):

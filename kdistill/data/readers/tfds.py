@@ -60,15 +60,11 @@ class Tfds(Reader):
             splits = ["train", *[split for split in TEST_SPLITS if split in info.splits][:1]]
             datasets = {split: builder.as_dataset(split=split, as_supervised=True) for split in splits}
         train, test = streams.parts({split: self._resized(data) for split, data in datasets.items()}, self.place)
-        size = self.options.image_size
-        return Contents(
-            train,
-            test,
-            class_names=getattr(info.features[info.supervised_keys[1]], "names", None) or (),
-            preprocessing={"images": dict(zip(("height", "width"), parse_image_size(size), strict=True))}
-            if size
-            else {},
-        )
+        class_names = getattr(info.features[info.supervised_keys[1]], "names", None) or ()
+        if not self.options.image_size:
+            return Contents(train, test, class_names)
+        height, width = parse_image_size(self.options.image_size)
+        return Contents(train, test, class_names, preprocessing={"images": {"height": height, "width": width}})
 
     def _resized(self, dataset: Any) -> Any:
         """Return the dataset with its images resized bilinearly to `--image-size`."""

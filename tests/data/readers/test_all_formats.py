@@ -12,8 +12,8 @@ from small_data import (
     HALF,
     X,
     Y,
+    check_error,
     check_rows,
-    error_of,
     load,
     save_csv,
     save_h5,
@@ -129,7 +129,7 @@ def test_data_format(tmp_path):
     }
     for data_format, path in files.items():
         other = path.rename(tmp_path / f"{data_format}.data")
-        assert "--data-format" in error_of(other, **HALF)
+        check_error(other, "--data-format", **HALF)
         assert load(other, data_format=data_format, **HALF).classes == 3
     path = save_npy(tmp_path, x_train=X, y=Y)
     assert load(path, labels=str(tmp_path / "y.npy"), data_format="npy", **HALF).classes == 3
@@ -137,8 +137,7 @@ def test_data_format(tmp_path):
 
 def test_link_to_a_device(tmp_path):
     (tmp_path / "x.npz").symlink_to("/dev/zero")
-    message = error_of(tmp_path / "x.npz")
-    assert all(text in message for text in ("--dataset", "x.npz", "regular file"))
+    check_error(tmp_path / "x.npz", "--dataset", "x.npz", "regular file")
 
 
 @pytest.mark.parametrize(

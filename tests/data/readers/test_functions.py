@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_data import HALF, X, Y, check_rows, error_of, load, save_module
+from small_data import HALF, X, Y, check_error, check_rows, load, save_module
 
 from kdistill import data
 
@@ -91,7 +91,6 @@ BAD = {
     "batches": ("return dataset().batch(20)", ["(None,)", ".unbatch()"]),
     "one-hot labels": ("return dataset().map(lambda a, b: (a, tf.one_hot(b, 3)))", ["(3,)", "tf.argmax"]),
     "multi-label": (_MULTI_LABEL, ["multi-label", "row 1", "2 ones"]),
-    "integers beyond int32": ("return dataset().map(lambda a, b: (tf.cast(a, tf.int64) + 2 ** 40, b))", ["int32"]),
     "dictionaries": ("return dataset().map(lambda a, b: {'a': a, 'b': b})", ["a dictionary of a, b"]),
     "triples": ("return dataset().map(lambda a, b: (a, b, b))", ["(Tensor, Tensor, Tensor)"]),
     "ragged tensors": (_RAGGED, ["(RaggedTensor, Tensor)"]),
@@ -114,14 +113,11 @@ BAD = {
 def test_bad_functions(tmp_path, case):
     body, expected = BAD[case]
     place = save_module(tmp_path, body)
-    message = error_of(place, **HALF)
-    assert all(text in message for text in (place, *expected)), message
+    check_error(place, place, *expected, **HALF)
 
 
 def test_function_with_an_argument(tmp_path):
-    message = error_of(save_module(tmp_path, "return x, y", "path"), **HALF)
-    assert "TypeError" in message
-    assert str(tmp_path) in message
+    check_error(save_module(tmp_path, "return x, y", "path"), "TypeError", str(tmp_path), **HALF)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +125,4 @@ def test_function_with_an_argument(tmp_path):
     [("nosuch:load", "nosuch"), ("json.nosuch:load", "json.nosuch"), ("json:nosuch", "nosuch"), ("sys:exit", "sys")],
 )
 def test_functions_that_do_not_exist(place, missing):
-    assert missing in error_of(place, **HALF).replace(place, "")
+    assert missing in check_error(place, **HALF).replace(place, "")

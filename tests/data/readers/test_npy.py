@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from small_data import HALF, X, Y, check_rows, error_of, load, save_npy, write
+from small_data import HALF, X, Y, check_error, check_rows, load, save_npy, write
 
 from kdistill import data
 from kdistill.errors import UsageError
@@ -116,7 +116,6 @@ OF_FILES = {
     "text file": (lambda p: write(p / "x.npy", b"hello\n" * 50), {"labels": "x.npy"}, ["x.npy", ".npy file"]),
 }
 OF_FOLDERS = {
-    "integers beyond int32": ({"x_train": X.astype(np.int64) - 2**40, "y_train": Y}, HALF, ["x_train.npy", "int32"]),
     "long class names": (
         {"x_train": X, "y_train": Y, "class_names": np.array(["a" * 1001])},
         HALF,
@@ -124,7 +123,6 @@ OF_FOLDERS = {
     ),
     "no y_train": ({"x_train": X}, {}, ["y_train.npy"]),
     "no test part": ({"x_train": X, "y_train": Y}, {}, ["--test-fraction 0.2"]),
-    "NaN": ({"x_train": np.where(X[8, 0, 0] == X, np.nan, 1.0), "y_train": Y}, HALF, ["x_train.npy", "NaN", "row"]),
     "test part without rows": ({"x_train": X, "y_train": Y}, {"test_fraction": 0.001}, ["0.001", "60 rows"]),
 }
 
@@ -133,17 +131,15 @@ OF_FOLDERS = {
 def test_bad_files(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     make, options, expected = OF_FILES[case]
-    message = error_of(make(tmp_path), **options)
-    assert all(text in message for text in expected), message
+    check_error(make(tmp_path), *expected, **options)
 
 
 @pytest.mark.parametrize("case", OF_FOLDERS)
 def test_bad_folders(tmp_path, case):
     arrays, options, expected = OF_FOLDERS[case]
-    message = error_of(save_npy(tmp_path, **arrays).parent, **options)
-    assert all(text in message for text in expected), message
+    check_error(save_npy(tmp_path, **arrays).parent, *expected, **options)
 
 
 def test_pipe_in_a_folder(tmp_path):
     """A pipe is not read: it might never end."""
-    assert "x_train.npy" in error_of(_pipe(tmp_path, "x_train"))
+    check_error(_pipe(tmp_path, "x_train"), "x_train.npy")

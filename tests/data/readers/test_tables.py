@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import MNIST
-from small_data import HALF, check_rows, error_of, inputs_of, load, save_csv, save_table, table, write
+from small_data import HALF, check_error, check_rows, inputs_of, load, save_csv, save_table, table, write
 
 from kdistill import data
 from kdistill.errors import KdistillError
@@ -117,9 +117,9 @@ def test_separators_and_extensions(tmp_path, separator, extension):
 
 def test_command_that_adds_a_header(tmp_path):
     """Numbers in order are a header, and the command in the error about a missing header writes one."""
-    command = re.search(r"\(seq.* > numbered\.csv", error_of(_csv(tmp_path, "a,1,9\nb,2,9\n" * 6), labels="0", **HALF))[
-        0
-    ]
+    command = re.search(
+        r"\(seq.* > numbered\.csv", check_error(_csv(tmp_path, "a,1,9\nb,2,9\n" * 6), labels="0", **HALF)
+    )[0]
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
     dataset = load(tmp_path / "numbered.csv", labels="0", **HALF)
     assert (len(dataset.train) + len(dataset.test), dataset.class_names) == (12, ("a", "b"))
@@ -140,7 +140,7 @@ def test_small_parquet_of_many_rows(tmp_path, monkeypatch):
     assert load(path, **HALF).classes == 2
     monkeypatch.setattr("kdistill.data.readers.tables.TRUSTED_BYTES", 1 << 20)
     monkeypatch.setattr("pandas.read_parquet", lambda *_, **__: pytest.fail("read"))
-    assert "200,000 rows" in error_of(path, **HALF)
+    check_error(path, "200,000 rows", **HALF)
 
 
 def test_housing_is_regression():
@@ -148,13 +148,12 @@ def test_housing_is_regression():
     housing = MNIST.parent / "housing.csv"
     if not housing.exists():
         pytest.skip("housing.csv is not available")
-    message = error_of(housing, labels="median_house_value", inputs="longitude,latitude", **HALF)
-    assert all(number in message for number in ("3,842", "20,640"))
+    check_error(housing, "3,842", "20,640", labels="median_house_value", inputs="longitude,latitude", **HALF)
 
 
 def test_pandas_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    assert "pip install 'kdistill[tables]'" in error_of(write(tmp_path / "data.csv", b"a,label\n1,2\n"), **HALF)
+    check_error(write(tmp_path / "data.csv", b"a,label\n1,2\n"), "pip install 'kdistill[tables]'", **HALF)
 
 
 def test_inputs_only(tmp_path):
@@ -182,10 +181,6 @@ def _with_test(place, columns):
 
 def _columns(**columns):
     return lambda place: save_table(place / "d.csv", columns)
-
-
-def _prices(ending, repeats):
-    return "a,label\n" + "".join(f"1,{price}{ending}\n" for price in range(1001) for _ in range(repeats))
 
 
 TEST = {"test_inputs": "test.csv"}
@@ -217,9 +212,10 @@ BAD = {
     "unknown label column": (save_csv, ["nosuch", "age, same"], {"labels": "nosuch"}),
     "label as input": (save_csv, ["--inputs age,label"], {"inputs": "age,label"}),
     "regression": (lambda p: save_csv(p, label=np.linspace(0, 1, 40)), ["regression", "40 rows"]),
-    "regression of whole numbers": (lambda p: save_csv(p, label=np.arange(40) * 100.0), ["regression", "40 rows"]),
-    "regression of prices": (lambda p: _csv(p, _prices(".0", 12)), ["1,001", "12,012 rows"]),
-    "regression of integers": (lambda p: _csv(p, _prices("", 3)), ["1,001", "3,003 rows"]),
+    "regression of integers": (
+        lambda p: _csv(p, "a,label\n" + "".join(f"1,{price}\n" for price in range(1001))),
+        ["1,001", "1,001 rows"],
+    ),
     "values too large": (lambda p: _with_ages(p, "csv", 1e308), ["column age", "too large"]),
     "no test part": (save_csv, ["--test-fraction 0.2"], {"test_fraction": None}),
     "no rows": (lambda p: _csv(p, "a,label\n"), ["no rows"]),
@@ -245,5 +241,4 @@ BAD = {
 def test_bad_tables(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     make, expected, *options = BAD[case]
-    message = error_of(make(tmp_path), **HALF | (options[0] if options else {}))
-    assert all(text in message for text in expected), message
+    check_error(make(tmp_path), *expected, **HALF | (options[0] if options else {}))

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_data import HALF, X, Y, check_rows, error_of, load
+from small_data import HALF, X, Y, check_error, check_rows, load
 
 from kdistill import data
 
@@ -26,9 +26,9 @@ def test_splits(prepare_tfds):
     assert len(load("tfds:mine:1.0.0").train) == 60
     prepare_tfds(version="2.0.0", train=40)
     assert len(load("tfds:mine", **HALF).train) == 20
-    assert "--test-fraction" in error_of("tfds:mine")
+    check_error("tfds:mine", "--test-fraction")
     prepare_tfds(version="3.0.0", test=5)
-    assert "train" in error_of("tfds:mine", **HALF)
+    check_error("tfds:mine", "train", **HALF)
 
 
 def test_configurations(prepare_tfds):
@@ -36,7 +36,7 @@ def test_configurations(prepare_tfds):
     prepare_tfds(config="plain", train=60, test=6)
     assert len(load("tfds:mine").train) == 60
     prepare_tfds(config="more", version="2.0.0", train=30, test=6)
-    assert "tfds:mine/more, tfds:mine/plain" in error_of("tfds:mine")
+    check_error("tfds:mine", "tfds:mine/more, tfds:mine/plain")
     assert len(load("tfds:mine/plain").train) == 60
     assert len(load("tfds:mine/more:2.0.0").train) == 30
 
@@ -60,7 +60,7 @@ def test_images_of_several_sizes(prepare_tfds):
     """They are an error without --image-size."""
     images = [np.full((5 + i % 2, 4, 3), 20 * i, np.uint8) for i in range(12)]
     prepare_tfds(rows=(images, np.arange(12) % 3), image=(None, None, 3), train=12)
-    assert "tfds:mine: train" in error_of("tfds:mine", **HALF)
+    check_error("tfds:mine", "tfds:mine: train", **HALF)
     dataset = load("tfds:mine", image_size="8", **HALF)
     assert dataset.input_shape == (8, 8, 3)
     assert sorted(np.concatenate([dataset.train.read(), dataset.test.read()])[:, 3, 3, 0]) == list(range(0, 240, 20))
@@ -69,10 +69,10 @@ def test_images_of_several_sizes(prepare_tfds):
 @pytest.mark.parametrize("place", ["tfds:../mine", "tfds:nosuch"])
 @pytest.mark.usefixtures("prepare_tfds")
 def test_names_that_do_not_exist(place):
-    assert place in error_of(place)
+    check_error(place, place)
 
 
 def test_library_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert "pip install 'kdistill[tfds]'" in error_of("tfds:mine")
+    check_error("tfds:mine", "pip install 'kdistill[tfds]'")
