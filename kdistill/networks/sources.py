@@ -63,7 +63,7 @@ def resolve_model(model: str, weights: str | None = None) -> ModelSource:
         weights = None  # only a `.keras` file has weights that could be kept
     module, _, function = model.partition(":")
     is_function = function and module != APPLICATIONS
-    return ModelSource(model, user_code.source(model, "model") if is_function else None, weights)
+    return ModelSource(model, user_code.find_source(model, "model") if is_function else None, weights)
 
 
 def _existing(option: str, name: str) -> Path:

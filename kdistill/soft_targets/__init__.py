@@ -37,7 +37,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, selected
+from kdistill.data import NO_LABEL, Dataset, Source, Split, concatenate, resolve, selection_mask
 from kdistill.data.keys import positions, row_keys, sortable
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
@@ -143,13 +143,13 @@ def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str,
 def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that those a file speaks of were selected from."""
     sources = transfer_sources(manifest, cache).values()
-    return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
+    return concatenate([source.load_transfer_set(dataset) for source in sources]) if sources else dataset.train
 
 
 def transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that a file speaks of: inputs and labels."""
     rows = whole_transfer_set(manifest, dataset, cache)
-    return rows.chosen(selected(rows, Selection.of(manifest.settings), dataset))
+    return rows.select(selection_mask(rows, Selection.of(manifest.settings), dataset))
 
 
 def _correct(logits: Logits, labels: Labels) -> int:

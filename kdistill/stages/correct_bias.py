@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.data.keys import sortable
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
@@ -180,7 +180,7 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
     if pool is None:
         rows = dataset.train
     else:
-        rows = pool.transfer_set(dataset)
+        rows = pool.load_transfer_set(dataset)
         for warning in rows.warnings:
             reporter.warn(warning)
         tests = int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum())
@@ -195,7 +195,7 @@ def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -
     reporter.say(f"takes {most:,} of the {len(rows):,} inputs, always the same ones, for all")
     chosen = np.zeros(len(rows), np.bool_)
     chosen[np.random.default_rng(0).permutation(len(rows))[:most]] = True
-    return rows.chosen(chosen)
+    return rows.select(chosen)
 
 
 def _loaded(student: Artifact, trained: Manifest, dataset: data.Dataset) -> SavedNetwork:

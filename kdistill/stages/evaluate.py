@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill import data, teachers
 from kdistill.console import Reporter, Steps
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import NAME, Evaluate

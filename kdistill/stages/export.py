@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.console.native_stderr import silent
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
@@ -117,7 +117,7 @@ def _calibration_rows(train: data.Split) -> NDArray[Any]:
     """Training rows, (rows, ...): always the same ones of the same split."""
     chosen = np.zeros(len(train), np.bool_)
     chosen[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
-    return train.chosen(chosen).read()
+    return train.select(chosen).read()
 
 
 def _convert(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill import data, soft_targets
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import Plot
@@ -165,7 +165,7 @@ def _examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) 
     chosen = _telling_rows(AlignedSoftTargets(soft, places), rows.labels)
     mask = np.zeros(len(rows), bool)
     mask[chosen] = True
-    inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
+    inputs, labels, logits = rows.select(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
     pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
     given = [None if label == NO_LABEL else int(label) for label in labels]
     order = np.argsort(np.where(labels == NO_LABEL, logits.argmax(axis=1), labels), kind="stable")

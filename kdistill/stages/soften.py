@@ -6,6 +6,9 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
 from kdistill.data import NO_LABEL, Dataset, Source, Split
@@ -59,8 +62,8 @@ def run(
     whole = whole_transfer_set(identity, dataset, workspace.cache)
     for warning in (*dataset.warnings, *whole.warnings):
         reporter.warn(warning)
-    chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
-    rows = whole.chosen(chosen)
+    chosen = _select(whole, settings, dataset, reporter)
+    rows = whole.select(chosen)
 
     start = time.perf_counter()
     said: LogitsSource
@@ -101,13 +104,20 @@ def run(
     return Result(artifact, manifest)
 
 
+def _select(whole: Split, settings: Soften, dataset: Dataset, reporter: Reporter) -> NDArray[np.bool_]:
+    mask = data.selection_mask(whole, settings.selection, dataset)
+    if summary := data.describe_selection(whole, settings.selection, mask):
+        reporter.say(summary)
+    return mask
+
+
 def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
     who = soft_targets.teacher_names(identity)
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:
             reporter.say(f"{name} gives probabilities: their logarithms are taken for logits")
     of = " + ".join(made.name for made in identity.made_from("transfer_set").values())
-    labelled = "" if rows.labelled == len(rows) else f", {rows.labelled:,} of them labelled,"
+    labelled = "" if rows.labeled_rows == len(rows) else f", {rows.labeled_rows:,} of them labelled,"
     mean = f" ({identity.settings['mean']} mean)" if len(who) > 1 else ""
     how = identity.settings
     seen = f"{how['views']} views ({how['augment']}) of " if how["views"] else ""
@@ -206,7 +216,7 @@ def _warn_of_perfection(
     results = manifest.results
     if not outside or not results["labelled"] or results["correct"] < results["labelled"]:
         return
-    labelled = rows.chosen(rows.labels != NO_LABEL)
+    labelled = rows.select(rows.labels != NO_LABEL)
     if manifest.made_from("transfer_set") and not (positions(labelled.keys(), dataset.train.keys()) >= 0).any():
         return
     reporter.warn(

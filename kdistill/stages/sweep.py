@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill import data, teachers
 from kdistill.console import Reporter
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.intervals import Estimate
@@ -317,7 +317,7 @@ def _calibration(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float
 def _validation(sources: StudentInputs, settings: Training) -> data.Split:
     from kdistill.training.artifact import held_out_rows
 
-    return sources.dataset.train.chosen(held_out_rows(sources.training_keys, settings))
+    return sources.dataset.train.select(held_out_rows(sources.training_keys, settings))
 
 
 def _title(sweep: _Work, rows: Sequence[Row]) -> str:

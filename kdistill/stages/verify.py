@@ -10,7 +10,7 @@ import numpy as np
 
 from kdistill import data, teachers
 from kdistill.console import Reporter
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
@@ -166,10 +166,10 @@ def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -
         return
     sample = np.zeros(len(rows), bool)
     sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
-    chosen = rows.chosen(sample)
+    chosen = rows.select(sample)
     inputs, keys = chosen.read(), chosen.keys()
     for view in sorted({0, (soft.form.views or 1) - 1}):
-        said = panel.logits(soft.views.seen(inputs, keys, view) if soft.views else inputs)
+        said = panel.logits(soft.views.render(inputs, keys, view) if soft.views else inputs)
         stored = soft.take(places[sample], view).values.astype(np.float32)
         worst = float(np.abs(soft.form.of_a_view.store(said).values.astype(np.float32) - stored).max())
         tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))

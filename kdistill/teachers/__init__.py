@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdistill import workspace
 from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.data.keys import positions, row_keys
-from kdistill.data.readers import Array, Rows, Subset, text
+from kdistill.data.reader import as_string
+from kdistill.data.rows import ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import NAME, Soften
@@ -149,7 +150,9 @@ class Ensemble:
     def _of_views(self, block: NDArray[Any], views: Views, start: int) -> Floats:
         """Logits (rows, views, classes)."""
         keys = row_keys(block)
-        return np.stack([self.logits(views.seen(block, keys, view), start) for view in range(views.count or 1)], axis=1)
+        return np.stack(
+            [self.logits(views.render(block, keys, view), start) for view in range(views.count or 1)], axis=1
+        )
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
         """Refuse data that does not fit, as `SavedNetwork.check` does."""
@@ -326,7 +329,7 @@ def read(path: Path, settings: Soften, dataset: Dataset, split: Split, chosen: N
     _check_classes(file.logits.shape[1], where, dataset)
     places, order = np.flatnonzero(chosen), ""
     if file.row_keys is not None:
-        places = _joined(file.row_keys.read(), split.chosen(chosen).keys(), places, where, dataset)
+        places = _joined(file.row_keys.read(), split.select(chosen).keys(), places, where, dataset)
         order = f"the rows of {where} are joined by row_keys"
     if file.labels is not None and _check_labels(file.labels.read(), split.labels[chosen], places, where, dataset):
         order = order or f"the labels in {where} are those of the transfer set, row by row"
@@ -366,7 +369,7 @@ def _check_labels(
     given = labels.reshape(-1)[places]
     counted = expected != NO_LABEL
     if given.dtype.kind in "SUO":
-        given = np.array([text(label) for label in given])
+        given = np.array([as_string(label) for label in given])
         known: NDArray[Any] = np.array(dataset.class_names)[expected]
     else:
         known = expected
@@ -385,7 +388,7 @@ def _check_labels(
 def _ordered(rows: Rows, places: NDArray[np.int64], where: str) -> Rows:
     """Some rows of a file in a given order; in memory, unless that is the file's own order."""
     if (np.diff(places) <= 0).any():
-        return Array(rows.read()[places], where)
+        return ArrayRows(rows.read()[places], where)
     mask = np.zeros(len(rows), bool)
     mask[places] = True
     return rows if mask.all() else Subset(rows, mask)

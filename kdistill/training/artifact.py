@@ -53,7 +53,7 @@ class TrainingRows:
         """The rows that a mask (rows,) chooses."""
         keys = None if self.keys is None else self.keys[mask]
         teacher = self.teacher and self.teacher.chosen(mask)
-        return replace(self, rows=self.rows.chosen(mask), keys=keys, teacher=teacher)
+        return replace(self, rows=self.rows.select(mask), keys=keys, teacher=teacher)
 
 
 def make(
@@ -223,7 +223,7 @@ def _parts(
         ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
         keys = ours if rows is dataset.train else keys
         out = held_out_rows(ours, settings)
-        held_out, held_out_name = dataset.train.chosen(out), "validation"
+        held_out, held_out_name = dataset.train.select(out), "validation"
         forbidden.append(ours[out])
     keep = np.ones(len(rows), bool)
     if forbidden:

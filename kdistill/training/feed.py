@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.data import NO_LABEL
 from kdistill.data.augmentation import Views
-from kdistill.data.readers import Rows
+from kdistill.data.rows import Rows
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.soft_targets.storage import Logits
 
@@ -103,7 +103,7 @@ class Feed:
 
     def shuffled(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
         """An epoch's buffers, and for each the order in which to take its rows."""
-        view = self.examples.views.of_epoch(epoch) if self.examples.views else 0
+        view = self.examples.views.for_epoch(epoch) if self.examples.views else 0
         if self.held:
             yield self._whole(view), random.permutation(len(self.examples))
             return
@@ -144,7 +144,7 @@ class Feed:
         stream = None if examples.inputs.seekable else examples.inputs.blocks(step)
         for start in starts:
             places = np.arange(start, min(start + step, len(examples)))
-            block = examples.inputs.part(places[0], places[-1] + 1) if stream is None else next(stream)
+            block = examples.inputs.read_range(places[0], places[-1] + 1) if stream is None else next(stream)
             yield block, places
 
     def _buffer(self, inputs: NDArray[Any], places: NDArray[np.int64], view: int) -> Buffer:

@@ -170,7 +170,7 @@ class StudentInputs:
         """
         if self.soft_for(settings) is None:
             return self._hard
-        if settings.objective.alpha > 0 and not self._soft.rows.labelled:
+        if settings.objective.alpha > 0 and not self._soft.rows.labeled_rows:
             assert self.soft is not None
             raise KdistillError(
                 f"the transfer set of {self.soft.path} has no labels, and alpha, the weight of hard labels, is "
@@ -214,7 +214,9 @@ class StudentInputs:
 
     def _selected(self, lesson: TrainingRows) -> TrainingRows:
         selection = self.settings.selection
-        keep = data.selected(lesson.rows, selection, self.dataset, lesson.keys, reporter=self.reporter)
+        keep = data.selection_mask(lesson.rows, selection, self.dataset, lesson.keys)
+        if summary := data.describe_selection(lesson.rows, selection, keep):
+            self.reporter.say(summary)
         return lesson.chosen(keep)
 
     @property

@@ -259,7 +259,7 @@ def _epoch(
     from kdistill.backend import tf
     from kdistill.data.augmentation import Views
     from kdistill.data.keys import row_keys
-    from kdistill.data.readers import Array
+    from kdistill.data.rows import ArrayRows
     from kdistill.settings import Training
     from kdistill.soft_targets.storage import Logits, LogitStorage
     from kdistill.training import loop as training
@@ -268,7 +268,7 @@ def _epoch(
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
     said = None if teacher_logits is None else Logits(LogitStorage(10, TEMPERATURE), teacher_logits)
     views = (Views(augment, 0), row_keys(inputs)) if augment else ()
-    examples = Examples(Array(inputs, "mnist"), labels, said, *views)
+    examples = Examples(ArrayRows(inputs, "mnist"), labels, said, *views)
     feed = Feed(examples, BATCH_ROWS, settings.memory << 20)
     objective = training.Objective() if teacher_logits is None else training.Objective(ALPHA, TEMPERATURE)
     network = _build(model, role="student", precision=precision, dropout=dropout)

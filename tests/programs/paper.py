@@ -258,7 +258,7 @@ class Paper:
         errors = [self.manifest("students", name)["test_errors"] for name in names]
         if dataset is None:
             return _each(errors)
-        rows = dataset.test.chosen(np.isin(dataset.test.labels, classes))
+        rows = dataset.test.select(np.isin(dataset.test.labels, classes))
         wrong = []
         for name in names:
             logits = SavedNetwork.load(self.workspace / "students" / name / "saved_model").logits(rows.read())

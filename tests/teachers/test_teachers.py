@@ -16,7 +16,7 @@ import kdistill
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data.keys import validation_rows
-from kdistill.data.readers.npz import NpzMember
+from kdistill.data.readers.npz import NpzRows
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.soft_targets.storage import LogitStorage
@@ -177,7 +177,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--teacher", "broken.keras", *DIGITS], 1, "can't be loaded as a .keras file"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10 is not below the 10 classes of digits"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
-        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "they must be alike"),
+        (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "wide.npz"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "nosuch"], 1, "--transfer-set nosuch: there is no such"),
         (["--teacher", "nosuch.keras", *DIGITS], 1, "there is no such SavedModel or .keras file"),
         (["--teacher", "PLACE/one", *DIGITS, "--teacher-output", "probabilities"], 1, "--teacher-output logits"),
@@ -395,13 +395,13 @@ def test_labels_beside_logits_are_compared(run, digits, tmp_path, names):
 
 
 def test_lengths_are_compared_before_anything_is_decompressed(run, tmp_path, monkeypatch):
-    blocks = NpzMember.blocks
+    blocks = NpzRows.blocks
 
     def watched(rows, size):
         assert rows.path != tmp_path / "bomb.npz"
         return blocks(rows, size)
 
-    monkeypatch.setattr(NpzMember, "blocks", watched)
+    monkeypatch.setattr(NpzRows, "blocks", watched)
     rows = 100_000
     arrays = {"labels": np.zeros(rows, int), "row_keys": np.zeros((rows, 16), np.uint8)}
     np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros((rows, 10), np.float16), **arrays)

@@ -84,7 +84,7 @@ def test_what_keras_must_draw():
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_step_drops_what_is_drawn(xla):
     """A step's loss is that of a network whose units are dropped by the bytes drawn for it, compiled or not."""
-    from kdistill.data.readers import Array
+    from kdistill.data.rows import ArrayRows
     from kdistill.training.feed import Buffer, Examples
 
     draw = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_step_drops_what_is_drawn(xla):
     hidden = np.maximum(dense(first, hidden), 0) * kept[1] * 2
     logits = dense(last, np.maximum(dense(second, hidden), 0) * kept[2] * 2)
     expected = -np.log(np.exp(logits)[np.arange(32), labels] / np.exp(logits).sum(axis=1)).sum()
-    examples = Examples(Array(inputs, "some"), labels)
+    examples = Examples(ArrayRows(inputs, "some"), labels)
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
     run = training._step_runner(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kdistill.data.keys import row_keys
-from kdistill.data.readers import Array, Concat, Subset
 from kdistill.data.readers.npz import Npz
+from kdistill.data.rows import ArrayRows, Concat, Subset
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training.feed import Examples, Feed
@@ -22,16 +22,16 @@ ROWS = 1003
 def examples(kind, tmp_path):
     """Rows whose inputs, labels and logits all say which row they are."""
     inputs = np.arange(ROWS, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
-    rows = Array(inputs, "some")
+    rows = ArrayRows(inputs, "some")
     if kind == "stream":
         np.savez(tmp_path / "some.npz", x_train=inputs, y_train=np.zeros(ROWS, int))
         rows = Npz(str(tmp_path / "some.npz")).contents().train.inputs
     if kind == "chosen":
         mask = np.zeros(3 * ROWS, bool)
         mask[::3] = True
-        rows = Subset(Array(np.repeat(inputs, 3, axis=0), "some"), mask)
+        rows = Subset(ArrayRows(np.repeat(inputs, 3, axis=0), "some"), mask)
     if kind == "chained":
-        rows = Concat([Array(inputs[:700], "a"), Array(inputs[700:], "b")])
+        rows = Concat([ArrayRows(inputs[:700], "a"), ArrayRows(inputs[700:], "b")])
     return Examples(rows, np.arange(ROWS), Logits(LogitStorage(3, 1.0), inputs[:, :3] * 2))
 
 
@@ -92,7 +92,7 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
     inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
     keys = row_keys(inputs)
     joined = AlignedSoftTargets(soft, soft.join(keys, labels, "rows"))
-    feed = Feed(Examples(Array(inputs, "some"), labels, joined, soft.views, keys), 8, memory)
+    feed = Feed(Examples(ArrayRows(inputs, "some"), labels, joined, soft.views, keys), 8, memory)
     assert feed.held == (memory > 3000)
     seen = []
     for epoch in (1, 2, 3, 4):
@@ -191,7 +191,7 @@ def test_wrong_views(run, workspace, command, message):
 def test_errors_of_the_reader_come_through(tmp_path):
     inputs = np.zeros((ROWS, 4), np.float32)
     inputs[900] = np.nan
-    feed = Feed(Examples(Array(inputs, "some"), np.zeros(ROWS, np.int64)), 8, 1000)
+    feed = Feed(Examples(ArrayRows(inputs, "some"), np.zeros(ROWS, np.int64)), 8, 1000)
     with pytest.raises(KdistillError, match="first in row 900"):
         list(feed.shuffled(np.random.default_rng(0), 1))
 

@@ -11,7 +11,7 @@ from helpers import Stops
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import Loss, Training
@@ -32,7 +32,7 @@ def rows(digits):
 
 def examples(inputs, labels, teacher_logits=None):
     said = None if teacher_logits is None else Logits(LogitStorage(10, 4.0), teacher_logits)
-    return Examples(Array(inputs, "some"), labels, said)
+    return Examples(ArrayRows(inputs, "some"), labels, said)
 
 
 def settings(**changed):
