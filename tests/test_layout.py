@@ -15,11 +15,9 @@ MOST_LINES = 400
 
 # What still breaks a rule. Both lists are exact: shorten them with the code, until they are empty.
 TOO_LONG = {
-    "cli",
     "data",
     "data.readers",
     "data.readers.images",
-    "settings",
     "soft_targets",
     "stages.sweep",
     "teachers",
