@@ -243,7 +243,8 @@ def test_real_process_prints_only_its_own_lines(tmp_path):
     place = tmp_path / "ein schöner Ort"
     place.mkdir()
     printed = {}
-    for command in (["train-teacher", *QUICK], ["soften", "--temperature", "20"], ["train-student", *QUICK], ["plot"]):
+    how = [*QUICK, "--xla", "auto"]
+    for command in (["train-teacher", *how], ["soften", "--temperature", "20"], ["train-student", *how], ["plot"]):
         done = process(*command, cwd=place, NO_COLOR="1")
         assert (done.returncode, done.stderr) == (0, "")
         printed[command[0]] = done.stdout
