@@ -101,7 +101,7 @@ def test_other_backend_is_refused(tmp_path):
     """Keras with another backend is refused by its name, with the environment variable that selects TensorFlow."""
     code = (
         "import keras, kdistill\n"
-        "keras.backend.backend = lambda: 'jax'\n"  # stands for Keras imported with another backend
+        "keras.backend.backend = lambda: 'jax'\n"  # simulates Keras with another backend
         "try: kdistill.DistillationLoss\n"
         "except kdistill.KdistillError as error: print(error)\n"
     )

@@ -150,7 +150,7 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, words):
     ("command", "option"), [("train-teacher", "--name"), ("soften", "--name"), ("train-student", "--soft-targets")]
 )
 def test_names_cannot_leave_the_workspace(run, tmp_path, command, option, name):
-    """A name that is no plain file name is refused."""
+    """Names with separators, control characters or a leading dot are refused."""
     outcome = run(command, f"{option}={name}")
     assert outcome.code == 2
     assert mentions(outcome.err, option, 100)

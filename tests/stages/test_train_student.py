@@ -26,7 +26,7 @@ def command_of(run, name):
 
 @pytest.mark.parametrize("options", [*([loss] for loss in LOSSES), ["kd", "--standardize-logits"]], ids=" ".join)
 def test_each_loss_trains_a_student(run, workspace, options):
-    """Each loss trains a student, prints its formula, and stands in the command that reproduces the student."""
+    """Each loss trains a student, prints its formula, and is in the command that reproduces the student."""
     options = ["--loss", *options, *([] if options == ["mse"] else ["--temperature", "2"])]
     outcome = run("train-student", *QUICK, "--name", "other", *options)
     assert outcome.code == 0, outcome.err
@@ -53,7 +53,7 @@ def test_each_loss_with_top_k_logits_without_labels(run, workspace, tmp_path, di
     results = results_of(workspace, "other")
     assert results["labelled_rows"] == 0
     assert results["test_errors"] < 60, results
-    assert ("warning" in outcome.err) == (loss == "mse")  # which has no temperature
+    assert ("warning" in outcome.err) == (loss == "mse")  # it does not depend on T
 
 
 @pytest.mark.slow
