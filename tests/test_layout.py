@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
 
+import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "kdistill"
@@ -33,13 +37,13 @@ WRONG_WAY = {
 
 
 def modules():
-    """The modules of the package by name, e.g. `data.readers.npz`, with their paths."""
+    """Yield the modules of the package by name, e.g. `data.readers.npz`, with their paths."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path
 
 
-def imported_packages(path):
-    """The packages that a module imports at any place, except those imported for type checkers only."""
+def imported_names(path):
+    """Return the dotted names that a module imports at any place, except those imported for type checkers only."""
     tree = ast.parse(path.read_text())
     for_types = {
         node
@@ -57,7 +61,12 @@ def imported_packages(path):
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-    for name in names:
+    return names
+
+
+def imported_packages(path):
+    """Yield the packages of kdistill that a module imports."""
+    for name in imported_names(path):
         root, _, rest = f"{name}.".partition(".")
         if root == "kdistill":
             package = rest.partition(".")[0]
@@ -90,3 +99,20 @@ def test_modules_are_short(record_property):
     record_property("total_lines", sum(lines.values()))
     print(f"kdistill: {sum(lines.values()):,} lines in {len(lines)} modules")
     assert {name for name, count in lines.items() if count > MOST_LINES} == set(TOO_LONG)
+
+
+def test_imported_packages_are_declared():
+    """`pyproject.toml` declares each distribution that kdistill imports."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    declared = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+    distributions = packages_distributions()
+    imported = {name.partition(".")[0] for _, path in modules() for name in imported_names(path)} - {"kdistill"}
+    third_party = imported - set(sys.stdlib_module_names)
+    assert third_party >= {"tensorflow", "keras", "numpy"}
+    for name in third_party:
+        assert declared & {distribution.lower() for distribution in distributions[name]}, name
