@@ -24,7 +24,7 @@ def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return the probabilities softmax(logits / temperature), (..., classes)."""
+    """Return the probabilities of logits / temperature, (..., classes)."""
     return np.asarray(np.exp(log_softmax(logits, temperature)))
 
 

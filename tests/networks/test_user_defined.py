@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import KDISTILL, Stops, stamps, write_npz
+from helpers import KDISTILL, InterruptAfter, stamps, write_npz
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
@@ -307,8 +307,8 @@ def test_resumed_training_has_the_same_bits(tmp_path, rows, model, dtype, change
     inputs = some_rows(rows, dtype)
     uninterrupted, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", model, inputs, rows[1], how, Stops(1))
-    counts = Stops(100)
+        train(tmp_path / "stopped", model, inputs, rows[1], how, InterruptAfter(1))
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", model, inputs, rows[1], how, counts)
     assert 100 - counts.left == 2, "only two epochs remained"
     assert weights(network) == weights(uninterrupted)
