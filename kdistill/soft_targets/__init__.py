@@ -62,9 +62,9 @@ def write(
     log: BlockLog,
     identity: Manifest,
     labels: Labels,
-    form: LogitStorage,
+    storage: LogitStorage,
     *,
-    since: float,
+    start_time: float,
     teacher: dict[str, Any],
 ) -> Manifest:
     """Write the soft-target file from a log of `row_keys` and a form's columns; one block in memory at a time.
@@ -74,8 +74,8 @@ def write(
         log: what the teacher said.
         identity: what the file is made from.
         labels: (rows,) of the transfer set.
-        form: how the log holds logits.
-        since: when the work began, by `time.perf_counter`.
+        storage: how the log holds logits.
+        start_time: when the work began, by `time.perf_counter`.
         teacher: what a student may want to know of it.
 
     Returns:
@@ -87,14 +87,14 @@ def write(
     correct = 0
     content = _Content()
     with _Disk(path) as disk, h5py.File(disk, "w", libver="latest") as file:
-        made = {name: _create(file, name, (rows, *shape), dtype) for name, (shape, dtype) in form.datasets.items()}
+        made = {name: _create(file, name, (rows, *shape), dtype) for name, (shape, dtype) in storage.datasets.items()}
         start = 0
         for block in log.blocks():
             end = start + len(block["row_keys"])
-            logits = Logits(form, block["logits"], block.get("top_classes"))
+            logits = Logits(storage, block["logits"], block.get("top_classes"))
             logits.check(start, " + ".join(teacher_names(identity)))  # soft targets of such logits are finite at any T
             block["labels"] = labels[start:end]
-            block["soft_targets"] = np.exp(metrics.log_softmax(block["logits"], form.temperature))
+            block["soft_targets"] = np.exp(metrics.log_softmax(block["logits"], storage.temperature))
             for name, values in block.items():
                 made[name][start:end] = values
             content.add(block)
@@ -103,18 +103,18 @@ def write(
         labelled = int((labels != NO_LABEL).sum())
         results = {
             "rows": rows,
-            "classes": form.classes,
+            "classes": storage.classes,
             "labelled": labelled,
             "correct": correct,
             "teacher": teacher,
         }
         manifest = recorded(
-            identity, outputs={"content": content.digest()}, results=results, seconds=time.perf_counter() - since
+            identity, outputs={"content": content.digest()}, results=results, seconds=time.perf_counter() - start_time
         )
         attributes: dict[str, Any] = {
             "kdistill_format": FORMAT,
-            "temperature": form.temperature,
-            "classes": form.classes,
+            "temperature": storage.temperature,
+            "classes": storage.classes,
             "teacher": ", ".join(teacher_names(identity)),
             "dataset": identity.inputs["dataset"].name,
             "accuracy": correct / labelled if labelled else float("nan"),
@@ -140,7 +140,7 @@ def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str,
     return {role: resolve(made.name, cache=cache) for role, made in named.items()}
 
 
-def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
+def full_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that those a file speaks of were selected from."""
     sources = transfer_sources(manifest, cache).values()
     return joined([source.transfer_set(dataset) for source in sources]) if sources else dataset.train
@@ -148,7 +148,7 @@ def whole_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None 
 
 def transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """The rows that a file speaks of: inputs and labels."""
-    rows = whole_transfer_set(manifest, dataset, cache)
+    rows = full_transfer_set(manifest, dataset, cache)
     return rows.chosen(selected(rows, Selection.of(manifest.settings), dataset))
 
 
@@ -211,10 +211,10 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h
 
     All are stored whole, so that they are made of a size by which the last is full, or nearly.
     """
-    of_a_view = (*(1 for _ in shape[1:-1]), *shape[-1:]) if len(shape) > 1 else ()
-    most = max(1, CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(of_a_view)))
+    one_view = (*(1 for _ in shape[1:-1]), *shape[-1:]) if len(shape) > 1 else ()
+    most = max(1, CHUNK_BYTES // (np.dtype(dtype).itemsize * math.prod(one_view)))
     rows = math.ceil(shape[0] / math.ceil(shape[0] / most))
-    return file.create_dataset(name, shape, dtype, chunks=(rows, *of_a_view), fletcher32=True)
+    return file.create_dataset(name, shape, dtype, chunks=(rows, *one_view), fletcher32=True)
 
 
 def recovered(artifact: Artifact) -> Manifest:
@@ -240,7 +240,7 @@ class SoftTargets:
         temperature: T of `soft_targets()`.
         rows: how many examples it speaks of.
         classes: how many classes there are.
-        form: how logits are stored.
+        storage: how logits are stored.
         manifest: what it came from.
 
     Raises:
@@ -266,14 +266,14 @@ class SoftTargets:
                 np.asarray(file.attrs["manifest"]).item(), str(path), remedy, kind="soft targets"
             )
             settings, results = manifest.settings, manifest.results
-            form = LogitStorage(
+            storage = LogitStorage(
                 results["classes"],
                 float(file.attrs["temperature"]),
                 settings["dtype"],
                 settings["top_k"],
                 settings.get("views"),
             )
-            for name, (shape, dtype) in form.datasets.items():
+            for name, (shape, dtype) in storage.datasets.items():
                 dataset = file.get(name, getlink=True)
                 if not isinstance(dataset, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                     raise KdistillError(f"{path}: {name} is not a dataset of this file: {remedy}")
@@ -284,10 +284,10 @@ class SoftTargets:
                     raise KdistillError(f"{path}: {name} claims {wanted} and holds less: {remedy}")
         self.path = path
         self.manifest = manifest
-        self.form = form
-        self.temperature = form.temperature
+        self.storage = storage
+        self.temperature = storage.temperature
         self.rows = int(results["rows"])
-        self.classes = form.classes
+        self.classes = storage.classes
         self.file = file
         self.remedy = remedy
 
@@ -329,12 +329,12 @@ class SoftTargets:
         from kdistill.data.augmentation import Views
 
         how = self.manifest.settings
-        return Views(how["augment"], how["seed"], self.form.views) if self.form.views else None
+        return Views(how["augment"], how["seed"], self.storage.views) if self.storage.views else None
 
     @property
-    def exact_temperature(self) -> bool:
+    def exact_at_any_temperature(self) -> bool:
         """Whether the logits hold at any temperature, or only at the one that they were made for."""
-        return self.form.top_k is None and self.manifest.settings["mean"] != "arithmetic"
+        return self.storage.top_k is None and self.manifest.settings["mean"] != "arithmetic"
 
     def blocks(self) -> Iterator[tuple[Keys, Labels, Logits]]:
         """Keys, labels and logits in order; reading to the end checks the digest of all.
@@ -345,11 +345,11 @@ class SoftTargets:
         content = _Content()
         correct = 0
         step = self._block_rows
-        names = ("row_keys", "labels", *self.form.columns)
+        names = ("row_keys", "labels", *self.storage.columns)
         with _readable(self.path, self.remedy):
             for start in range(0, self.rows, step):
                 block = {name: self.file[name][start : start + step] for name in names}
-                logits = Logits(self.form, block["logits"], block.get("top_classes"))
+                logits = Logits(self.storage, block["logits"], block.get("top_classes"))
                 if (row := unusable_row(logits.values)) is not None:
                     raise KdistillError(f"{self.path}: {unusable(start + row)}: {self.remedy}")
                 content.add(block)
@@ -365,7 +365,7 @@ class SoftTargets:
 
     @property
     def _block_rows(self) -> int:
-        return max(1, BLOCK_BYTES // self.form.row_bytes)
+        return max(1, BLOCK_BYTES // self.storage.row_bytes)
 
     @cached_property
     def _index(self) -> tuple[Keys, Labels, Labels]:
@@ -380,7 +380,7 @@ class SoftTargets:
             KdistillError: if they are not, or the file is damaged.
         """
         start = 0
-        tolerance = {"float32": (1e-4, 1e-7), "float16": (2e-3, 1e-7)}[self.form.dtype]
+        tolerance = {"float32": (1e-4, 1e-7), "float16": (2e-3, 1e-7)}[self.storage.dtype]
         for _, _, logits in self.blocks():
             expected = np.exp(metrics.log_softmax(logits.values, self.temperature))
             with _readable(self.path, self.remedy):
@@ -403,8 +403,8 @@ class SoftTargets:
         """
         order = np.argsort(places, kind="stable")
         ascending = places[order]
-        form = self.form.of_a_view
-        shapes = form.columns.items()
+        storage = self.storage.one_view
+        shapes = storage.columns.items()
         found = {name: np.empty((len(places), *shape), dtype) for name, (shape, dtype) in shapes}
         step = self._block_rows
         edges = np.unique(ascending // step)
@@ -414,9 +414,9 @@ class SoftTargets:
                 wanted = ascending[low:high]
                 for name, values in found.items():
                     part = slice(wanted[0], wanted[-1] + 1)
-                    block = self.file[name][part if self.form.views is None else (part, view)]
+                    block = self.file[name][part if self.storage.views is None else (part, view)]
                     values[order[low:high]] = block[wanted - wanted[0]]
-        return Logits(form, found["logits"], found.get("top_classes"))
+        return Logits(storage, found["logits"], found.get("top_classes"))
 
     @property
     def keys(self) -> Keys:
@@ -552,23 +552,23 @@ class AlignedSoftTargets:
     """What a file says of some rows, row by row: `places` (rows,) are from `SoftTargets.join`."""
 
     soft: SoftTargets
-    places: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
     @property
-    def form(self) -> LogitStorage:
-        return self.soft.form
+    def storage(self) -> LogitStorage:
+        return self.soft.storage
 
     @property
     def nbytes(self) -> int:
         """Of one view."""
-        return len(self.places) * self.form.of_a_view.row_bytes
+        return len(self.positions) * self.storage.one_view.row_bytes
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def chosen(self, mask: NDArray[np.bool_]) -> AlignedSoftTargets:
         """The rows that a mask (rows,) chooses."""
-        return AlignedSoftTargets(self.soft, self.places[mask])
+        return AlignedSoftTargets(self.soft, self.positions[mask])
 
     def permuted(self, labels: Labels, seed: int) -> AlignedSoftTargets:
         """Each row with what was said of another of the same label, in an order drawn from the seed.
@@ -581,11 +581,11 @@ class AlignedSoftTargets:
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             order[rows] = random.permutation(rows)
-        return AlignedSoftTargets(self.soft, self.places[order])
+        return AlignedSoftTargets(self.soft, self.positions[order])
 
     def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
         """Those of some rows, by number, and of one view, read from the file."""
-        return self.soft.take(self.places[rows], view)
+        return self.soft.take(self.positions[rows], view)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ class LogitStorage:
         return {"logits": ((*views, self.top_k + 1), logits), "top_classes": ((*views, self.top_k), names)}
 
     @property
-    def of_a_view(self) -> LogitStorage:
+    def one_view(self) -> LogitStorage:
         """The form of what is stored of one view."""
         return replace(self, views=None)
 
@@ -67,7 +67,7 @@ class LogitStorage:
         }
 
     @property
-    def rest(self) -> float:
+    def rest_offset(self) -> float:
         """What is taken off the rest's logit to give that of each of its classes, among which its mass is shared."""
         return 0.0 if self.top_k is None else self.temperature * float(np.log(self.classes - self.top_k))
 
@@ -78,7 +78,7 @@ class LogitStorage:
     def store(self, logits: NDArray[np.float32]) -> Logits:
         """Logits (rows, classes), or (rows, views, classes), in this form; infinite where the type can't hold them."""
         if self.views is not None:
-            flat, shapes = self.of_a_view.store(logits.reshape(-1, self.classes)), self.columns
+            flat, shapes = self.one_view.store(logits.reshape(-1, self.classes)), self.columns
             values, names = flat.values.reshape(-1, *shapes["logits"][0]), flat.top_classes
             return Logits(self, values, None if names is None else names.reshape(-1, *shapes["top_classes"][0]))
         top = None
@@ -101,7 +101,7 @@ class LogitStorage:
 class Logits:
     """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a form that has them."""
 
-    form: LogitStorage
+    storage: LogitStorage
     values: Floats
     top_classes: NDArray[np.unsignedinteger[Any]] | None = None
 
@@ -110,7 +110,7 @@ class Logits:
 
     @property
     def nbytes(self) -> int:
-        return len(self) * self.form.row_bytes
+        return len(self) * self.storage.row_bytes
 
     def check(self, start: int, where: str) -> None:
         """Refuse what no student could be trained on.
@@ -124,26 +124,26 @@ class Logits:
         """
         if (row := unusable_row(self.values)) is not None:
             half = f"the logits of row {start + row} are more than float16 can hold: --dtype float32"
-            raise KdistillError(f"{where}: {half if self.form.dtype == 'float16' else unusable(start + row)}")
+            raise KdistillError(f"{where}: {half if self.storage.dtype == 'float16' else unusable(start + row)}")
 
     def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
         """Some of the rows, by number or mask, and of one view."""
         of_view = self.view(view)
         top = None if of_view.top_classes is None else of_view.top_classes[rows]
-        return Logits(of_view.form, of_view.values[rows], top)
+        return Logits(of_view.storage, of_view.values[rows], top)
 
     def view(self, number: int) -> Logits:
         """Those of one view; the only one, where there are no others."""
-        if self.form.views is None:
+        if self.storage.views is None:
             return self
         top = None if self.top_classes is None else self.top_classes[:, number]
-        return Logits(self.form.of_a_view, self.values[:, number], top)
+        return Logits(self.storage.one_view, self.values[:, number], top)
 
     def most_likely(self) -> NDArray[np.int64]:
         """The class with the largest logit, (rows,); of the rows as they are."""
-        if self.form.views is not None:
+        if self.storage.views is not None:
             return self.view(0).most_likely()
-        largest = self.values[:, : self.form.top_k].argmax(axis=1)
+        largest = self.values[:, : self.storage.top_k].argmax(axis=1)
         if self.top_classes is None:
             return np.asarray(largest, np.int64)
         return np.take_along_axis(self.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
@@ -153,11 +153,11 @@ class Logits:
         values = self.values.astype(np.float32)
         if self.top_classes is None:
             return values
-        whole = np.repeat(values[..., -1:] - np.float32(self.form.rest), self.form.classes, axis=-1)
+        whole = np.repeat(values[..., -1:] - np.float32(self.storage.rest_offset), self.storage.classes, axis=-1)
         np.put_along_axis(whole, self.top_classes.astype(np.int64), values[..., :-1], axis=-1)
         return whole
 
-    def block(self) -> Block:
+    def arrays(self) -> Block:
         """What is stored of them, by dataset."""
         top = {} if self.top_classes is None else {"top_classes": self.top_classes}
         return {"logits": self.values, **top}

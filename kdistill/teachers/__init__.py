@@ -52,10 +52,10 @@ class ZeroProbabilities:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class UnloadedTeacher:
     """A teacher that has been found, and not yet loaded; `artifact` and `manifest` are those of one in the workspace."""
 
-    made_from: Input
+    identity: Input
     path: Path
     artifact: Artifact | None = None
     manifest: Manifest | None = None
@@ -70,14 +70,14 @@ class LogitsSource(Protocol):
     @property
     def zeros(self) -> ZeroProbabilities: ...
 
-    def of(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
+    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         """Inputs and logits, block by block of `rows` rows, without the first `skip` blocks.
 
         Of several views of each row the logits are (rows, views, classes), and the inputs are the rows as they are.
         """
 
 
-def find(place: Workspace, name: str) -> Candidate:
+def find_teacher(place: Workspace, name: str) -> UnloadedTeacher:
     """Find a teacher by its name in the workspace or by the path of its SavedModel or `.keras` file.
 
     Raises:
@@ -89,7 +89,7 @@ def find(place: Workspace, name: str) -> Candidate:
         if artifact.path.exists():
             manifest = artifact.require()
             saved_model = artifact.path / "saved_model"
-            return Candidate(Input(name, manifest.outputs["saved_model"]), saved_model, artifact, manifest)
+            return UnloadedTeacher(Input(name, manifest.outputs["saved_model"]), saved_model, artifact, manifest)
         if not path.exists() and path.suffix != ".keras":
             known = ", ".join(teacher.name for teacher in place.teachers())
             there = f", only {known}" if known else ""
@@ -102,7 +102,7 @@ def find(place: Workspace, name: str) -> Candidate:
         raise KdistillError(f"--teacher {name} is not a regular file (expected a .keras file)")
     if path.suffix != ".keras" and not (path / "saved_model.pb").exists():
         raise KdistillError(f"--teacher {name} {_why_no_teacher(name)}")
-    return Candidate(Input(str(path), workspace.digest(path)), path)
+    return UnloadedTeacher(Input(str(path), workspace.digest(path)), path)
 
 
 def _why_no_teacher(name: str) -> str:
@@ -141,7 +141,7 @@ class Ensemble:
     views: Views | None = None
     zeros: ZeroProbabilities = field(default_factory=ZeroProbabilities)
 
-    def of(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
+    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         for number, block in enumerate(islice(split.blocks(rows), skip, None), skip):
             start = number * rows
             yield block, self.logits(block, start) if self.views is None else self._of_views(block, self.views, start)
@@ -191,7 +191,7 @@ class PrecomputedLogits:
     probabilities: Sequence[bool]
     zeros: ZeroProbabilities = field(default_factory=ZeroProbabilities)
 
-    def of(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
+    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         pairs = zip(split.blocks(rows), self.rows.blocks(rows), strict=True)
         for number, (block, said) in enumerate(islice(pairs, skip, None), skip):
             logits = _single(said, self.where, self.places[number * rows :])
@@ -243,7 +243,7 @@ def are_probabilities(said: NDArray[np.floating[Any]]) -> bool:
     return bool((said >= 0).all() and np.allclose(said.sum(axis=1, dtype=np.float64), 1.0, atol=SUM_TOLERANCE))
 
 
-def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, split: Split) -> Ensemble:
+def load_ensemble(candidates: Sequence[UnloadedTeacher], settings: Soften, dataset: Dataset, split: Split) -> Ensemble:
     """Load teachers, and try them on the first rows of a transfer set.
 
     Raises:
@@ -270,7 +270,7 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
     return Ensemble(members, probabilities, settings.mean, settings.temperature, views)
 
 
-def _open(candidate: Candidate, signature: str | None, output: str | None, teacher_input: str) -> SavedNetwork:
+def _open(candidate: UnloadedTeacher, signature: str | None, output: str | None, teacher_input: str) -> SavedNetwork:
     """Load a teacher; what is said of those from outside means nothing for one of the workspace."""
     from kdistill.networks.saved_models import SavedNetwork
 
@@ -279,15 +279,15 @@ def _open(candidate: Candidate, signature: str | None, output: str | None, teach
     return SavedNetwork.load(candidate.path, signature=signature, output=output, raw=teacher_input == "raw")
 
 
-def reload(place: Workspace, manifest: Manifest) -> Ensemble | None:
+def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
     """The teachers that made a soft-target file, loaded.
 
     None if they are not as they were or were no networks, or if zeros among their probabilities counted as something else.
     """
     names = manifest.made_from("teacher")
     try:
-        candidates = [find(place, made.name) for made in names.values()]
-        if not names or [candidate.made_from for candidate in candidates] != list(names.values()):
+        candidates = [find_teacher(place, made.name) for made in names.values()]
+        if not names or [candidate.identity for candidate in candidates] != list(names.values()):
             return None
         how, probabilities = manifest.settings, manifest.results["teacher"]["probabilities"]
         if any(probabilities) and how.get("zero_mass") != ZERO_MASS:
@@ -298,7 +298,9 @@ def reload(place: Workspace, manifest: Manifest) -> Ensemble | None:
     return Ensemble(members, probabilities, how["mean"] or "arithmetic", how["temperature"])
 
 
-def read(path: Path, settings: Soften, dataset: Dataset, split: Split, chosen: NDArray[np.bool_]) -> PrecomputedLogits:
+def read_logits(
+    path: Path, settings: Soften, dataset: Dataset, split: Split, chosen: NDArray[np.bool_]
+) -> PrecomputedLogits:
     """Open a file of logits or probabilities of a whole transfer set, and check it against that.
 
     Args:

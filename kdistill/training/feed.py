@@ -156,7 +156,7 @@ class Feed:
         teacher, views, keys = self.examples.teacher, self.examples.views, self.examples.keys
         soft: tuple[Any, ...] = ()
         if teacher:
-            said = teacher.at(places, view if teacher.form.views else 0)
+            said = teacher.at(places, view if teacher.storage.views else 0)
             top = () if said.top_classes is None else (tf.constant(said.top_classes.astype(np.int32)),)
             soft = (tf.constant(said.values), *top)
         if views is None or keys is None:

@@ -389,12 +389,12 @@ def _trainer(
     trainers: Trainers | None,
 ) -> Trainer:
     """A trainer with the values of a new network: one that was compiled for another student, where one fits."""
-    form = examples.teacher.form if examples.teacher else None
+    storage = examples.teacher.storage if examples.teacher else None
     key = (
         replace(settings, seed=0, epochs=1, memory=1),
         settings.epochs * steps if settings.schedule != "constant" else None,
         replace(objective, alpha=0.0, temperature=1.0),
-        (form.top_k, form.classes, form.rest, form.dtype) if form else None,
+        (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
         examples.views.augment if examples.views else None,
     )
     if trainers is not None and (trainer := trainers.get(key)):
@@ -416,7 +416,7 @@ def _step_runner(
     settings: Training,
 ) -> Callable[[Buffer, Any, Any, Any], Any]:
     """The function `Trainer.run_steps`; each step draws its own dropout."""
-    form = examples.teacher.form if examples.teacher else None
+    storage = examples.teacher.storage if examples.teacher else None
     views = examples.views
     masks = dropout.Masks(model)
 
@@ -425,10 +425,10 @@ def _step_runner(
         with tf.GradientTape() as tape, masks.given(drawn):
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
             hard = current.hard(batch_labels, logits)
-            if form:
+            if storage:
                 said = tf.cast(batch_soft[0], tf.float32)
-                if form.top_k is not None:
-                    said = losses.expand_top_k(said, batch_soft[1], classes=form.classes, rest=form.rest)
+                if storage.top_k is not None:
+                    said = losses.expand_top_k(said, batch_soft[1], classes=storage.classes, rest=storage.rest_offset)
                 soft = current.soft(batch_labels, said, logits)
                 loss = losses.weighted(hard, soft, alpha=current.alpha)
             else:

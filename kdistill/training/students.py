@@ -107,9 +107,9 @@ class StudentInputs:
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Why what a student is told at its T is not exactly what its teacher said, in words."""
         soft, temperature = self.soft_for(settings), self.temperature(settings)
-        if soft is None or temperature == soft.temperature or soft.exact_temperature:
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
-        of = "mean" if soft.form.top_k is None else "rest"
+        of = "mean" if soft.storage.top_k is None else "rest"
         at = "without a T" if temperature is None else f"at T = {temperature:g}"
         return f"is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it is exact"
 

@@ -26,7 +26,7 @@ _RECORD = struct.Struct("<QQdI")  # first row, rows, seconds of work on them, CR
 
 
 @dataclass(frozen=True)
-class Head:
+class LogProgress:
     """What a log says of itself, and how far it came: `total` rows are wanted, None where nobody said."""
 
     identity: Manifest
@@ -36,7 +36,7 @@ class Head:
     seconds: float = 0.0
 
 
-def peek(path: Path) -> Head:
+def read_progress(path: Path) -> LogProgress:
     """How far a log came, without reading its rows.
 
     Raises:
@@ -53,10 +53,10 @@ def peek(path: Path) -> Head:
     return replace(told, rows=rows, seconds=seconds)
 
 
-def _head(line: bytes, path: Path) -> Head:
+def _head(line: bytes, path: Path) -> LogProgress:
     fields = json.loads(line)
     identity = Manifest.from_json(fields["identity"], str(path), "", finished=False)
-    return Head(identity, int(fields["row_bytes"]), fields["total"])
+    return LogProgress(identity, int(fields["row_bytes"]), fields["total"])
 
 
 class BlockLog:
@@ -79,7 +79,7 @@ class BlockLog:
         self._row_bytes = sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
         fields = {"identity": identity.to_json(), "row_bytes": self._row_bytes, "total": total}
         head = json.dumps(fields).encode() + b"\n"
-        self._since = time.perf_counter()
+        self._last_append = time.perf_counter()
         self.rows = 0
         self.restarted = False
         self._file = path.open("a+b", buffering=0)  # what could not be written must not be tried again on closing
@@ -123,7 +123,7 @@ class BlockLog:
         """Add one block: every column, (rows, ...)."""
         parts = [np.ascontiguousarray(block[name], dtype) for name, (_, dtype) in self._columns.items()]
         body = b"".join(part.tobytes() for part in parts)
-        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        seconds, self._last_append = time.perf_counter() - self._last_append, time.perf_counter()
         self._write(_RECORD.pack(self.rows, len(parts[0]), seconds, zlib.crc32(body)) + body)
         self.rows += len(parts[0])
 

@@ -47,21 +47,21 @@ def write(place, rows, *, labels=None, manifest=IDENTITY, size=32, classes=CLASS
     keys, logits, own = rows
     artifact = Workspace(place).soft_targets("soft-targets")
     artifact.path.parent.mkdir(exist_ok=True)
-    form = LogitStorage(classes, 4.0, manifest.settings["dtype"], manifest.settings["top_k"])
-    log = begin(place, manifest, form)
+    storage = LogitStorage(classes, 4.0, manifest.settings["dtype"], manifest.settings["top_k"])
+    log = begin(place, manifest, storage)
     for start in range(log.rows, len(keys), size):
         block = slice(start, start + size)
-        log.append({"row_keys": keys[block], **form.store(logits[block]).block()})
+        log.append({"row_keys": keys[block], **storage.store(logits[block]).arrays()})
     given_labels = own if labels is None else labels
     said = {"model": "cnn", "parameters": 1, "probabilities": [False]}
-    soft_targets.write(artifact.path, log, manifest, given_labels, form, since=0.0, teacher=said)
+    soft_targets.write(artifact.path, log, manifest, given_labels, storage, start_time=0.0, teacher=said)
     log.close()
     return artifact
 
 
-def begin(place, manifest=IDENTITY, form=None):
+def begin(place, manifest=IDENTITY, storage=None):
     return BlockLog(
-        place / "blocks.log", manifest, {"row_keys": ((16,), "u1"), **(form or LogitStorage(CLASSES, 4.0)).columns}
+        place / "blocks.log", manifest, {"row_keys": ((16,), "u1"), **(storage or LogitStorage(CLASSES, 4.0)).columns}
     )
 
 
