@@ -12,10 +12,9 @@ from kdistill.data import NO_LABEL, Dataset, Source, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
-from kdistill.soft_targets import SoftTargets, full_transfer_set
-from kdistill.soft_targets.storage import LogitStorage
+from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages import announce, up_to_date
-from kdistill.teachers import ZERO_MASS, LogitsSource, UnloadedTeacher
+from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
 from kdistill.workspace import staleness as freshness
 from kdistill.workspace.resume_log import BlockLog
@@ -61,7 +60,7 @@ def run(
     rows = whole.chosen(chosen)
 
     start = time.perf_counter()
-    said: LogitsSource
+    said: Ensemble | PrecomputedLogits
     if settings.logits:
         said = spoken = teachers.read_logits(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
         reporter.say(spoken.order)
@@ -107,7 +106,9 @@ def run(
     return manifest
 
 
-def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
+def _describe(
+    identity: Manifest, said: Ensemble | PrecomputedLogits, dataset: Dataset, rows: Split, reporter: Reporter
+) -> None:
     who = soft_targets.teacher_names(identity)
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:
@@ -124,7 +125,13 @@ def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Sp
 
 
 def _ask(
-    said: LogitsSource, rows: Split, log: BlockLog, storage: LogitStorage, batch: int, who: str, reporter: Reporter
+    said: Ensemble | PrecomputedLogits,
+    rows: Split,
+    log: BlockLog,
+    storage: LogitStorage,
+    batch: int,
+    who: str,
+    reporter: Reporter,
 ) -> None:
     """Fill the log, from where it ends."""
     if log.rows or log.restarted:
@@ -133,7 +140,7 @@ def _ask(
         bar.advance(log.rows)
         for block, logits in said.blocks(rows, batch, skip=math.ceil(log.rows / batch)):
             stored = storage.store(logits)
-            stored.check(log.rows, who)
+            stored.check(who, log.rows)
             log.append({"row_keys": row_keys(block), **stored.arrays()})
             bar.advance(len(block))
     if said.zeros.count:

@@ -19,8 +19,7 @@ from kdistill.backend import tf
 from kdistill.data import NO_LABEL
 from kdistill.data.augmentation import Views
 from kdistill.data.readers import Rows
-from kdistill.soft_targets import AlignedSoftTargets
-from kdistill.soft_targets.storage import Logits
+from kdistill.soft_targets import AlignedSoftTargets, Logits
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import sources as model_sources
 from kdistill.settings import NEW_WEIGHTS, UNTEMPERED, TrainStudent, TrainTeacher
-from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
+from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 from kdistill.workspace import staleness as freshness
 
@@ -214,10 +214,8 @@ class StudentInputs:
             self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
-        places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
-        return self._selected(
-            TrainingRows(rows, keys, AlignedSoftTargets(self.soft, places), named or None, self.soft.views)
-        )
+        aligned = align(self.soft, keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
+        return self._selected(TrainingRows(rows, keys, aligned, named or None, self.soft.views))
 
     def _selected(self, lesson: TrainingRows) -> TrainingRows:
         selection = self.settings.selection
