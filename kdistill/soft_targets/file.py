@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
-from kdistill.settings import check_temperature
+from kdistill.settings import Objective, check_value
 from kdistill.soft_targets.storage import UNUSABLE, Logits, LogitStorage, check_usable
 from kdistill.soft_targets.transfer_sets import teacher_names
 from kdistill.workspace import FORMAT, Artifact, Manifest, commands, hdf5_manifest
@@ -266,7 +266,7 @@ class SoftTargets:
         Args:
             temperature: T; the file's own by default.
         """
-        scale = self.temperature if temperature is None else check_temperature(temperature)
+        scale = self.temperature if temperature is None else check_value(Objective, "temperature", temperature)
         return np.exp(metrics.log_softmax(self.logits(), scale)).astype(np.float32)
 
     def dataset(

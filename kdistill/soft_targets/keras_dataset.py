@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.data.keys import row_keys
 from kdistill.networks.saved_models import scaled
-from kdistill.settings import check_batch_size
+from kdistill.settings import Training, check_value
 from kdistill.soft_targets.alignment import align
 from kdistill.soft_targets.file import SoftTargets
 
@@ -46,7 +46,7 @@ def keras_dataset(
     soft: SoftTargets, inputs: NDArray[Any], labels: NDArray[np.integer[Any]] | None, batch_size: int, seed: int | None
 ) -> Any:
     """Return the dataset of `SoftTargets.dataset`, in the given order if the seed is None."""
-    check_batch_size(batch_size)
+    check_value(Training, "batch_size", batch_size)
     known = None if labels is None else np.asarray(labels, np.int64)
     remedy = "pass inputs with the type, shape and values that they have in the transfer set, before any scaling"
     aligned = align(soft, row_keys(np.asarray(inputs)), known, "inputs", remedy)
