@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import QUICK, Stops, imports_of
+from helpers import QUICK, InterruptAfter, imports_of
 
 import kdistill
 from kdistill.workspace import Workspace, unfinished
@@ -59,7 +59,7 @@ def test_status_resumes_what_was_stopped(run, place):
         model="mlp-30", name="big", training=kdistill.Training(epochs=4, learning_rate=0.003, seed=3)
     )
     with pytest.raises(KeyboardInterrupt):
-        kdistill.train_teacher(place, settings, reporter=Stops(2))
+        kdistill.train_teacher(place, settings, reporter=InterruptAfter(2))
     found, following = shown(run, "big")
     assert (found["done"], found["total"], found["unit"], found["writer"]) == (2, 4, "epochs", None)
     assert 0 < found["seconds"] < 60
@@ -100,7 +100,7 @@ COMMANDS = {
     "teacher": (["train-teacher", *QUICK, "--epochs", "1"], SEEDED),
     "student": (
         ["train-student", *QUICK, "--epochs", "1"],
-        "train-student --model mlp-30 --alpha 0.1 --temperature 20 --epochs 5 --learning-rate 0.003 --seed 7".split(),
+        "train-student --model mlp-30 --alpha 0.1 --temperature 20 --epochs 5 --learning-rate 0.003 --xla off --seed 7".split(),
     ),
     "soft-targets": (["soften", "--temperature", "2"], ["soften", "--temperature", "5"]),
 }
@@ -237,7 +237,9 @@ def test_remaking_a_damaged_artifact_is_work_too(run, place):
     teacher = place.teacher("teacher")
     (teacher.path / "model.keras").unlink()
     stop(teacher)
-    assert shown(run, "teacher")[1] == "kdistill train-teacher --model mlp-30 --epochs 5 --learning-rate 0.003"
+    assert (
+        shown(run, "teacher")[1] == "kdistill train-teacher --model mlp-30 --epochs 5 --learning-rate 0.003 --xla off"
+    )
     assert run("train-teacher", *QUICK, "--epochs", "1").code == 1
     assert (teacher.partial / "checkpoint.npz").exists()
 
