@@ -75,8 +75,8 @@ class Index(NamedTuple):
 class SoftTargets:
     """An open soft-target file.
 
-    Opening checks its format, manifest, shapes and types; reading checks its contents. The file stays open, so a file
-    that replaces it in the meantime does not change what is read.
+    Opening checks its format, manifest, shapes and types. Methods that read its contents raise a `KdistillError` if it is
+    damaged. It stays open, so replacing it in the meantime does not change what is read.
 
     Args:
         path: the file, in a workspace or anywhere else.
@@ -135,11 +135,7 @@ class SoftTargets:
 
     @classmethod
     def open(cls, artifact: Artifact) -> SoftTargets | None:
-        """Open the soft targets of a workspace; None if there are none.
-
-        Raises:
-            KdistillError: if the file is damaged, of a newer format, or not a soft-target file.
-        """
+        """Open the soft targets of a workspace; None if there are none."""
         artifact.refuse_links()
         if not artifact.path.exists():
             return None
@@ -193,11 +189,7 @@ class SoftTargets:
     def blocks(
         self, *, check_soft_targets: bool = False
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], Logits]]:
-        """Yield keys, labels and logits in the file's order; the digest and the accuracy are checked at the end.
-
-        Raises:
-            KdistillError: if the file is damaged or has changed since it was written.
-        """
+        """Yield keys, labels and logits in the file's order; the digest and the accuracy are checked at the end."""
         content = Content()
         names = [name for name in self.storage.datasets if check_soft_targets or name != "soft_targets"]
         with self._damage_as_one_line():
@@ -224,11 +216,7 @@ class SoftTargets:
             )
 
     def check(self) -> None:
-        """Read the whole file, and check its digest, its accuracy, and that its soft targets are those of its logits.
-
-        Raises:
-            KdistillError: if a check fails.
-        """
+        """Read the whole file, and check its digest, its accuracy, and that its soft targets are those of its logits."""
         for _ in self.blocks(check_soft_targets=True):
             pass
 
@@ -238,9 +226,6 @@ class SoftTargets:
         Args:
             positions: (n,), numbers of rows in the file, in any order and with any repetition.
             view: number of the view, if the file has several.
-
-        Raises:
-            KdistillError: if the file is damaged.
         """
         order = np.argsort(positions, kind="stable")
         ascending = positions[order]

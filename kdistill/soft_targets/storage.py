@@ -73,7 +73,7 @@ class LogitStorage:
 
     @property
     def rest_offset(self) -> float:
-        """T * log(classes - k), by which the logit of the rest exceeds the logit of each class in it."""
+        """T * log(classes - k): the logit of the rest minus the logit of each class in it."""
         return 0.0 if self.top_k is None else self.temperature * float(np.log(self.classes - self.top_k))
 
     @property

@@ -34,7 +34,7 @@ def write(
     start_time: float,
     teacher: dict[str, Any],
 ) -> Manifest:
-    """Write a soft-target file, with one block of the log in memory at a time.
+    """Write a soft-target file, with one block of the log in memory at a time, and return its manifest.
 
     Args:
         path: the new file.
@@ -44,9 +44,6 @@ def write(
         storage: how logits are stored.
         start_time: when the work began, by `time.perf_counter`.
         teacher: facts about the teacher for the manifest.
-
-    Returns:
-        The manifest as written.
 
     Raises:
         KdistillError: if the log does not have one row per label, or its logits are not usable.

@@ -31,8 +31,7 @@ class Ensemble:
         mean: `arithmetic` averages the probabilities at `temperature` (Hinton, Vinyals and Dean 2015, section 5), so that
             the logits are T times the log of the mean; `geometric` averages the logits.
         temperature: T of the arithmetic mean.
-        views: the views of each row to show to the networks; None for each row as it is.
-        zeros: how many probabilities were 0 so far.
+        views: the views of each row that the networks see; None for each row as it is.
     """
 
     members: Sequence[SavedNetwork]
@@ -51,12 +50,10 @@ class Ensemble:
             start = number * rows
             if self.views is None:
                 yield inputs, self.logits(inputs, start)
-                continue
-            keys, numbers = row_keys(inputs), range(self.views.count or 1)
-            yield (
-                inputs,
-                np.stack([self.logits(self.views.seen(inputs, keys, view), start) for view in numbers], axis=1),
-            )
+            else:
+                keys, see = row_keys(inputs), self.views.seen
+                views = (see(inputs, keys, view) for view in range(self.views.count or 1))
+                yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
         """Refuse data that does not fit a member, as `SavedNetwork.check` does."""

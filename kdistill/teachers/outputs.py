@@ -14,7 +14,7 @@ from kdistill.settings import Soften
 
 Floats = NDArray[np.float32]
 
-PROBED_ROWS = 256  # the first rows, from which it is decided whether a teacher gives probabilities
+PROBED_ROWS = 256  # first rows, which decide whether a teacher gives probabilities
 SUM_TOLERANCE = 1e-2  # Probabilities in half precision do not sum to exactly 1.
 # A probability of exactly 0 has no logarithm. It means "too small to express": below 1 / trees for a random forest, below
 # 3e-8 in float16. Replacing it with a tiny number, e.g. the smallest float32, would put its logit 87 below the largest one,
@@ -74,7 +74,7 @@ def to_logits(probabilities: Floats, zeros: ZeroCount, source: object) -> Floats
 def centered(logits: NDArray[np.floating[Any]]) -> Floats:
     """Shift each row of logits to a mean of 0, which leaves the probabilities as they are.
 
-    Logarithms of probabilities lie far below 0, by T * log(classes) or more. A student that matches logits would learn
+    Logarithms of probabilities are far below 0, by T * log(classes) or more, and a student that matches logits would learn
     little else.
     """
     return np.asarray(logits - logits.mean(axis=-1, keepdims=True), np.float32)

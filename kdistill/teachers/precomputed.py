@@ -22,15 +22,12 @@ from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_clas
 
 @dataclass(frozen=True)
 class PrecomputedLogits:
-    """Logits or probabilities from a file, in the order of the transfer set.
+    """Rows of logits or probabilities from a file, in the order of the transfer set.
 
     Attributes:
-        rows: the rows of the file.
-        positions: (rows,), their numbers in the file.
-        path: the file.
+        positions: (rows,), the number of each row in the file.
         order: how the order of the rows was checked, as a sentence.
-        probabilities: whether the file holds probabilities; a sequence of one, as an ensemble has one per member.
-        zeros: how many probabilities were 0 so far.
+        probabilities: whether the file has probabilities; a sequence of one, as an ensemble has one per member.
     """
 
     rows: Rows
@@ -58,14 +55,7 @@ def _as_float32(values: NDArray[np.floating[Any]], path: Path, row_numbers: NDAr
 def read_logits(
     path: Path, settings: Soften, dataset: Dataset, split: Split, selected: NDArray[np.bool_]
 ) -> PrecomputedLogits:
-    """Open a file of logits or probabilities, and check it against the transfer set.
-
-    Args:
-        path: the file.
-        settings: what the file holds.
-        dataset: the dataset, for its classes.
-        split: the transfer set, before any selection.
-        selected: (rows,), which rows of the transfer set to use.
+    """Open a file of logits or probabilities of a transfer set, and select some of its rows by a mask (rows,).
 
     Raises:
         KdistillError: if the file does not have one row per row of the transfer set and one column per class, or its
@@ -105,7 +95,7 @@ def _find_rows(
     rows = positions(wanted, keys)
     if missing := int((rows < 0).sum()):
         raise KdistillError(
-            f"{missing:,} of the {len(wanted):,} rows of the transfer set are not in {path} by its row_keys (expected "
+            f"{missing:,} of the {len(wanted):,} rows of the transfer set match none of the row_keys in {path} (expected "
             f"kdistill.row_keys of the inputs before any scaling: {dataset.input_dtype} rows of {dataset.input_shape})"
         )
     return rows

@@ -1,9 +1,8 @@
-"""An append-only log of blocks of rows, by which a stopped run is resumed."""
+"""An append-only log of blocks of rows, from which a stopped run resumes."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import time
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 from kdistill.errors import KdistillError
 from kdistill.workspace import Manifest
 
-Columns = Mapping[str, tuple[tuple[int, ...], str]]
+Columns = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type of one row, by column
 Block = dict[str, NDArray[Any]]
 
-_RECORD = struct.Struct("<QQdI")  # first row, rows, seconds of work on them, CRC-32 of the columns
+_RECORD = struct.Struct("<QQdI")  # first row, rows, seconds of work on them, CRC-32 of the rows
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ def read_progress(path: Path) -> LogProgress:
     Raises:
         ValueError, KeyError, TypeError, KdistillError: if the file is not a log.
     """
+    rows, seconds = 0, 0.0
     with path.open("rb") as file:
-        fields, identity = _header(file.readline(), path)
-        records = list(_records(file, int(fields["row_bytes"])))
-    return LogProgress(
-        identity, fields["total"], sum(rows for rows, *_ in records), sum(took for _, took, _ in records)
-    )
+        header, identity = _header(file.readline(), path)
+        for count, took, _ in _records(file, int(header["row_size"])):
+            rows, seconds = rows + count, seconds + took
+    return LogProgress(identity, header["total"], rows, seconds)
 
 
 def _header(line: bytes, path: Path) -> tuple[dict[str, Any], Manifest]:
@@ -55,7 +54,7 @@ def _header(line: bytes, path: Path) -> tuple[dict[str, Any], Manifest]:
 
 
 def _records(file: BinaryIO, row_bytes: int) -> Iterator[tuple[int, float, int]]:
-    """Yield rows, seconds and checksum of each complete record, with the file at the start of its columns."""
+    """Yield rows, seconds and checksum of each complete record, with the file at the start of its rows."""
     size, first_row = os.fstat(file.fileno()).st_size, 0
     while len(header := file.read(_RECORD.size)) == _RECORD.size:
         first, rows, seconds, checksum = _RECORD.unpack(header)
@@ -68,26 +67,21 @@ def _records(file: BinaryIO, row_bytes: int) -> Iterator[tuple[int, float, int]]
 
 
 class BlockLog:
-    """A log of blocks of rows, in which each row has a value in every column.
+    """A log of blocks of rows, each row with a value in every column.
 
-    The first line holds the identity of the result and the size of a row; each record after it holds one block. Opening
-    drops an incomplete record at the end. A log of another identity is started over, as `restarted` tells.
+    The first line has the identity of the result and the size of a row. Each record after it has one block; an incomplete
+    record at the end is dropped on opening. A log of another identity is discarded, and `restarted` is then true.
 
     Args:
         path: the file.
         identity: what the result is made from.
-        columns: shape and type of the value of one row, by column.
+        columns: the columns of a block.
         total: number of rows of the complete log, for `read_progress`.
-
-    Attributes:
-        rows: number of rows in the log.
-        restarted: whether a log of another identity was discarded.
     """
 
     def __init__(self, path: Path, identity: Manifest, columns: Columns, total: int | None = None) -> None:
         self.path = path
-        self._columns = columns
-        self._row_bytes = sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
+        self._row = np.dtype([(name, dtype, shape) for name, (shape, dtype) in columns.items()])
         self._last_append = time.perf_counter()
         self.rows = 0
         self.restarted = False
@@ -104,7 +98,7 @@ class BlockLog:
         else:
             self.restarted = bool(line)
             self._file.truncate(0)
-            header = {"identity": identity.to_json(), "row_bytes": self._row_bytes, "total": total}
+            header = {"identity": identity.to_json(), "row_size": self._row.itemsize, "total": total}
             line = json.dumps(header).encode() + b"\n"
             self._write(line)
             self._start = len(line)
@@ -112,27 +106,29 @@ class BlockLog:
     def _continues(self, line: bytes, identity: Manifest) -> bool:
         """Return whether a log with this first line has the same identity and size of rows."""
         try:
-            fields, written = _header(line, self.path)
-            return not written.differences(identity) and int(fields["row_bytes"]) == self._row_bytes
+            header, written = _header(line, self.path)
+            return not written.differences(identity) and int(header["row_size"]) == self._row.itemsize
         except (ValueError, KeyError, TypeError, KdistillError):
             return False
 
     def _read(self) -> Iterator[tuple[int, bytes]]:
         """Yield rows and bytes of each record, up to the first that is incomplete or damaged."""
         self._file.seek(self._start)
-        for rows, _, checksum in _records(self._file, self._row_bytes):
-            contents = self._file.read(rows * self._row_bytes)
+        for rows, _, checksum in _records(self._file, self._row.itemsize):
+            contents = self._file.read(rows * self._row.itemsize)
             if zlib.crc32(contents) != checksum:
                 return
             yield rows, contents
 
     def append(self, block: Block) -> None:
         """Add a block, (rows, ...) of every column."""
-        parts = [np.ascontiguousarray(block[name], dtype) for name, (_, dtype) in self._columns.items()]
-        contents = b"".join(part.tobytes() for part in parts)
+        rows = np.empty(len(next(iter(block.values()))), self._row)
+        for name in self._row.names or ():
+            rows[name] = block[name]
         seconds, self._last_append = time.perf_counter() - self._last_append, time.perf_counter()
-        self._write(_RECORD.pack(self.rows, len(parts[0]), seconds, zlib.crc32(contents)) + contents)
-        self.rows += len(parts[0])
+        contents = rows.tobytes()
+        self._write(_RECORD.pack(self.rows, len(rows), seconds, zlib.crc32(contents)) + contents)
+        self.rows += len(rows)
 
     def _write(self, contents: bytes) -> None:
         remaining = memoryview(contents)
@@ -141,13 +137,9 @@ class BlockLog:
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks in the order of writing, one in memory at a time."""
-        for rows, contents in self._read():
-            block, offset = {}, 0
-            for name, (shape, dtype) in self._columns.items():
-                count = rows * math.prod(shape)
-                block[name] = np.frombuffer(contents, dtype, count, offset).reshape(rows, *shape)
-                offset += count * np.dtype(dtype).itemsize
-            yield block
+        for _, contents in self._read():
+            rows = np.frombuffer(contents, self._row)
+            yield {name: np.ascontiguousarray(rows[name]) for name in self._row.names or ()}
 
     def close(self) -> None:
         self._file.close()
