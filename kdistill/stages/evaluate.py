@@ -234,7 +234,7 @@ def _teacher_of(
         return None
     if name not in judged:
         members = " + ".join(Path(one).name for one in name.split(", "))
-        judged[name] = Judged(members, "teacher", lambda _: teachers.reload(workspace, soft.manifest))
+        judged[name] = Judged(members, "teacher", lambda _: teachers.reload_ensemble(workspace, soft.manifest))
     return judged[name]
 
 

@@ -294,7 +294,7 @@ def _answers(sweep: _Work) -> NDArray[np.int64] | None:
     """The class that the teacher gives each test row, (rows,), if it is still as it was."""
     sources = sweep.sources
     assert sources.soft is not None
-    panel = teachers.reload(sweep.workspace, sources.soft.manifest)
+    panel = teachers.reload_ensemble(sweep.workspace, sources.soft.manifest)
     if panel is None:
         sweep.reporter.warn(
             f"no agreement is measured: the teacher of {sources.soft.path} is not as it was, or no network"
