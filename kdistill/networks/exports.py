@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from kdistill.errors import KdistillError
 
 DESCRIPTION = "kdistill.json"  # the name of the metadata in a file that describes the network
 OPSET = 15  # of ONNX, known to runtimes since 2021; quantization by channel takes 13
-ROUNDS, CALLS = 15, 30
+TIMED_CALLS = 200
 
 Inputs = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -243,34 +243,17 @@ def fed(inputs: NDArray[Any]) -> Inputs:
     return np.asarray(scaled(tf.convert_to_tensor(inputs)))
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Median time of a call with one row, in milliseconds, and rows a second in batches, from the median batch."""
-
-    latency_ms: float
-    rows_per_second: float
-
-
-def race(runtimes: Sequence[Runtime], batch: Inputs) -> list[Speed]:
-    """The speed of each of several runtimes, measured in turn, so that whatever else the machine does hits all alike.
+def median_latency(runtime: Runtime, row: Inputs) -> float:
+    """Return the median time of a call with one row, in milliseconds.
 
     Args:
-        runtimes: whom to measure.
-        batch: (rows, ...).
+        runtime: The network to measure.
+        row: Its inputs, (1, ...).
     """
-    row = batch[:1]
-    for run in runtimes:  # what is made on first use is made
-        run(row), run(batch)
-    calls: list[list[float]] = [[] for _ in runtimes]
-    batches: list[list[float]] = [[] for _ in runtimes]
-    for _ in range(ROUNDS):
-        for place, run in enumerate(runtimes):
-            calls[place] += [_seconds(run, row) for _ in range(CALLS)]
-            batches[place].append(_seconds(run, batch))
-    return [Speed(1000 * median(one), len(batch) / median(many)) for one, many in zip(calls, batches, strict=True)]
-
-
-def _seconds(run: Runtime, inputs: Inputs) -> float:
-    start = time.perf_counter()
-    run(inputs)
-    return time.perf_counter() - start
+    runtime(row)  # The first call also prepares the runtime.
+    seconds = []
+    for _ in range(TIMED_CALLS):
+        start = time.perf_counter()
+        runtime(row)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds)

@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import NAME, Evaluate
 from kdistill.soft_targets import SoftTargets
-from kdistill.stages import find_networks
+from kdistill.stages.common import find_networks
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 from kdistill.workspace import staleness as freshness
 

@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import Plot
 from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
-from kdistill.stages import up_to_date
+from kdistill.stages.common import up_to_date
 from kdistill.stages.result import Result
 from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, Workspace

@@ -14,7 +14,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.soft_targets.storage import LogitStorage
-from kdistill.stages import announce, up_to_date
+from kdistill.stages.common import announce_rerun, up_to_date
 from kdistill.stages.result import Result
 from kdistill.teachers import ZERO_MASS, Candidate, LogitsSource
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
@@ -69,7 +69,7 @@ def run(
         reporter.say(spoken.order)
     else:
         said = teachers.load(asked, settings, dataset, rows)
-    announce(artifact, outdated, reporter)
+    announce_rerun(artifact, outdated, reporter)
     _describe(identity, said, dataset, rows, reporter)
     known = dict.fromkeys(("model", "parameters"))
     if len(asked) == 1 and asked[0].manifest:

@@ -1,4 +1,4 @@
-"""`kdistill train-teacher`: a dataset to a trained network."""
+"""`kdistill train-teacher`: train a teacher on hard labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.networks import sources as model_sources
 from kdistill.settings import TrainTeacher
-from kdistill.stages import announce, up_to_date
+from kdistill.stages.common import announce_rerun, up_to_date
 from kdistill.stages.result import Result
 from kdistill.workspace import Manifest, Workspace, commands
 
@@ -24,7 +24,7 @@ def run(
     Writes: `teachers/NAME/`.
 
     Raises:
-        KdistillError: if the dataset or the network is none, or training fails.
+        KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = model_sources.resolve(settings.model, settings.weights)
@@ -41,7 +41,7 @@ def run(
     dataset = source.load()
     for warning in dataset.warnings:
         reporter.warn(warning)
-    announce(artifact, reason, reporter)
+    announce_rerun(artifact, reason, reporter)
 
     from kdistill.training import artifact as networks
 
@@ -56,5 +56,5 @@ def run(
         events=events,
         show_layers=True,
     )
-    reporter.say(f"next: {commands.next_soften(workspace.root, settings.name)}")
+    reporter.say(f"Next: {commands.next_soften(workspace.root, settings.name)}")
     return Result(artifact, manifest)
