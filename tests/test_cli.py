@@ -243,7 +243,7 @@ def test_original_mistake_tempering_the_input(made, digits):
 
 def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkeypatch):
     """A shuffled copy of the dataset trains on the same pairs of input and soft target."""
-    from kdistill.networks import loading as networks
+    from kdistill.training import artifact
 
     pairs = []
 
@@ -252,7 +252,7 @@ def test_original_mistake_shuffled_rows(run, workspace, digits, tmp_path, monkey
         pairs.append({key.tobytes(): row.tobytes() for key, row in zip(lesson.rows.keys(), said, strict=True)})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(networks, "make", note)
+    monkeypatch.setattr(artifact, "make", note)
     order = np.random.default_rng(0).permutation(len(digits.train))
     path = write_npz(
         tmp_path / "shuffled.npz", digits, x_train=digits.train.read()[order], y_train=digits.train.labels[order]

@@ -236,11 +236,11 @@ def reason(error: Exception) -> str:
 
 
 def fed(inputs: NDArray[Any]) -> Inputs:
-    """Inputs (rows, ...) as an exported network takes them, and every network: `saved_models.scaled`."""
+    """Inputs (rows, ...) as an exported network takes them, and every network: `saved_models.scale_inputs`."""
     from kdistill.backend import tf
-    from kdistill.networks.saved_models import scaled
+    from kdistill.networks.saved_models import scale_inputs
 
-    return np.asarray(scaled(tf.convert_to_tensor(inputs)))
+    return np.asarray(scale_inputs(tf.convert_to_tensor(inputs)))
 
 
 def median_latency(runtime: Runtime, row: Inputs) -> float:

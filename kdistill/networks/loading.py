@@ -18,7 +18,7 @@ SAVED_MODEL = "saved_model"
 VARIABLES = "variables"
 
 
-def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, saved_models.SavedNetwork]:
+def load_network(artifact: workspace.Artifact) -> tuple[workspace.Manifest, saved_models.SavedNetwork]:
     """The manifest and the SavedModel of a network that stands, both of the same one.
 
     Raises:
@@ -37,14 +37,14 @@ def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, saved_models
             return manifest, network
 
 
-def graph(saved_model: Path) -> tuple[tuple[str, str], ...]:
+def graph_digests(saved_model: Path) -> tuple[tuple[str, str], ...]:
     """What a SavedModel consists of besides the values of its variables: names and digests of its other files."""
     return tuple(
         (item.name, workspace.digest(item)) for item in sorted(saved_model.iterdir()) if item.name != VARIABLES
     )
 
 
-class Loader:
+class NetworkLoader:
     """Loads networks one after another, each in place of the one before, which must not be used any more.
 
     Networks of one architecture have the same graph. Where the next network has the graph of the last, only the values
@@ -64,7 +64,7 @@ class Loader:
         """
         path = artifact.path / SAVED_MODEL
         try:
-            graph_now = graph(path)
+            graph_now = graph_digests(path)
             last, self._network = self._network, None
             if last is not None and graph_now == self._graph and saved_models.restore(last.keep, path):
                 network = replace(last, path=path)
@@ -80,7 +80,7 @@ class Loader:
         return network
 
 
-def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
+def count_test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
     """How many test rows a network gets wrong; one block in memory."""
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     blocks = zip(dataset.test.blocks(BLOCK_ROWS), labels, strict=True)

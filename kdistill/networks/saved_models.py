@@ -15,7 +15,7 @@ from kdistill.backend import deterministic, keras, tf
 from kdistill.console import silent_stdout
 from kdistill.errors import KdistillError, first_line
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
-from kdistill.networks.user_defined import operations_in
+from kdistill.networks.layers import operations_in
 
 
 def save(model: keras.Model, directory: Path) -> str | None:
@@ -78,7 +78,7 @@ def restore(loaded: Any, saved_model: Path) -> bool:
     return True
 
 
-def scaled(inputs: Any) -> Any:
+def scale_inputs(inputs: Any) -> Any:
     """Inputs as a network takes them: uint8 scaled to [0, 1], other whole numbers as int32, the rest as float32.
 
     For tensors.
@@ -217,7 +217,7 @@ class SavedNetwork:
             return np.concatenate([self._fixed(inputs[i : i + fixed], fixed) for i in range(0, len(inputs), fixed)])
         tensor = tf.convert_to_tensor(inputs)
         raw = self.raw or (self.input_dtype == tensor.dtype == tf.uint8)
-        fed = tf.cast(tensor if raw else scaled(tensor), self.input_dtype)
+        fed = tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)
         try:
             said = np.asarray(tf.cast(self.call(fed), tf.float32))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:

@@ -43,7 +43,7 @@ class ModelSource:
         return None if self.weights in (None, NEW_WEIGHTS) else Path(str(self.weights))
 
 
-def resolve(model: str, weights: str | None = None) -> ModelSource:
+def resolve_model(model: str, weights: str | None = None) -> ModelSource:
     """Find what a network's name stands for.
 
     Args:

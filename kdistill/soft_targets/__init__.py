@@ -473,7 +473,7 @@ class SoftTargets:
         logits = self.take(rows).dense()
 
         from kdistill.backend import tf
-        from kdistill.networks.saved_models import scaled
+        from kdistill.networks.saved_models import scale_inputs
         from kdistill.training.losses import targets
 
         with tf.device("CPU"):
@@ -484,7 +484,7 @@ class SoftTargets:
 
         def batch(places: Any) -> tuple[Any, Any]:
             rows, labels, logits = (tf.gather(column, places) for column in columns)
-            return scaled(rows), targets(labels, logits)
+            return scale_inputs(rows), targets(labels, logits)
 
         return order.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 

@@ -94,7 +94,7 @@ def open_network(
     return manifest, source
 
 
-def load_network(network: Artifact, manifest: Manifest, dataset: data.Dataset) -> SavedNetwork:
+def load_checked_network(network: Artifact, manifest: Manifest, dataset: data.Dataset) -> SavedNetwork:
     """Load a network that was opened before, and check that it fits a dataset.
 
     Raises:
@@ -102,7 +102,7 @@ def load_network(network: Artifact, manifest: Manifest, dataset: data.Dataset) -
     """
     from kdistill.networks import loading
 
-    loaded, saved = loading.load(network)
+    loaded, saved = loading.load_network(network)
     if loaded != manifest:
         raise KdistillError(f"{network} was replaced while this command ran: run the command again")
     saved.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)

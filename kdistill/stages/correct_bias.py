@@ -13,9 +13,9 @@ from kdistill.console import Reporter
 from kdistill.data.keys import sortable
 from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
-from kdistill.networks import bias
+from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
-from kdistill.stages.common import announce_rerun, find_networks, load_network, open_network, up_to_date
+from kdistill.stages.common import announce_rerun, find_networks, load_checked_network, open_network, up_to_date
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
@@ -117,28 +117,30 @@ def run(
     rows = _choose_rows(dataset, pool, reporter)
     announce_rerun(artifact, reason, reporter)
 
-    from kdistill.networks import loading, saved_models, shifted
+    from kdistill.networks import saved_models
+    from kdistill.networks.loading import SAVED_MODEL, count_test_errors
+    from kdistill.networks.shifted_network import load_shifted
 
     start = time.perf_counter()
     with artifact.writing() as staging:
-        original = load_network(student, trained, dataset)
+        original = load_checked_network(student, trained, dataset)
         reporter.say(
             f"Correcting {student} on {len(rows):,} inputs of {pool.name if pool else dataset.name}, class frequencies: "
             f"{settings.frequencies}"
         )
         logits = _compute_logits(original, rows, dataset.classes, reporter)
-        wanted = bias.whole_counts(frequencies, len(logits))
-        shifts = bias.matching_shifts(logits, wanted).astype(np.float32)
-        network = shifted.load(student.path / "model.keras", shifts)
+        wanted = bias_shifts.target_counts(frequencies, len(logits))
+        shifts = bias_shifts.matching_shifts(logits, wanted).astype(np.float32)
+        network = load_shifted(student.path / "model.keras", shifts)
         if warning := saved_models.save(network, staging.path):
             reporter.warn(warning)
-        saved = staging.path / loading.SAVED_MODEL
-        test_errors, test_rows = loading.test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        saved = staging.path / SAVED_MODEL
+        test_errors, test_rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
         columns = {
             "name": dataset.class_names,
             "wanted": wanted.tolist(),
-            "before": bias.predicted(logits, np.zeros_like(shifts)).tolist(),
-            "after": bias.predicted(logits, shifts).tolist(),
+            "before": bias_shifts.prediction_counts(logits, np.zeros_like(shifts)).tolist(),
+            "after": bias_shifts.prediction_counts(logits, shifts).tolist(),
             "shift": shifts.tolist(),
         }
         results = {

@@ -23,7 +23,7 @@ from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
-    from kdistill.networks.loading import Loader
+    from kdistill.networks.loading import NetworkLoader
 
 SPLITS = ("train", "test")
 HELD_BYTES = 256 << 20  # of a dataset's inputs, and as much of a teacher's logits
@@ -73,7 +73,7 @@ class Judged:
 
     name: str
     role: str
-    load: Callable[[Loader], Network | None]
+    load: Callable[[NetworkLoader], Network | None]
     order: tuple[object, ...] = ()
     parameters: int | None = None
     bytes: int | None = None
@@ -189,7 +189,7 @@ def _by_dataset(
 
 def _plan(workspace: Workspace, group: Mapping[Artifact, Manifest]) -> list[Judged]:
     """The networks of one dataset, teachers first; none is loaded."""
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import graph_digests
 
     open_soft = functools.cache(lambda name: SoftTargets.open(workspace.soft_targets(name)))
     judged: dict[str, Judged] = {}
@@ -199,7 +199,7 @@ def _plan(workspace: Workspace, group: Mapping[Artifact, Manifest]) -> list[Judg
             artifact.name,
             artifact.kind,
             functools.partial(_load, artifact, manifest),
-            networks.graph(artifact.path / "saved_model"),
+            graph_digests(artifact.path / "saved_model"),
             manifest.results["parameters"],
             size(artifact.path / "saved_model"),
             teacher,
@@ -207,7 +207,7 @@ def _plan(workspace: Workspace, group: Mapping[Artifact, Manifest]) -> list[Judg
     return sorted(judged.values(), key=lambda one: one.role != "teacher")
 
 
-def _load(artifact: Artifact, manifest: Manifest, loader: Loader) -> Network:
+def _load(artifact: Artifact, manifest: Manifest, loader: NetworkLoader) -> Network:
     return loader.load(artifact, manifest)
 
 
@@ -253,7 +253,7 @@ def _teacher_in_workspace(
 
 def _measured(plan: list[Judged], dataset: data.Dataset, reporter: Reporter, bar: Steps) -> list[Measurement]:
     """Measure the networks of one dataset, the students of a teacher one after another."""
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import NetworkLoader
 
     splits = dataset.train, dataset.test
     hold = sum(split.inputs.nbytes for split in splits) <= HELD_BYTES
@@ -262,7 +262,7 @@ def _measured(plan: list[Judged], dataset: data.Dataset, reporter: Reporter, bar
     left_out: dict[str, list[Judged]] = {}
 
     def measure(
-        one: Judged, loader: networks.Loader, teacher: list[Blocks] | None = None, *, hold: bool = False
+        one: Judged, loader: NetworkLoader, teacher: list[Blocks] | None = None, *, hold: bool = False
     ) -> list[Blocks] | None:
         """Measure a network; return its logits of the training and test rows, or None if it has to be left out."""
         if one.listed:
@@ -280,11 +280,11 @@ def _measured(plan: list[Judged], dataset: data.Dataset, reporter: Reporter, bar
             return None
         return own
 
-    loader = networks.Loader()
+    loader = NetworkLoader()
     fits = sum(len(split) for split in splits) * dataset.classes * 4 <= HELD_BYTES
     taught = dict.fromkeys(one.teacher for one in plan)
     for teacher in taught:
-        logits = measure(teacher, networks.Loader(), hold=fits) if teacher else None
+        logits = measure(teacher, NetworkLoader(), hold=fits) if teacher else None
         students = [one for one in plan if one.teacher is teacher and one not in taught]
         for student in sorted(students, key=lambda one: one.order):
             measure(student, loader, logits)

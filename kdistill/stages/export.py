@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Export
-from kdistill.stages.common import announce_rerun, find_networks, load_network, open_network, up_to_date
+from kdistill.stages.common import announce_rerun, find_networks, load_checked_network, open_network, up_to_date
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
@@ -100,7 +100,7 @@ def run(
 
     start = time.perf_counter()
     with artifact.writing() as staging, tf.device("/CPU:0"):  # The exported network runs on the CPU too.
-        original = load_network(network, trained, dataset)
+        original = load_checked_network(network, trained, dataset)
         file = staging.path / f"model.{settings.format}"
         calibration = _calibration_rows(dataset.train) if settings.quantize == "int8" else None
         calibrated = f", calibrated on {len(calibration)} training rows" if calibration is not None else ""
@@ -111,7 +111,7 @@ def run(
                 "shape": list(dataset.input_shape),
                 "dtype": original.input_dtype.name,
                 "data_dtype": dataset.input_dtype,
-                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scaled`
+                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scale_inputs`
             },
         }
         runtime = _convert(network, trained, file, settings, calibration, description)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdistill.console import Reporter
-from kdistill.networks import sources
+from kdistill.networks.sources import resolve_model
 from kdistill.settings import Plot, Run, Soften
 from kdistill.stages import evaluate, plot, soften, train_student, train_teacher
 from kdistill.stages.evaluate import EvaluateResult
@@ -41,7 +41,7 @@ def run(
     """
     student = settings.student
     if student.model is not None:
-        sources.resolve(student.model)
+        resolve_model(student.model)
     results = (
         train_teacher.run(workspace, settings.teacher, force=force, reporter=reporter),
         soften.run(workspace, Soften(temperature=settings.temperature), force=force, reporter=reporter),

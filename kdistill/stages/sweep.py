@@ -269,7 +269,7 @@ def _row(one: _Member) -> tuple[Row, str]:
 
 def _measured(sweep: _Work, members: Sequence[_Member], rows: Sequence[Row]) -> Iterator[Row]:
     """The rows, those that controls are shown with measured: on test rows, and scaled by what validation rows say."""
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
     chosen = [sweeps.choice(rows, called) for called, _ in sweep.models]
     dataset, asked = sweep.sources.dataset, _answers(sweep)
@@ -277,7 +277,7 @@ def _measured(sweep: _Work, members: Sequence[_Member], rows: Sequence[Row]) -> 
         if row.kind == sweeps.DISTILLED and row.setting not in chosen:
             yield row
             continue
-        _, network = networks.load(one.artifact)
+        _, network = load_network(one.artifact)
         logits, labels = _logits(network, dataset.test), dataset.test.labels
         found: dict[str, Any] = dict(zip(("nll", "ece"), _calibration(logits, labels), strict=True))
         if asked is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdistill import data
 from kdistill.console import Reporter
-from kdistill.networks import sources as model_sources
+from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages.common import announce_rerun, up_to_date
 from kdistill.stages.result import Result
@@ -27,7 +27,7 @@ def run(
         KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
-    model = model_sources.resolve(settings.model, settings.weights)
+    model = resolve_model(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
         kind="teacher",

@@ -122,7 +122,7 @@ def _dataset(artifact: Artifact, manifest: Manifest, given: str | None) -> data.
 
 def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
-    from kdistill.networks.loading import test_errors
+    from kdistill.networks.loading import count_test_errors
     from kdistill.networks.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
@@ -130,7 +130,7 @@ def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Itera
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(artifact, manifest, given)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-    errors = test_errors(network, dataset)
+    errors = count_test_errors(network, dataset)
     recorded = manifest.results["test_errors"]
     if errors != recorded:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"

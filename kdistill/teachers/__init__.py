@@ -250,13 +250,13 @@ def load(candidates: Sequence[Candidate], settings: Soften, dataset: Dataset, sp
         KdistillError: if one doesn't fit the data, or was made anew since it was found.
     """
     from kdistill.data.augmentation import Views
-    from kdistill.networks import loading as networks
+    from kdistill.networks.loading import load_network
 
     first = next(split.blocks(PROBED_ROWS))
     members, probabilities = [], []
     for candidate in candidates:
         if candidate.artifact:
-            manifest, network = networks.load(candidate.artifact)
+            manifest, network = load_network(candidate.artifact)
             if manifest != candidate.manifest:
                 raise KdistillError(f"{candidate.artifact} was made anew just now: run this again")
         else:

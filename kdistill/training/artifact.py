@@ -17,8 +17,10 @@ from kdistill.data import Dataset, Split
 from kdistill.data.augmentation import Views
 from kdistill.data.keys import sortable, validation_rows
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in as models
-from kdistill.networks import loading, saved_models
+from kdistill.networks import saved_models
+from kdistill.networks.build import build_network
+from kdistill.networks.layers import layer_table
+from kdistill.networks.loading import SAVED_MODEL, count_test_errors
 from kdistill.networks.sources import ModelSource
 from kdistill.settings import Objective, Training
 from kdistill.soft_targets import AlignedSoftTargets
@@ -108,7 +110,7 @@ def make(
     reporter.say(f"minimises {objective}")
 
     def build() -> Any:
-        network = models.build(
+        network = build_network(
             model.name,
             dataset.input_shape,
             dataset.classes,
@@ -121,7 +123,7 @@ def make(
             max_norm=settings.max_norm,
         )
         if show_layers:
-            reporter.table("layers", ("layer", "output", "parameters"), models.table(network))
+            reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
         return network
 
     trainers = None
@@ -149,8 +151,8 @@ def make(
             reporter.warn(problem)
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
-        saved = staging.path / loading.SAVED_MODEL
-        errors, rows = loading.test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        saved = staging.path / SAVED_MODEL
+        errors, rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
         found = {
             **(results or {}),
             "model": model.name,

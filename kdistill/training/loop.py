@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.networks import user_defined as own_networks
-from kdistill.networks.built_in import role_seed
-from kdistill.networks.saved_models import scaled
+from kdistill.networks.build import role_seed
+from kdistill.networks.layers import operations_in
+from kdistill.networks.saved_models import scale_inputs
 from kdistill.settings import Objective, Training
 from kdistill.training import dropout, history, losses
 from kdistill.training.feed import Buffer, Examples, Feed
@@ -295,7 +295,7 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
     """
     if xla != "auto":
         return xla == "on"
-    operations = list(own_networks.operations_in(model))
+    operations = list(operations_in(model))
     if tf.config.list_logical_devices("GPU"):
         return not any(
             ".preprocessing." in type(each).__module__ or "MaxPool" in type(each).__name__ for each in operations
@@ -393,7 +393,7 @@ def _step_runner(
     def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...], drawn: Any, numbers: Any) -> Any:
         alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, masks.given(drawn):
-            logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
+            logits = tf.cast(model(scale_inputs(batch_inputs), training=True), tf.float32)
             hard = losses.hard_loss(batch_labels, logits, label_smoothing=objective.label_smoothing or 0.0)
             if form:
                 said = tf.cast(batch_soft[0], tf.float32)
@@ -437,7 +437,7 @@ def _loss_sums(model: keras.Model) -> Callable[[Any, Any], Any]:
         rows = tf.shape(labels)[0]
         for first in tf.range(0, rows, EVALUATION_ROWS):
             block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
-            logits = tf.cast(model(scaled(inputs[block]), training=False), tf.float32)
+            logits = tf.cast(model(scale_inputs(inputs[block]), training=False), tf.float32)
             right = tf.argmax(logits, axis=1, output_type=tf.int32) == labels[block]
             hard = losses.hard_loss(labels[block], logits)
             total += tf.cast([tf.reduce_sum(hard), tf.reduce_sum(tf.cast(right, tf.float32))], tf.float64)

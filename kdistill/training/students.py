@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
-from kdistill.networks import sources as model_sources
+from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
 from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
@@ -63,20 +63,20 @@ class StudentInputs:
             source = source or data.resolve(recorded, cache=workspace.cache)
         return cls(workspace, settings, source, soft, model, reporter)
 
-    def model(self, settings: TrainStudent) -> model_sources.ModelSource:
+    def model(self, settings: TrainStudent) -> ModelSource:
         """A student's network; without a name its teacher's architecture, and not the weights that one began with.
 
         Raises:
             KdistillError: if a file or a module of it is not there, or nothing says what it is.
         """
         if settings.model is not None:
-            return model_sources.resolve(settings.model, settings.weights)
+            return resolve_model(settings.model, settings.weights)
         if self.teachers_model is None:
             raise UsageError(
                 "--model is missing: a teacher from outside doesn't say what network its student has; --model mlp-800, "
                 "say"
             )
-        return model_sources.resolve(self.teachers_model, settings.weights or NEW_WEIGHTS)
+        return resolve_model(self.teachers_model, settings.weights or NEW_WEIGHTS)
 
     def soft_for(self, settings: TrainStudent) -> SoftTargets | None:
         """The soft targets that a student learns from, None at alpha 1."""

@@ -171,7 +171,7 @@ def test_student_of_some_rows_of_a_whole_file(run, workspace, digits):
 
 def lesson_of(run, monkeypatch, *command):
     """The examples of a student, as keys with labels, and whether a teacher comes with them."""
-    from kdistill.networks import loading as networks
+    from kdistill.training import artifact
 
     seen = []
 
@@ -180,7 +180,7 @@ def lesson_of(run, monkeypatch, *command):
         seen.append((sorted(zip(keys, lesson.rows.labels.tolist(), strict=True)), lesson.teacher is not None))
         raise KdistillError("seen")
 
-    monkeypatch.setattr(networks, "make", note)
+    monkeypatch.setattr(artifact, "make", note)
     assert "seen" in run("train-student", *command, "--name", "other").err
     return seen[0]
 

@@ -20,8 +20,9 @@ from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data.readers import Array
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in as models
 from kdistill.networks import saved_models
+from kdistill.networks.build import build_network
+from kdistill.networks.layers import TABLE_ROWS, layer_table
 from kdistill.settings import Training
 from kdistill.training import loop as training
 from kdistill.training.feed import Examples
@@ -253,7 +254,7 @@ def small(tmp_path_factory, digits):
 
 
 def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint8", weights=None, seed=0):
-    return models.build(
+    return build_network(
         model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, weights=weights
     )
 
@@ -325,7 +326,7 @@ def test_saved_network_says_what_the_network_says(tmp_path, rows, model, dtype, 
     expected = network(inputs / np.float32(255) if dtype == "uint8" else inputs, training=False)
     np.testing.assert_allclose(saved.logits(inputs), tf.cast(expected, tf.float32), atol=1e-3)
     assert saved.input_dtype == (tf.int32 if dtype.startswith("int") else tf.float32)
-    assert models.table(network)[-1] == ("total", "", f"{network.count_params():,}")
+    assert layer_table(network)[-1] == ("total", "", f"{network.count_params():,}")
 
 
 @pytest.mark.parametrize("model", ["mlp-20", *dict.fromkeys(model for model, _, _ in ALL_KINDS)])
@@ -386,13 +387,13 @@ def test_precision_is_the_policy_while_the_function_runs():
 
 def test_module_in_a_package_is_found_without_importing_its_parents(tmp_path):
     """Packages with and without `__init__.py`, whose code runs when the network is built and no sooner."""
-    from kdistill.networks import sources as model_sources
+    from kdistill.networks.sources import resolve_model
 
     (tmp_path / "package" / "inner").mkdir(parents=True)
     (tmp_path / "package" / "inner" / "__init__.py").write_text("raise RuntimeError")
     (tmp_path / "package" / "inner" / "some.py").write_text("from .other import dense")
     (tmp_path / "package" / "inner" / "other.py").write_text(NETS)
-    source = model_sources.resolve("package.inner.some:dense")
+    source = resolve_model("package.inner.some:dense")
     assert source.file == tmp_path / "package" / "inner" / "some.py"
     assert "package" not in sys.modules
     (tmp_path / "package" / "inner" / "__init__.py").write_text("")
@@ -678,7 +679,7 @@ def test_application_on_rows_without_channels():
     network = build("keras.applications:MobileNetV3Small", (32, 32), 3)
     assert network.input_shape == (None, 32, 32)
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in network.layers)
-    assert len(models.table(network)) == models.TABLE_ROWS + 2
+    assert len(layer_table(network)) == TABLE_ROWS + 2
 
 
 @pytest.mark.slow

@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from kdistill import cli
-from kdistill.networks import exports
-from kdistill.networks import loading as networks  # noqa: F401 - imported once, for all that are forked
+from kdistill.networks import exports, loading  # noqa: F401 - imported once, for all that are forked
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import (  # noqa: F401
     correct_bias,

@@ -10,7 +10,7 @@ import pytest
 
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
-from kdistill.networks import built_in as models
+from kdistill.networks.build import build_network
 from kdistill.settings import Training, check_dropout
 from kdistill.training import dropout
 from kdistill.training import loop as training
@@ -19,7 +19,7 @@ ROWS = 4000
 
 
 def network(rates="0.2,0.5", model="mlp-200", **more):
-    return models.build(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **more)
+    return build_network(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **more)
 
 
 def seed(step=0):

@@ -74,7 +74,7 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
 
     Rows of the same label are trained on in another order than the file's, in every epoch another view.
     """
-    from kdistill.networks.loading import load
+    from kdistill.networks.loading import load_network
     from kdistill.soft_targets import AlignedSoftTargets, SoftTargets
     from kdistill.workspace import Workspace
 
@@ -87,7 +87,7 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
         assert outcome.code == 0, outcome.err
     assert "softens 3 views (shift:2,flip) of 1,437 rows of digits" in outcome.out
     soft = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5")
-    _, teacher = load(Workspace(tmp_path / "workspace").teacher("teacher"))
+    _, teacher = load_network(Workspace(tmp_path / "workspace").teacher("teacher"))
     chosen = np.random.default_rng(0).permutation(1437)[:200]
     inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
     keys = row_keys(inputs)

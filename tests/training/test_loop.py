@@ -13,7 +13,7 @@ from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data.readers import Array
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in as models
+from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import Loss, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training import loop as training
@@ -50,7 +50,7 @@ def train(place, rows, how, *, model="mlp-30", objective=None, role="teacher", r
     if teacher_logits is not None:
         known = examples(known.inputs.read(), known.labels, teacher_logits)
     return training.train(
-        lambda: models.build(model, (28, 28), 10, role=role, seed=how.seed, precision=how.precision),
+        lambda: build_network(model, (28, 28), 10, role=role, seed=how.seed, precision=how.precision),
         known,
         held_out,
         held_out_name="validation",
@@ -79,14 +79,14 @@ def test_does_what_keras_does(tmp_path, rows, optimizer, reference):
     """Two epochs give the weights that Keras's own steps give on the same batches in the same order."""
     how = settings(optimizer=optimizer, xla="off")
     network, _ = train(tmp_path, rows, how)
-    expected = models.build("mlp-30", (28, 28), 10, role="teacher", seed=3, precision="float32")
+    expected = build_network("mlp-30", (28, 28), 10, role="teacher", seed=3, precision="float32")
     made = getattr(keras.optimizers, reference)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     expected.compile(made(1e-3, momentum=0.9) if optimizer == "sgd" else made(1e-3), loss)
     known = rows[0]
     inputs = known.inputs.read()
     for epoch in (1, 2):
-        seed = [models.role_seed(3, "teacher"), epoch]
+        seed = [role_seed(3, "teacher"), epoch]
         order = np.random.default_rng(seed).permutation(len(known))
         for first in range(0, len(order), 64):
             batch = order[first : first + 64]
@@ -122,7 +122,7 @@ def test_same_seed_same_bits(tmp_path, rows, model):
 def test_teacher_and_student_start_apart():
     """At one seed and architecture, a student does not begin as its teacher did."""
     teacher, student = (
-        models.build("mlp-30", (28, 28), 10, role=role, seed=0, precision="float32") for role in ("teacher", "student")
+        build_network("mlp-30", (28, 28), 10, role=role, seed=0, precision="float32") for role in ("teacher", "student")
     )
     assert not same(weights(teacher), weights(student))
 
@@ -290,7 +290,7 @@ def test_each_loss_is_the_one_asked_for(tmp_path, rows, loss, standardize, xla):
     how = settings(epochs=1, optimizer="sgd", learning_rate=1e-30, xla=xla)
     network, progress = train(tmp_path, rows, how, role="student", objective=objective, teacher_logits=said)
     logits = network(known.inputs.read().astype(np.float32) / 255).numpy()
-    order = np.random.default_rng([models.role_seed(3, "student"), 1]).permutation(320)
+    order = np.random.default_rng([role_seed(3, "student"), 1]).permutation(320)
     sides = [losses.standardized(each).numpy() if standardize else each for each in (said, logits)]
     soft = [
         losses.SOFT_PARTS[loss].loss(known.labels[batch], *(each[batch] for each in sides), temperature=4.0)
@@ -343,7 +343,7 @@ def test_xla_changes_speed_alone(tmp_path, rows, xla):
 
 
 def test_xla_auto_looks_for_convolutions():
-    dense, cnn = (models.build(m, (28, 28), 10, role="teacher", seed=0, precision="float32") for m in ("small", "cnn"))
+    dense, cnn = (build_network(m, (28, 28), 10, role="teacher", seed=0, precision="float32") for m in ("small", "cnn"))
     assert training.uses_xla(dense, "auto")
     assert training.uses_xla(cnn, "auto") == bool(tf.config.list_logical_devices("GPU"))
     assert training.uses_xla(cnn, "on")

@@ -12,7 +12,7 @@ from kdistill.backend import keras
 from kdistill.errors import KdistillError, first_line
 
 
-def load(file: Path, shifts: NDArray[np.floating[Any]]) -> keras.Model:
+def load_shifted(file: Path, shifts: NDArray[np.floating[Any]]) -> keras.Model:
     """The network of a `model.keras`, which gives its logits plus `shifts`, to the rounding of float32.
 
     Where the last layer is a `Dense` in float32 with a bias, as in every network of kdistill's own, that bias is
