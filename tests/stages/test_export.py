@@ -130,7 +130,7 @@ def test_up_to_date_needs_neither_tensorflow_nor_the_extra(run, workspace, monke
     monkeypatch.setitem(exports.FORMATS, file_format, missing)
     second = run("export", "--format", file_format)
     assert (second.code, second.err) == (0, "")
-    assert "is up to date" in second.out.splitlines()[0]
+    assert "Up to date" in second.out.splitlines()[0]
     assert second.out.splitlines()[1:] == first.out.splitlines()[2:]
     assert (place(workspace, file_format, "none") / "manifest.json").stat().st_mtime_ns == before
     code, imported = imports_of("export", "--format", file_format, cwd=workspace.parent)
