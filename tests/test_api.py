@@ -26,6 +26,7 @@ from kdistill import (
     train_student,
 )
 from kdistill.backend import keras, tf
+from kdistill.soft_targets.keras_dataset import pack_targets
 from kdistill.training import losses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ def test_loss_is_the_objective(batch, compiled):
     """The mean of `distillation_loss`, in either order of arithmetic, whatever the weights of rows and reduction."""
     labels, teacher, student = batch
     rows = distillation_loss(labels, teacher, student, temperature=4.0, alpha=0.3).numpy().astype(np.float64)
-    y_true, weights = losses.targets(labels, teacher), np.arange(64, dtype=np.float32)
+    y_true, weights = pack_targets(labels, teacher), np.arange(64, dtype=np.float32)
     for reduction, expected in (
         ("sum_over_batch_size", (rows * weights).mean()),
         ("sum", (rows * weights).sum()),
@@ -154,13 +155,13 @@ def test_rows_that_lack_a_part(batch):
     unlabelled = np.where(np.arange(64) < 20, -1, labels)
     soft = losses.soft_loss(teacher, student, temperature=4.0)
     np.testing.assert_array_equal(hard_loss(unlabelled, student)[:20], 0)
-    found = loss(losses.targets(unlabelled, teacher), student)
+    found = loss(pack_targets(unlabelled, teacher), student)
     np.testing.assert_allclose(found[:20], 0.7 * soft[:20], rtol=1e-5)
     np.testing.assert_allclose(found[20:], (0.3 * hard_loss(labels, student) + 0.7 * soft)[20:], rtol=1e-5)
     untaught = keras.utils.to_categorical(labels, 2 * CLASSES)
     np.testing.assert_allclose(loss(untaught, student), hard_loss(labels, student), rtol=1e-6)
     logits = tf.Variable(student)
-    for y_true in (losses.targets(unlabelled, teacher), untaught, np.zeros((64, 2 * CLASSES))):
+    for y_true in (pack_targets(unlabelled, teacher), untaught, np.zeros((64, 2 * CLASSES))):
         with tf.GradientTape() as tape:
             total = DistillationLoss(4.0, 0.3)(y_true, logits)
         gradient = tape.gradient(total, logits).numpy()
@@ -175,7 +176,7 @@ def test_accuracy_finds_the_label(batch):
     unlabelled = np.where(np.arange(64) < 16, -1, labels)
     for given in (labels, unlabelled):
         metric = keras.metrics.CategoricalAccuracy()
-        metric.update_state(losses.targets(given, teacher), student)
+        metric.update_state(pack_targets(given, teacher), student)
         assert float(metric.result()) == pytest.approx((student.argmax(axis=1) == given).mean())
 
 
@@ -211,7 +212,7 @@ def test_dataset_joins_by_content(soft, digits):
     inputs, labels = digits.train.read()[order], digits.train.labels[order]
     found, targets = rows_of(soft.dataset(inputs, batch_size=64, shuffle=False))
     np.testing.assert_array_equal(found, inputs.astype(np.float32) / np.float32(255))
-    np.testing.assert_array_equal(targets, losses.targets(labels, soft.logits()[order]))
+    np.testing.assert_array_equal(targets, pack_targets(labels, soft.logits()[order]))
     shuffled = soft.dataset(inputs, labels, seed=1)
     epochs = [rows_of(shuffled)[0] for _ in range(2)]
     assert not (epochs[0] == epochs[1]).all()
@@ -222,13 +223,13 @@ def test_dataset_joins_by_content(soft, digits):
 
 def test_dataset_refuses_what_the_file_does_not_know(soft, digits):
     inputs, labels = digits.train.read(), digits.train.labels
-    with pytest.raises(KdistillError, match=r"1,437 of the 1,437 inputs are not in .* not yet scaled"):
+    with pytest.raises(KdistillError, match="1,437 of the 1,437 inputs"):
         soft.dataset(inputs / np.float32(255))
-    with pytest.raises(KdistillError, match="the labels have changed"):
+    with pytest.raises(KdistillError, match=r"1,437 rows .*kdistill soften"):
         soft.dataset(inputs, np.roll(labels, 1))
     with pytest.raises(KdistillError, match="--batch-size is 0"):
         soft.dataset(inputs, batch_size=0)
-    with pytest.raises(KdistillError, match=r"there is no soft-target file nosuch\.h5"):
+    with pytest.raises(KdistillError, match=r"nosuch\.h5"):
         SoftTargets("nosuch.h5")
 
 

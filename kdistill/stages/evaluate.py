@@ -178,7 +178,7 @@ class _Plan:
             return None
         if name not in self._entries:
             members = " + ".join(Path(member).name for member in name.split(", "))
-            load = functools.partial(teachers.reload, self._workspace, soft.manifest)
+            load = functools.partial(teachers.reload_ensemble, self._workspace, soft.manifest)
             self._entries[name] = NetworkToMeasure(members, "teacher", lambda _: load())
         return self._entries[name]
 

@@ -17,7 +17,7 @@ from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.settings import Plot
-from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
+from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.common import up_to_date
 from kdistill.stages.result import Result
 from kdistill.training import history
@@ -161,11 +161,11 @@ def _examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) 
     """Return the rows to draw, in the order of their classes; `columns` are the names of a table's inputs."""
     from kdistill.evaluation.figures import Example
 
-    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    chosen = _telling_rows(AlignedSoftTargets(soft, places), rows.labels)
+    aligned = align(soft, rows.keys(), rows.labels, "rows of its transfer set")
+    chosen = _telling_rows(aligned, rows.labels)
     mask = np.zeros(len(rows), bool)
     mask[chosen] = True
-    inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], soft.take(places[mask]).dense()
+    inputs, labels, logits = rows.chosen(mask).read(), rows.labels[mask], aligned.at(mask).dense()
     pictures = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
     given = [None if label == NO_LABEL else int(label) for label in labels]
     order = np.argsort(np.where(labels == NO_LABEL, logits.argmax(axis=1), labels), kind="stable")

@@ -12,11 +12,10 @@ from kdistill.data import NO_LABEL, Dataset, Source, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
-from kdistill.soft_targets import SoftTargets, whole_transfer_set
-from kdistill.soft_targets.storage import LogitStorage
+from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_rerun, up_to_date
 from kdistill.stages.result import Result
-from kdistill.teachers import ZERO_MASS, Candidate, LogitsSource
+from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
 from kdistill.workspace import staleness as freshness
 from kdistill.workspace.resume_log import BlockLog
@@ -38,7 +37,7 @@ def run(
         KdistillError: if there is no such teacher, or the data doesn't fit it.
     """
     names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
-    asked = [teachers.find(workspace, name) for name in names]
+    asked = [teachers.find_teacher(workspace, name) for name in names]
     option = "dataset" if settings.data else None
     source = data.resolve(settings.data or _dataset_of(asked), option=option, cache=workspace.cache)
     at_hand = {source.identity().digest} if settings.data else ()
@@ -56,37 +55,45 @@ def run(
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
-    whole = whole_transfer_set(identity, dataset, workspace.cache)
+    whole = full_transfer_set(identity, dataset, workspace.cache)
     for warning in (*dataset.warnings, *whole.warnings):
         reporter.warn(warning)
     chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
     rows = whole.chosen(chosen)
 
     start = time.perf_counter()
-    said: LogitsSource
+    said: Ensemble | PrecomputedLogits
     if settings.logits:
-        said = spoken = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
+        said = spoken = teachers.read_logits(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
         reporter.say(spoken.order)
     else:
-        said = teachers.load(asked, settings, dataset, rows)
+        said = teachers.load_ensemble(asked, settings, dataset, rows)
     announce_rerun(artifact, outdated, reporter)
     _describe(identity, said, dataset, rows, reporter)
     known = dict.fromkeys(("model", "parameters"))
     if len(asked) == 1 and asked[0].manifest:
         known = {name: asked[0].manifest.results[name] for name in known}
-    form = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
+    storage = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
     with artifact.writing(keep=BLOCKS) as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns}, len(rows))
+        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **storage.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
-            _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.teacher_names(identity)), reporter)
+            _ask(
+                said,
+                rows,
+                log,
+                storage,
+                settings.batch_size,
+                " + ".join(soft_targets.teacher_names(identity)),
+                reporter,
+            )
             manifest = soft_targets.write(
                 file,
                 log,
                 identity,
                 rows.labels,
-                form,
-                since=start,
+                storage,
+                start_time=start,
                 teacher={**known, "probabilities": list(said.probabilities)},
             )
         except KdistillError:  # the same command would be refused again, so there is nothing to resume
@@ -101,7 +108,9 @@ def run(
     return Result(artifact, manifest)
 
 
-def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
+def _describe(
+    identity: Manifest, said: Ensemble | PrecomputedLogits, dataset: Dataset, rows: Split, reporter: Reporter
+) -> None:
     who = soft_targets.teacher_names(identity)
     for name, gives_probabilities in zip(who, said.probabilities, strict=True):
         if gives_probabilities:
@@ -118,23 +127,29 @@ def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Sp
 
 
 def _ask(
-    said: LogitsSource, rows: Split, log: BlockLog, form: LogitStorage, batch: int, who: str, reporter: Reporter
+    said: Ensemble | PrecomputedLogits,
+    rows: Split,
+    log: BlockLog,
+    storage: LogitStorage,
+    batch: int,
+    who: str,
+    reporter: Reporter,
 ) -> None:
     """Fill the log, from where it ends."""
     if log.rows or log.restarted:
         reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")
     with reporter.steps("soften", len(rows)) as bar:
         bar.advance(log.rows)
-        for block, logits in said.of(rows, batch, skip=math.ceil(log.rows / batch)):
-            stored = form.store(logits)
-            stored.check(log.rows, who)
-            log.append({"row_keys": row_keys(block), **stored.block()})
+        for block, logits in said.blocks(rows, batch, skip=math.ceil(log.rows / batch)):
+            stored = storage.store(logits)
+            stored.check(who, log.rows)
+            log.append({"row_keys": row_keys(block), **stored.arrays()})
             bar.advance(len(block))
     if said.zeros.count:
         reporter.say(str(said.zeros))
 
 
-def _dataset_of(asked: list[Candidate]) -> str:
+def _dataset_of(asked: list[UnloadedTeacher]) -> str:
     """The dataset that the teachers were trained on."""
     names = list(dict.fromkeys(t.manifest.inputs["dataset"].name for t in asked if t.manifest))
     if not names:
@@ -144,18 +159,18 @@ def _dataset_of(asked: list[Candidate]) -> str:
     return names[0]
 
 
-def _is_outside(settings: Soften, asked: list[Candidate]) -> bool:
+def _is_outside(settings: Soften, asked: list[UnloadedTeacher]) -> bool:
     """Whether any of the teachers is not the workspace's."""
     return settings.logits is not None or any(teacher.artifact is None for teacher in asked)
 
 
-def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manifest:
+def _identity(settings: Soften, asked: list[UnloadedTeacher], source: Source) -> Manifest:
     outside = _is_outside(settings, asked)
     inputs = {"dataset": source.identity()}
     for number, name in enumerate(settings.transfer_data, 1):
         inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
     for number, teacher in enumerate(asked, 1):
-        inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.made_from
+        inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.identity
     if settings.logits:
         path = Path(settings.logits).expanduser().absolute()
         if not path.exists():

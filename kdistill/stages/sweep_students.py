@@ -264,7 +264,7 @@ def _teacher_classes(plan: SweepPlan) -> NDArray[np.int64] | None:
     """Return the class that the teacher predicts for each test row, (rows,); None if the teacher has changed."""
     soft = plan.inputs.soft
     assert soft is not None
-    ensemble = teachers.reload(plan.workspace, soft.manifest)
+    ensemble = teachers.reload_ensemble(plan.workspace, soft.manifest)
     if ensemble is None:
         plan.reporter.warn(f"agreement is not measured: the teacher of {soft.path} has changed, or is not a network")
         return None

@@ -15,7 +15,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Verify
-from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.soft_targets import SoftTargets, align, transfer_set
 from kdistill.training import history
 from kdistill.workspace import Artifact, Manifest, Workspace, threads
 from kdistill.workspace import staleness as freshness
@@ -160,19 +160,19 @@ def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -
     assert soft is not None
     soft.check()
     rows = transfer_set(soft.manifest, _dataset(artifact, soft.manifest, given), workspace.cache)
-    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    panel = teachers.reload(workspace, soft.manifest)
+    aligned = align(soft, rows.keys(), rows.labels, "rows of its transfer set")
+    panel = teachers.reload_ensemble(workspace, soft.manifest)
     if panel is None:
         return
     sample = np.zeros(len(rows), bool)
     sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
     chosen = rows.chosen(sample)
     inputs, keys = chosen.read(), chosen.keys()
-    for view in sorted({0, (soft.form.views or 1) - 1}):
+    for view in sorted({0, (soft.storage.views or 1) - 1}):
         said = panel.logits(soft.views.seen(inputs, keys, view) if soft.views else inputs)
-        stored = soft.take(places[sample], view).values.astype(np.float32)
-        worst = float(np.abs(soft.form.of_a_view.store(said).values.astype(np.float32) - stored).max())
-        tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
+        stored = aligned.at(sample, view).values.astype(np.float32)
+        worst = float(np.abs(soft.storage.one_view.store(said).values.astype(np.float32) - stored).max())
+        tolerance = TOLERANCE[soft.storage.dtype] * max(1.0, float(np.abs(said).max()))
         if worst > tolerance:
             of = f"view {view} of " if soft.views else ""
             yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {of}{sample.sum()} sampled rows"

@@ -19,8 +19,7 @@ from kdistill.backend import tf
 from kdistill.data import NO_LABEL
 from kdistill.data.augmentation import Views
 from kdistill.data.readers import Rows
-from kdistill.soft_targets import AlignedSoftTargets
-from kdistill.soft_targets.storage import Logits
+from kdistill.soft_targets import AlignedSoftTargets, Logits
 
 T = TypeVar("T")
 
@@ -156,7 +155,7 @@ class Feed:
         teacher, views, keys = self.examples.teacher, self.examples.views, self.examples.keys
         soft: tuple[Any, ...] = ()
         if teacher:
-            said = teacher.at(places, view if teacher.form.views else 0)
+            said = teacher.at(places, view if teacher.storage.views else 0)
             top = () if said.top_classes is None else (tf.constant(said.top_classes.astype(np.int32)),)
             soft = (tf.constant(said.values), *top)
         if views is None or keys is None:

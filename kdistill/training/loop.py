@@ -359,12 +359,12 @@ def _trainer(
     trainers: Trainers | None,
 ) -> Trainer:
     """A trainer with the values of a new network: one that was compiled for another student, where one fits."""
-    form = examples.teacher.form if examples.teacher else None
+    storage = examples.teacher.storage if examples.teacher else None
     key = (
         replace(settings, seed=0, epochs=1, memory=1),
         settings.epochs * steps if settings.schedule != "constant" else None,
         (objective.loss, objective.standardize_logits, objective.label_smoothing),
-        (form.top_k, form.classes, form.rest, form.dtype) if form else None,
+        (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
         examples.views.augment if examples.views else None,
     )
     if trainers is not None and (trainer := trainers.get(key)):
@@ -386,7 +386,7 @@ def _step_runner(
     settings: Training,
 ) -> Callable[[Buffer, Any, Any, Any], Any]:
     """The function `Trainer.run_steps`; each step draws its own dropout."""
-    form = examples.teacher.form if examples.teacher else None
+    storage = examples.teacher.storage if examples.teacher else None
     views = examples.views
     masks = dropout.Masks(model)
 
@@ -395,10 +395,10 @@ def _step_runner(
         with tf.GradientTape() as tape, masks.given(drawn):
             logits = tf.cast(model(scale_inputs(batch_inputs), training=True), tf.float32)
             hard = losses.hard_loss(batch_labels, logits, label_smoothing=objective.label_smoothing or 0.0)
-            if form:
+            if storage:
                 said = tf.cast(batch_soft[0], tf.float32)
-                if form.top_k is not None:
-                    said = losses.expand_top_k(said, batch_soft[1], classes=form.classes, rest=form.rest)
+                if storage.top_k is not None:
+                    said = losses.expand_top_k(said, batch_soft[1], classes=storage.classes, rest=storage.rest_offset)
                 soft = losses.soft_part(objective, batch_labels, said, logits, temperature=temperature)
                 loss = losses.weighted(hard, soft, alpha=alpha)
             else:

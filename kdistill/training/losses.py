@@ -20,6 +20,7 @@ import numpy as np
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
 from kdistill.settings import LOSSES, Objective, check_value
+from kdistill.soft_targets.keras_dataset import unpack_targets
 
 Tensor = Any
 
@@ -294,29 +295,11 @@ def distillation_loss(
     return weighted(hard, soft, alpha=alpha)
 
 
-def targets(labels: Tensor, teacher_logits: Tensor) -> Tensor:
-    """What `DistillationLoss` takes for `y_true`: one tensor, since Keras takes no more for a model of one output.
-
-    The one-hot labels stand beside the teacher's logits. These are shifted, which no softmax sees, so that the largest
-    value of a row is its label's, and Keras's `accuracy` finds it there; rows without a hard label count as wrong.
-
-    Args:
-        labels: (rows,) whole numbers; below 0 for a row that has no hard label.
-        teacher_logits: (rows, classes) float32.
-
-    Returns:
-        (rows, 2 * classes) float32.
-    """
-    one_hot = tf.one_hot(labels, teacher_logits.shape[-1])
-    highest = tf.reduce_max(teacher_logits, axis=-1, keepdims=True)
-    return tf.concat([one_hot, teacher_logits - highest + 0.5], axis=-1)
-
-
 @keras.saving.register_keras_serializable("kdistill")
 class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
     """The objective for `Model.compile`, with the labels and the teacher's logits in `y_true`.
 
-    `y_true` is what `SoftTargets.dataset` yields, or `targets` returns. Rows that no teacher was asked about, such as
+    `y_true` is what `SoftTargets.dataset` yields, or `pack_targets` returns. Rows that no teacher was asked about, such as
     those of `validation_data` may be, have zeros for its logits, `keras.utils.to_categorical(labels, 2 * classes)`;
     their loss is the cross-entropy alone, by which kdistill's stages judge held-out rows too. `y_pred` are the
     student's logits, (rows, classes).
@@ -355,8 +338,7 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
                 "SoftTargets.dataset yields, or, without a teacher, keras.utils.to_categorical(labels, "
                 f"{2 * classes})"
             )
-        one_hot, teacher_logits = y_true[..., :classes], y_true[..., classes:]
-        labels = tf.where(tf.reduce_any(one_hot > 0, axis=-1), tf.argmax(one_hot, axis=-1), -1)
+        labels, teacher_logits = unpack_targets(y_true, classes)
         hard = hard_loss(labels, y_pred)
         soft = soft_loss(teacher_logits, y_pred, temperature=self.temperature)
         taught = tf.reduce_any(teacher_logits != 0, axis=-1)

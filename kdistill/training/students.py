@@ -17,7 +17,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
-from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
+from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 from kdistill.workspace import staleness as freshness
 
@@ -107,9 +107,9 @@ class StudentInputs:
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Why what a student is told at its T is not exactly what its teacher said, in words."""
         soft, temperature = self.soft_for(settings), self.temperature(settings)
-        if soft is None or temperature == soft.temperature or soft.exact_temperature:
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
-        of = "mean" if soft.form.top_k is None else "rest"
+        of = "mean" if soft.storage.top_k is None else "rest"
         at = "without a T" if temperature is None else f"at T = {temperature:g}"
         return f"is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it is exact"
 
@@ -207,10 +207,8 @@ class StudentInputs:
             self.reporter.warn(warning)
         keys = self.training_keys if rows is self.dataset.train else rows.keys()
         named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
-        places = self.soft.join(keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
-        return self._selected(
-            TrainingRows(rows, keys, AlignedSoftTargets(self.soft, places), named or None, self.soft.views)
-        )
+        aligned = align(self.soft, keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
+        return self._selected(TrainingRows(rows, keys, aligned, named or None, self.soft.views))
 
     def _selected(self, lesson: TrainingRows) -> TrainingRows:
         selection = self.settings.selection

@@ -405,12 +405,12 @@ def test_permuted_targets_keep_what_is_said_of_a_class():
     """Every class is told the same multiset, rows without a label too; the rows are told something else."""
     labels = np.random.default_rng(0).choice([NO_LABEL, 0, 1, 2], 200)
     places = np.arange(1000, 1200)
-    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).places
+    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).positions
     for label in (NO_LABEL, 0, 1, 2):
         assert sorted(permuted[labels == label]) == places[labels == label].tolist()
     assert (permuted != places).mean() > 0.9
-    assert (AlignedSoftTargets(None, places).permuted(labels, 3).places == permuted).all()
-    assert (AlignedSoftTargets(None, places).permuted(labels, 4).places != permuted).any()
+    assert (AlignedSoftTargets(None, places).permuted(labels, 3).positions == permuted).all()
+    assert (AlignedSoftTargets(None, places).permuted(labels, 4).positions != permuted).any()
 
 
 def test_permuted_among_the_rows_that_are_trained_on(run, workspace, monkeypatch):

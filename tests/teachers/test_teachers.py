@@ -563,32 +563,32 @@ def test_smaller_files(run, workspace, options):
     assert (workspace / "soft-targets/soft-targets.h5").stat().st_size < before
     np.testing.assert_allclose(soft.file["soft_targets"][()].astype(float).sum(axis=1), 1.0, atol=2e-3)
     np.testing.assert_allclose(np.exp(metrics.log_softmax(logits, 20)).sum(axis=1), 1.0, atol=1e-6)
-    if soft.form.top_k is None:
+    if soft.storage.top_k is None:
         np.testing.assert_allclose(logits, whole, rtol=1e-3)
     else:
-        top = np.argsort(-whole, axis=1)[:, : soft.form.top_k]
+        top = np.argsort(-whole, axis=1)[:, : soft.storage.top_k]
         expected = np.exp(metrics.log_softmax(whole, 20))
         found = np.exp(metrics.log_softmax(logits, 20))
-        for classes in (top, np.argsort(whole, axis=1)[:, : 10 - soft.form.top_k]):
+        for classes in (top, np.argsort(whole, axis=1)[:, : 10 - soft.storage.top_k]):
             given, wanted = (np.take_along_axis(some, classes, axis=1).sum(axis=1) for some in (found, expected))
             np.testing.assert_allclose(given, wanted, rtol=2e-3)
     assert run("verify").code == 0
     outcome = run("train-student", *QUICK, "--temperature", "4")
     assert outcome.code == 0, outcome.err
-    assert ("warning" in outcome.err) == (soft.form.top_k is not None)
+    assert ("warning" in outcome.err) == (soft.storage.top_k is not None)
 
 
 def test_top_k_keeps_the_mass_of_the_rest():
     """By hand: of four classes the two largest, and the logit that has the others' mass at T."""
     logits = np.log(np.array([[0.1, 0.5, 0.3, 0.1]], np.float32)) * 2
-    form = LogitStorage(4, 2.0, "float32", 2)
-    kept = form.store(logits)
+    storage = LogitStorage(4, 2.0, "float32", 2)
+    kept = storage.store(logits)
     np.testing.assert_array_equal(kept.top_classes, [[1, 2]])
     np.testing.assert_allclose(np.exp(metrics.log_softmax(kept.values, 2.0)), [[0.5, 0.3, 0.2]], atol=1e-6)
     np.testing.assert_allclose(np.exp(metrics.log_softmax(kept.dense(), 2.0)), [[0.1, 0.5, 0.3, 0.1]], atol=1e-6)
     from kdistill.training.losses import expand_top_k
 
-    in_step = expand_top_k(kept.values, kept.top_classes.astype(np.int32), classes=4, rest=form.rest)
+    in_step = expand_top_k(kept.values, kept.top_classes.astype(np.int32), classes=4, rest=storage.rest_offset)
     np.testing.assert_allclose(in_step, kept.dense(), atol=1e-6)
 
 

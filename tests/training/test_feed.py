@@ -75,7 +75,7 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
     Rows of the same label are trained on in another order than the file's, in every epoch another view.
     """
     from kdistill.networks.loading import load_network
-    from kdistill.soft_targets import AlignedSoftTargets, SoftTargets
+    from kdistill.soft_targets import SoftTargets, align
     from kdistill.workspace import Workspace
 
     form = ["--top-k", top_k] if top_k else []
@@ -91,8 +91,8 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
     chosen = np.random.default_rng(0).permutation(1437)[:200]
     inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
     keys = row_keys(inputs)
-    joined = AlignedSoftTargets(soft, soft.join(keys, labels, "rows"))
-    feed = Feed(Examples(Array(inputs, "some"), labels, joined, soft.views, keys), 8, memory)
+    aligned = align(soft, keys, labels, "rows")
+    feed = Feed(Examples(Array(inputs, "some"), labels, aligned, soft.views, keys), 8, memory)
     assert feed.held == (memory > 3000)
     seen = []
     for epoch in (1, 2, 3, 4):

@@ -36,7 +36,7 @@ def stop_log(artifact, *, rows=300, seconds=100.0, **changed):
     artifact.partial.mkdir()
     log = BlockLog(artifact.partial / "blocks.log", identity, {"row_keys": ((16,), "u1")}, 1437)
     for _ in range(3):
-        log._since -= seconds / 3
+        log._last_append -= seconds / 3
         log.append({"row_keys": np.zeros((rows // 3, 16), np.uint8)})
     log.close()
 
