@@ -115,7 +115,7 @@ def test_stage_does_what_the_command_does(workspace, capsys, monkeypatch):
     monkeypatch.chdir(workspace.parent)
     how = {"epochs": 5, "batch_size": 32, "learning_rate": 0.003}
     made = train_student(Workspace("workspace"), TrainStudent(model="mlp-30", training=Training(**how)))
-    assert "student 'student' is up to date" in capsys.readouterr().out
+    assert "Up to date: students/student" in capsys.readouterr().out
     quiet = kdistill.Reporter(quiet=True)
     again = train_student(
         Workspace(), TrainStudent(name="again", model="mlp-30", training=Training(**how)), reporter=quiet

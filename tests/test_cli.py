@@ -85,7 +85,7 @@ def test_twice_does_nothing(run, workspace):
     for command in (["train-teacher", *QUICK], ["soften"], ["train-student", *QUICK], ["plot"]):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err
-        assert "is up to date" in outcome.out
+        assert "Up to date" in outcome.out
         assert len(outcome.out.splitlines()) == 1
     assert stamps(workspace) == before
     assert len(before) == 4
@@ -135,7 +135,7 @@ def test_changed_data_reruns_what_reads_it(run, tmp_path, digits):
     for command in stages:
         outcome = run(*command)
         assert outcome.code == 0, outcome.err
-        assert "again: " in outcome.out or "up to date" in outcome.out
+        assert "Re-running" in outcome.out or "Up to date" in outcome.out
     assert "stale" not in run("status").out
 
 
@@ -156,7 +156,7 @@ def test_each_loss_trains_a_student(run, workspace, options):
     assert manifest.results["test_errors"] < 60, manifest.results
     assert f"minimises {manifest.results['objective']}" in outcome.out
     again = student.command_for(manifest)
-    assert "up to date" in run(*again.split()[1:]).out, again
+    assert "Up to date" in run(*again.split()[1:]).out, again
     assert ("--loss" in again) == (loss != "kd")
     assert ("--standardize-logits" in again.split()) == ("--standardize-logits" in options)
 
@@ -184,8 +184,8 @@ def test_what_stands_of_before_these_options_is_up_to_date(run, workspace):
         for name in ("loss", "standardize_logits", "label_smoothing"):
             assert manifest["settings"].pop(name, None) is None
         path.write_text(json.dumps(manifest))
-    assert "up to date" in run("train-teacher", *QUICK).out
-    assert "up to date" in run("train-student", *QUICK).out
+    assert "Up to date" in run("train-teacher", *QUICK).out
+    assert "Up to date" in run("train-student", *QUICK).out
     outcome = run("train-student", *QUICK, "--loss", "jsd", "--standardize-logits", "--label-smoothing", "0.1")
     assert "loss none -> jsd; standardize logits none -> True" in outcome.out
     assert "label smoothing none -> 0.1" in outcome.out
@@ -200,7 +200,7 @@ def test_smoothed_labels(run, tmp_path):
     assert "minimises 0.1 * CE(labels smoothed by 0.1) + 0.9 * T^2 * KL(soft targets), T = 20" in outcome.out
     for found in json.loads(run("status", "--json").out)["artifacts"][::2]:
         assert found["command"].endswith("--label-smoothing 0.1")
-        assert "up to date" in run(*found["command"].split()[1:]).out
+        assert "Up to date" in run(*found["command"].split()[1:]).out
 
 
 def test_stale_teacher_is_named(run, workspace):
@@ -306,7 +306,7 @@ def test_hard_label_student_takes_after_its_siblings(run, tmp_path, digits):
     outcome = run("train-student", "--alpha", 1, *quick, "--name", "b")
     assert outcome.code == 1
     assert "several teachers (big, other): name what this student has, --dataset and --model" in outcome.err
-    assert "next: kdistill train-student --alpha 0.1" in run("soften", "--teacher", "big").out
+    assert "Next: kdistill train-student --alpha 0.1" in run("soften", "--teacher", "big").out
     assert f"mlp-20 on {path}" in run("train-student", "--alpha", 1, *quick, "--name", "b").out
 
 
@@ -333,7 +333,7 @@ def test_status_names_commands_in_full(run, workspace):
     )
     assert found["soft-targets"] == "kdistill soften --temperature 20"
     for name in ("teacher", "soft-targets", "student", "tiny"):
-        assert "up to date" in run(*found[name].split()[1:]).out, found[name]
+        assert "Up to date" in run(*found[name].split()[1:]).out, found[name]
 
 
 def test_validation_rows_are_held_out_alike(run, tmp_path):
@@ -808,7 +808,7 @@ def test_interrupt_leaves_the_workspace(workspace):
         [*KDISTILL, "train-teacher", *QUICK, "-w", "workspace"], cwd=workspace.parent, capture_output=True, check=False
     )
     assert again.returncode == 0
-    assert b"up to date" in again.stdout
+    assert b"Up to date" in again.stdout
 
 
 def test_completion_script_is_printed(tmp_path):

@@ -147,7 +147,7 @@ def test_omitted_class(run, workspace, digits):
     assert "--omit-class 3" in said["soft-targets"]["summary"]
     assert said["soft-targets"]["command"] == "kdistill soften --temperature 20 --omit-class 3"
     for name in ("soft-targets", "student"):
-        assert "up to date" in run(*said[name]["command"].split()[1:]).out
+        assert "Up to date" in run(*said[name]["command"].split()[1:]).out
     again = run("soften")
     assert "omit class 3 -> none" in again.out
     assert "stale" in run("status").out
@@ -165,7 +165,7 @@ def test_student_of_some_rows_of_a_whole_file(run, workspace, digits):
     assert student(workspace)["results"]["training_rows"] == len(digits.train)
     found = {one["name"]: one["command"] for one in json.loads(run("status", "--json").out)["artifacts"]}
     assert found["some"].endswith(" ".join([*options, "--epochs 1 --batch-size 16"]))
-    assert "up to date" in run(*found["some"].split()[1:]).out
+    assert "Up to date" in run(*found["some"].split()[1:]).out
     assert run("verify").code == 0
 
 

@@ -459,7 +459,7 @@ def test_student_of_a_sweep(run, workspace):
     assert outcome.code == 0, outcome.err
     place = workspace / "exports/s@one-tflite"
     assert recorded(place)["inputs"]["student"]["name"] == "s/one"
-    assert "up to date" in run("export", "--network", "s/one").out
+    assert "Up to date" in run("export", "--network", "s/one").out
     found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}
     assert found["s@one-tflite"]["state"] == "fresh"
     assert found["s@one-tflite"]["command"] == "kdistill export --network s/one"
@@ -514,9 +514,9 @@ def test_promote(run, workspace):
     found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}["best"]
     assert (found["state"], found["kind"]) == ("fresh", "student")
     assert found["command"].startswith("kdistill train-student --name best ")
-    assert "up to date" in run(*found["command"].split()[1:]).out
+    assert "Up to date" in run(*found["command"].split()[1:]).out
     assert run("verify").code == 0
-    assert "up to date" in run("promote", "--student", "s/one", "--name", "best").out
+    assert "Up to date" in run("promote", "--student", "s/one", "--name", "best").out
     assert run("promote", "--student", "s/one").code == 0
     assert digest(workspace / "students/one") == digest(origin)
 

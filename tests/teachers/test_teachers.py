@@ -20,7 +20,7 @@ from kdistill.data.readers.npz import NpzMember
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.soft_targets.storage import LogitStorage
-from kdistill.stages.soften import _warn_of_perfection
+from kdistill.stages.soften import _warn_if_trained_on
 
 DIGITS = ["--dataset", "digits"]
 
@@ -96,7 +96,7 @@ def test_saved_model_of_plain_tensorflow(run, tmp_path, plain, digits):
     assert table[0]["parameters"] is None
     assert "one" in run("evaluate").out
     assert run("verify").code == 0
-    assert "up to date" in run("soften", "--teacher", place / "one", *DIGITS, "--temperature", "4").out
+    assert "Up to date" in run("soften", "--teacher", place / "one", *DIGITS, "--temperature", "4").out
     assert json.loads(run("status", "--json").out)["artifacts"][0]["state"] == "fresh"
     lines = run("status").out.splitlines()
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 6, 0]  # dataset, soft targets, student
@@ -134,7 +134,7 @@ def test_signatures_outputs_and_scales(run, tmp_path, plain, digits, options, sc
     logits, _ = stored(tmp_path / "workspace")
     expected = network.logits(np.float32(digits.train.read()) * np.float32(scale)).numpy()
     if "probabilities" in options:
-        assert f"{place / 'many'} gives probabilities" in outcome.out
+        assert f"{place / 'many'} returns probabilities" in outcome.out
         expected = metrics.log_softmax(expected)
         expected -= expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
@@ -146,7 +146,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
     net = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
     net.save(tmp_path / "net.keras")
     outcome = run("soften", "--teacher", "net.keras", *DIGITS)
-    assert "gives probabilities: their logarithms are taken for logits" in outcome.out
+    assert "net.keras returns probabilities" in outcome.out
     logits, _ = stored(tmp_path / "workspace")
     said = net.predict(np.float32(digits.train.read()) / 255, verbose=0)
     np.testing.assert_allclose(np.exp(metrics.log_softmax(logits)), said, atol=1e-5)
@@ -175,7 +175,7 @@ def test_keras_file_with_a_softmax(run, tmp_path, digits):
         (["--teacher", "a\nb", *DIGITS], 2, "'a\\nb'"),
         (["--teacher", "cut", *DIGITS], 1, "cut is no SavedModel, or a damaged one: "),
         (["--teacher", "broken.keras", *DIGITS], 1, "can't be loaded as a .keras file"),
-        (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10 is not below the 10 classes of digits"),
+        (["--teacher", "PLACE/one", *DIGITS, "--top-k", "10"], 2, "--top-k 10"),
         (["--teacher", "PLACE/one", *DIGITS, "--top-k", "0"], 2, "--top-k is 0"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "wide.npz"], 1, "they must be alike"),
         (["--teacher", "PLACE/one", *DIGITS, "--transfer-set", "nosuch"], 1, "--transfer-set nosuch: there is no such"),
@@ -234,7 +234,7 @@ def test_bad_teachers_are_one_line(run, tmp_path, plain, digits, options, code, 
     os.mkfifo(tmp_path / "pipe.npy")
     os.mkfifo(tmp_path / "folder/pipe.keras")
     outcome = run("soften", *(option.replace("PLACE", str(plain[0])) for option in options))
-    assert (outcome.code, outcome.out) == (code, "") or "softens" in outcome.out
+    assert (outcome.code, outcome.out) == (code, "") or "Softening" in outcome.out
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
     assert said in outcome.err
@@ -289,9 +289,9 @@ def test_logits_of_another_program(run, tmp_path, digits, ending, kind):
     tolerance = 0.01 if kind == "float16" else 1e-4
     np.testing.assert_allclose(metrics.log_softmax(found), metrics.log_softmax(logits), atol=tolerance)
     assert soft.manifest.results["correct"] == (said.argmax(axis=1) == digits.train.labels).sum()
-    assert "hardly better than chance" not in outcome.err
+    assert "chance" not in outcome.err
     np.save(tmp_path / "shifted.npy", np.roll(logits, 1, axis=0))
-    assert "hardly better than chance" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
+    assert "chance" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
 
 
 class Broken(tf.Module):
@@ -428,7 +428,7 @@ def test_probabilities_of_0(run, tmp_path, digits, monkeypatch):
     assert json.loads(run("status", "--json").out)["artifacts"][0]["command"] == (
         f"kdistill soften --dataset digits --logits {tmp_path / 'votes.npz'} --temperature 20 --batch-size 500"
     )
-    assert "up to date" in run(*soften).out
+    assert "Up to date" in run(*soften).out
     monkeypatch.setattr("kdistill.stages.soften.ZERO_MASS", 1e-4)
     assert "zero mass 0.001 -> 0.0001" in run(*soften).out
 
@@ -437,7 +437,7 @@ def test_teacher_that_is_always_right_is_warned_of(run, tmp_path, digits, worksp
     """On its training rows, whatever file they lie in, and not on others; one of the workspace is not."""
     logits = 5 * np.eye(10, dtype=np.float32)
     np.save("all.npy", logits[digits.train.labels])
-    warning = "right on all 1,437 labelled rows"
+    warning = "all 1,437 labeled rows"
     assert warning in run("soften", "--logits", "all.npy", *DIGITS).err
     np.save("most.npy", logits[[(digits.train.labels[0] + 1) % 10, *digits.train.labels[1:]]])
     assert "warning" not in run("soften", "--logits", "most.npy", *DIGITS).err
@@ -447,9 +447,7 @@ def test_teacher_that_is_always_right_is_warned_of(run, tmp_path, digits, worksp
     assert "warning" not in run("soften", "--logits", "test.npy", *DIGITS, "--transfer-set", "test.npz").err
     assert warning in run("soften", "--logits", "all.npy", *DIGITS, "--transfer-set", "train.npz").err
     manifest = SoftTargets(workspace / "soft-targets/soft-targets.h5").manifest
-    _warn_of_perfection(manifest, digits.train, digits, (said := Heard()), outside=False)
-    assert not said.warnings
-    _warn_of_perfection(manifest, digits.train, digits, said, outside=True)
+    _warn_if_trained_on(manifest, digits.train, digits, (said := Heard()))
     assert len(said.warnings) == 1
 
 
@@ -490,7 +488,7 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     pool("pool.npz", np.concatenate([shifted, digits.test.read()[:30], inputs]))
     outcome = run("soften", "--transfer-set", "pool.npz")
     assert outcome.code == 0, outcome.err
-    assert "0 of them labelled" in outcome.out
+    assert "(0 labeled)" in outcome.out
     assert "--alpha 0" in outcome.out.splitlines()[-1]
     refused = run("train-student", *QUICK)
     assert (refused.code, "has no labels" in refused.err, "--alpha 0" in refused.err) == (1, True, True)
@@ -507,12 +505,12 @@ def test_unlabelled_transfer_set(run, workspace, digits, tmp_path):
     assert "nan" not in outcome.out
     assert f"mlp-30 on {tmp_path / 'pool.npz'}, " in outcome.out
     assert run("plot").code == run("verify").code == run("evaluate").code == 0
-    from kdistill.stages.plot import _examples
+    from kdistill.stages.dark_knowledge import select_examples
 
     soft = SoftTargets(workspace / "soft-targets/soft-targets.h5")
-    assert {example.label for example in _examples(soft, transfer_set(soft.manifest, digits))} == {None}
+    assert {example.label for example in select_examples(soft, transfer_set(soft.manifest, digits))} == {None}
     assert (
-        "up to date"
+        "Up to date"
         in run(
             "train-student", "--model", "mlp-30", "--epochs", "3", "--alpha", "0", "--validation-fraction", "0.2"
         ).out
@@ -526,8 +524,8 @@ def test_labelled_rows_and_a_larger_pool(run, workspace, digits):
     pool("pool.npz", np.roll(inputs, 1, axis=2))
     sets = ["--transfer-set", "some.npz", "--transfer-set", "pool.npz"]
     outcome = run("soften", *sets, "--temperature", "4")
-    assert "softens 1,837 rows of " in outcome.out
-    assert "400 of them labelled" in outcome.out
+    assert "1,837 rows of " in outcome.out
+    assert "(400 labeled)" in outcome.out
     outcome = run("train-student", "--alpha", "0.5", "--model", "mlp-30", "--epochs", "1")
     assert outcome.code == 0, outcome.err
     header, row = (workspace / "students/student/history.csv").read_text().splitlines()

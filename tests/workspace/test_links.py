@@ -90,14 +90,14 @@ def put_link(link, target):
 def test_up_to_date_follows_no_link(run, workspace, precious, link, command):
     """A stage with nothing to do leaves what its partial directory leads to."""
     put_link(workspace / link, precious)
-    assert "up to date" in run(*command).out
+    assert "Up to date" in run(*command).out
 
 
 def test_workspace_itself_may_be_a_link(run, workspace, tmp_path):
     """A user who keeps the workspace elsewhere works in it as in any other."""
     shutil.move(workspace, tmp_path / "elsewhere")
     (tmp_path / "workspace").symlink_to("elsewhere")
-    assert "up to date" in run("train-student", *QUICK).out
+    assert "Up to date" in run("train-student", *QUICK).out
     assert run("plot", "--force").code == 0
     assert not (tmp_path / "elsewhere/.plots.lock").exists()
 

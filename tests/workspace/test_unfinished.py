@@ -148,8 +148,8 @@ def test_interrupted_force_is_tidied_up(run, place):
     stop(place.teacher("teacher"))
     stop_log(place.soft_targets("soft-targets"))
     assert "interrupted" not in run("status").out
-    assert "up to date" in run("train-teacher", *QUICK).out
-    assert "up to date" in run("soften").out
+    assert "Up to date" in run("train-teacher", *QUICK).out
+    assert "Up to date" in run("soften").out
     assert not place.teacher("teacher").partial.exists()
     assert not place.soft_targets("soft-targets").partial.exists()
 
@@ -160,14 +160,14 @@ def test_tidying_leaves_what_may_be_wanted(run, place, left):
     teacher = place.teacher("teacher")
     if left == "a live writer":
         with teacher.writing(keep="checkpoint.npz"):
-            assert "up to date" in run("train-teacher", *QUICK).out
+            assert "Up to date" in run("train-teacher", *QUICK).out
             assert teacher.partial.exists()
         return
     stop(teacher, seed=7)
     if left == "unreadable":
         (teacher.partial / "checkpoint.npz").write_bytes(b"half")
     before = (teacher.partial / "checkpoint.npz").read_bytes()
-    assert "up to date" in run("train-teacher", *QUICK).out
+    assert "Up to date" in run("train-teacher", *QUICK).out
     assert (teacher.partial / "checkpoint.npz").read_bytes() == before
 
 
@@ -185,7 +185,7 @@ def test_tidying_removes_what_nothing_resumes(run, place, left):
         manifest.write_text("{}")
         os.utime(manifest, ns=(0, teacher.manifest_path.stat().st_mtime_ns))
     assert "interrupted" not in run("status").out
-    assert "up to date" in run("train-teacher", *QUICK).out
+    assert "Up to date" in run("train-teacher", *QUICK).out
     assert sorted(os.listdir(teacher.path.parent)) == ["teacher"]
 
 
@@ -197,7 +197,7 @@ def test_finished_work_that_was_not_put_in_its_place_is_kept(run, place):
     found, following = shown(run, "teacher")
     assert found["done"] == 5
     assert following.endswith("--seed 7")
-    assert "up to date" in run("train-teacher", *QUICK).out
+    assert "Up to date" in run("train-teacher", *QUICK).out
     assert (teacher.partial / "checkpoint.npz").exists()
 
 
@@ -244,19 +244,19 @@ def test_remaking_a_damaged_artifact_is_work_too(run, place):
 
 def test_a_stopped_sweep_is_resumed_as_a_whole(run, place, monkeypatch):
     """`status` shows how many students of a stopped sweep are done, and the command that goes on with the others."""
-    from kdistill.stages import sweep
+    from kdistill.stages.sweep_students import SweepPlan
 
-    made = sweep._Work.made
+    train = SweepPlan.train
 
-    def stopped(self, one, **how):
+    def stopped(self, one, number, **how):
         if one.settings.training.seed == 1:
             stop(place.student("student"), seed=1)
             one.artifact.path.parent.mkdir(parents=True, exist_ok=True)
             os.rename(place.student("student").partial, one.artifact.partial)
             raise KeyboardInterrupt
-        return made(self, one, **how)
+        return train(self, one, number, **how)
 
-    monkeypatch.setattr(sweep._Work, "made", stopped)
+    monkeypatch.setattr(SweepPlan, "train", stopped)
     how = ["--model", "mlp-30", "--epochs", "1", "--temperature", "2", "--seeds", "0,1", "--name", "mine"]
     assert run("sweep", *how).code == 130
     found, following = shown(run, "mine")
