@@ -146,7 +146,7 @@ def up_to_date(
 
 
 def announce_rerun(artifact: Artifact, reason: str | None, reporter: Reporter) -> None:
-    """Print why an artifact that exists is made again. Stages call it after every check that could refuse the work.
+    """Print why an existing artifact is re-run. Stages call this after every check that could refuse the work.
 
     Args:
         artifact: The artifact that the stage writes.
