@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import QUICK, Stops, imports_of
+from helpers import QUICK, InterruptAfter, imports_of
 
 import kdistill
 from kdistill.workspace import Workspace, unfinished
@@ -59,7 +59,7 @@ def test_status_resumes_what_was_stopped(run, place):
         model="mlp-30", name="big", training=kdistill.Training(epochs=4, learning_rate=0.003, seed=3)
     )
     with pytest.raises(KeyboardInterrupt):
-        kdistill.train_teacher(place, settings, reporter=Stops(2))
+        kdistill.train_teacher(place, settings, reporter=InterruptAfter(2))
     found, following = shown(run, "big")
     assert (found["done"], found["total"], found["unit"], found["writer"]) == (2, 4, "epochs", None)
     assert 0 < found["seconds"] < 60
