@@ -22,7 +22,6 @@ TOO_LONG = {
     "workspace",
 }
 WRONG_WAY = {
-    ("soft_targets", "training"),
     ("workspace", "__init__"),
     ("workspace", "data"),
     ("workspace", "soft_targets"),
