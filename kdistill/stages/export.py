@@ -92,7 +92,7 @@ def run(
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
         return ExportResult(artifact, artifact.require())
 
-    exports.require(settings.format)
+    exports.require_packages(settings.format)
     dataset = source.load()
     announce_rerun(artifact, reason, reporter)
 
@@ -131,7 +131,7 @@ def _calibration_rows(train: data.Split) -> exports.Inputs:
     """Return training rows (rows, ...) as the network takes them. They are the same ones for every call."""
     mask = np.zeros(len(train), np.bool_)
     mask[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
-    return exports.fed(train.chosen(mask).read())
+    return exports.runtime_inputs(train.chosen(mask).read())
 
 
 def _convert(
@@ -156,7 +156,7 @@ def _convert(
         with tempfile.TemporaryDirectory(dir=file.parent) as name, silent():
             temporary = Path(name)
             if precision != "float32":
-                saved_model = exports.in_float32(network.path / "model.keras", precision, temporary)
+                saved_model = exports.save_in_float32(network.path / "model.keras", precision, temporary)
             file_format.write(saved_model, temporary / file.name, settings.quantize, calibration)
             text = json.dumps(description, ensure_ascii=False)
             file.write_bytes(file_format.describe((temporary / file.name).read_bytes(), text))
@@ -164,12 +164,12 @@ def _convert(
     except (OSError, MemoryError):
         raise
     except Exception as error:  # Converters and runtimes raise errors of any type.
-        raise KdistillError(f"cannot convert {network} to {settings.format}: {exports.reason(error)}") from error
+        raise KdistillError(f"cannot convert {network} to {settings.format}: {exports.error_line(error)}") from error
 
 
 def _compare(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
     """Return the test errors and latencies of both networks, and how often they agree."""
-    blocks = [exports.fed(block) for block in dataset.test.blocks(BLOCK_ROWS)]
+    blocks = [exports.runtime_inputs(block) for block in dataset.test.blocks(BLOCK_ROWS)]
     original_logits = np.concatenate([original.logits(block) for block in blocks])
     logits = np.concatenate([runtime(block) for block in blocks])
     row = blocks[0][:1]

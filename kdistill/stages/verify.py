@@ -139,14 +139,14 @@ def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Itera
 def _export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
     file_format = manifest.settings["format"]
-    if exports.missing(file_format):
+    if exports.missing_packages(file_format):
         return
     dataset = _dataset(artifact, manifest, given)
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
-        blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
+        blocks = [runtime(exports.runtime_inputs(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
     except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
-        yield f"its runtime refuses it: {exports.reason(error)}"
+        yield f"its runtime refuses it: {exports.error_line(error)}"
         return
     errors = metrics.errors(np.concatenate(blocks), dataset.test.labels)
     recorded = manifest.results["test_errors"]

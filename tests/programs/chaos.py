@@ -185,7 +185,7 @@ def main() -> int:
         base = Path(scratch) / "base"
         base.mkdir()
         every = STAGES | MORE_STAGES
-        if exports.missing("tflite"):
+        if exports.missing_packages("tflite"):
             del every["export"]
         expected = prepare(base, every)
         stages = list(every)
