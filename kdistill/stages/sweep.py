@@ -21,7 +21,7 @@ from kdistill.evaluation.sweeps import Row, Setting, Summary
 from kdistill.settings import Sweep, Training, TrainStudent
 from kdistill.stages.result import Result
 from kdistill.training import history
-from kdistill.training.students import StudentInputs
+from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _Work:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=sources.source.name)
-            other = replace(StudentInputs.open(workspace, of_other, reporter), dataset_of=sources)
+            other = replace(StudentInputs.open(workspace, of_other, reporter), same_dataset_as=sources)
         return cls(workspace, settings, sources, other, models, reporter)
 
     @property
@@ -210,7 +210,7 @@ class _Work:
                 self.doubts.add(doubt)
                 self.reporter.warn(f"{one.artifact} {doubt}")
             try:
-                one.sources.make(one.artifact, one.identity, one.settings, reporter=_Murmur(self.reporter))
+                one.sources.train(one.artifact, one.identity, one.settings, reporter=_Murmur(self.reporter))
             except KdistillError as error:
                 raise type(error)(f"{one.artifact}: {error}") from error
         row, digest = _row(one)
@@ -315,7 +315,7 @@ def _calibration(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float
 
 
 def _validation(sources: StudentInputs, settings: Training) -> data.Split:
-    from kdistill.training.artifact import held_out_rows
+    from kdistill.training.run import held_out_rows
 
     return sources.dataset.train.chosen(held_out_rows(sources.training_keys, settings))
 

@@ -6,7 +6,7 @@ from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages import announce, up_to_date
 from kdistill.stages.result import Result
-from kdistill.training.students import StudentInputs
+from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Workspace, commands
 
 
@@ -31,11 +31,11 @@ def run(
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
         return Result(artifact, artifact.require())
-    sources.lesson(settings)
+    sources.training_rows(settings)
     announce(artifact, reason, reporter)
     if doubt := sources.temperature_warning(settings):
         reporter.warn(f"{artifact} {doubt}")
-    manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)
+    manifest = sources.train(artifact, identity, settings, reporter=reporter, events=events)
     following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")
     reporter.say(f"next: {', '.join(following)}")
     return Result(artifact, manifest)
