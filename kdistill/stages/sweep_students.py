@@ -18,7 +18,7 @@ from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.sweeps import Row, Setting
 from kdistill.settings import Sweep, TrainStudent
 from kdistill.training import history
-from kdistill.training.students import StudentInputs
+from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class SweepPlan:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=inputs.source.name)
-            other = replace(StudentInputs.open(workspace, of_other, reporter), dataset_of=inputs)
+            other = replace(StudentInputs.open(workspace, of_other, reporter), same_dataset_as=inputs)
         return cls(workspace, settings, inputs, other, models, reporter)
 
     @property
@@ -174,7 +174,7 @@ class SweepPlan:
                 self.warned.add(warning)
                 self.reporter.warn(f"{artifact} {warning}")
             try:
-                student.inputs.make(
+                student.inputs.train(
                     artifact, student.identity, student.settings, reporter=_WarningReporter(self.reporter)
                 )
             except KdistillError as error:
@@ -238,7 +238,7 @@ def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Se
     Logits of hard-label students are also scaled by the temperature that fits the validation rows.
     """
     from kdistill.networks.loading import load_network
-    from kdistill.training.artifact import held_out_rows
+    from kdistill.training.run import held_out_rows
 
     chosen = [sweeps.choice(rows, name) for name, _ in plan.models]
     dataset, teacher_classes = plan.inputs.dataset, _teacher_classes(plan)

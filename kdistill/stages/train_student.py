@@ -6,7 +6,7 @@ from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages.common import announce_rerun, up_to_date
 from kdistill.stages.result import Result
-from kdistill.training.students import StudentInputs
+from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Workspace, commands
 
 
@@ -31,11 +31,11 @@ def run(
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
         return Result(artifact, artifact.require())
-    inputs.lesson(settings)  # checks that the soft targets fit the rows
+    inputs.training_rows(settings)  # checks that the soft targets fit the rows
     announce_rerun(artifact, reason, reporter)
     if warning := inputs.temperature_warning(settings):
         reporter.warn(f"{artifact} {warning}")
-    manifest = inputs.make(artifact, identity, settings, reporter=reporter, events=events)
+    manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
     next_plot = commands.next_plot(workspace.root, settings.soft_targets)
     reporter.say(f"Next: {next_plot}, {workspace.command('evaluate')}")
     return Result(artifact, manifest)

@@ -43,9 +43,9 @@ def run(
         reporter.warn(warning)
     announce_rerun(artifact, reason, reporter)
 
-    from kdistill.training import artifact as networks
+    from kdistill.training.run import train_network
 
-    manifest = networks.make(
+    manifest = train_network(
         artifact,
         identity,
         dataset=dataset,
