@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from kdistill import data
 from kdistill.console import Reporter
@@ -24,10 +26,10 @@ def find_networks(
 
     Args:
         workspace: Where to look.
-        name: As the settings check it.
-        command: The subcommand that takes the name, for messages.
-        option: The option that takes the name, for messages.
-        teachers: Whether a teacher may have the name.
+        name: A valid name.
+        command: The subcommand that has the name, for messages.
+        option: The option that has the name, for messages.
+        teachers: Whether to look among teachers too.
 
     Raises:
         KdistillError: If no network has the name.
@@ -81,7 +83,7 @@ def open_network(
     Args:
         workspace: Where the network is.
         network: A teacher or a student.
-        dataset: Where the dataset is now; None if it was not moved.
+        dataset: Where the dataset is now, if it was moved.
         reporter: Prints the warnings.
 
     Raises:
@@ -109,49 +111,50 @@ def load_checked_network(network: Artifact, manifest: Manifest, dataset: data.Da
     return saved
 
 
-def up_to_date(
+def reason_to_run(
     artifact: Artifact,
     identity: Manifest,
-    reason: str | None,
     *,
     force: bool,
     reporter: Reporter,
     events: Path | None = None,
-) -> bool:
-    """Return whether a stage has nothing to do, and print a line if so.
+    out_of_date: Callable[[Artifact, Manifest], str | None] = Artifact.out_of_date,
+) -> str | None:
+    """Return why a stage has work to do; None if its artifact is up to date, and then print a line.
 
     Args:
         artifact: The artifact that the stage writes.
         identity: What the artifact is made from.
-        reason: Why it is out of date; None if it is up to date.
-        force: Re-run even if it is up to date, and discard interrupted work with other settings.
+        force: Run even if it is up to date, and discard interrupted work with other settings.
         reporter: Prints the line.
-        events: Directory of TensorBoard's event files, which are written again for an artifact that is up to date.
+        events: Directory of TensorBoard's event files, which are written again if the artifact is up to date.
+        out_of_date: Returns why the artifact is out of date.
 
     Raises:
         KdistillError: If the artifact is a symbolic link, or if interrupted work would be discarded.
     """
     artifact.refuse_links()
-    if reason is None and not force:
+    reason = out_of_date(artifact, identity) or ("--force" if force else None)
+    if reason is None:
         unfinished.tidy(artifact, identity)
         reporter.say(f"Up to date: {artifact.place} (--force re-runs)")
         if events:
             from kdistill.training.tensorboard import show_history
 
             show_history(artifact, events)
-        return True
-    if not force:
+    elif not force:
         unfinished.protect(artifact, identity)
-    return False
+    return reason
 
 
-def announce_rerun(artifact: Artifact, reason: str | None, reporter: Reporter) -> None:
-    """Print why an existing artifact is re-run. Stages call this after every check that could refuse the work.
-
-    Args:
-        artifact: The artifact that the stage writes.
-        reason: Why it is out of date; None if only `--force` asks for it.
-        reporter: Prints the line.
-    """
+def announce_rerun(artifact: Artifact, reason: str, reporter: Reporter) -> None:
+    """Print why an existing artifact is re-run. Stages call this after every check that could refuse the work."""
     if artifact.path.exists() and artifact.kind not in LOOSE:
-        reporter.say(f"Re-running {artifact.place}: {reason or '--force'}")
+        reporter.say(f"Re-running {artifact.place}: {reason}")
+
+
+def sample_rows(rows: data.Split, count: int) -> data.Split:
+    """Return randomly chosen rows: always the same ones of the same rows, and all if there are not more than `count`."""
+    mask = np.zeros(len(rows), np.bool_)
+    mask[np.random.default_rng(0).permutation(len(rows))[:count]] = True
+    return rows.chosen(mask)

@@ -15,7 +15,7 @@ from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
-from kdistill.stages.common import announce_rerun, find_networks, load_checked_network, open_network, up_to_date
+from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
@@ -86,8 +86,8 @@ def run(
     Raises:
         KdistillError: If there is no such student, Keras cannot load it, or the inputs do not fit it.
     """
-    (student,) = find_networks(workspace, settings.student, "correct-bias", option="student", teachers=False)
-    trained, source = open_network(workspace, student, settings.dataset, reporter)
+    (student,) = common.find_networks(workspace, settings.student, "correct-bias", option="student", teachers=False)
+    trained, source = common.open_network(workspace, student, settings.dataset, reporter)
     if "student" in trained.inputs:
         origin = trained.inputs["student"].name
         remedy = workspace.corrected(CorrectBias(student=origin)).command
@@ -104,8 +104,8 @@ def run(
             **({"inputs": pool.identity()} if pool else {}),
         },
     )
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
+    reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
+    if reason is None:
         return CorrectBiasResult(artifact, artifact.require())
     if not (student.path / "model.keras").exists():
         raise KdistillError(
@@ -115,7 +115,7 @@ def run(
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
     rows = _choose_rows(dataset, pool, reporter)
-    announce_rerun(artifact, reason, reporter)
+    common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.networks import saved_models
     from kdistill.networks.loading import SAVED_MODEL, count_test_errors
@@ -123,7 +123,7 @@ def run(
 
     start = time.perf_counter()
     with artifact.writing() as staging:
-        original = load_checked_network(student, trained, dataset)
+        original = common.load_checked_network(student, trained, dataset)
         reporter.say(
             f"Correcting {student} on {len(rows):,} inputs of {pool.name if pool else dataset.name}, class frequencies: "
             f"{settings.frequencies}"
@@ -200,9 +200,7 @@ def _choose_rows(dataset: data.Dataset, pool: data.Source | None, reporter: Repo
     if len(rows) <= limit:
         return rows
     reporter.say(f"Using {limit:,} of the {len(rows):,} inputs, the same ones in every run")
-    mask = np.zeros(len(rows), np.bool_)
-    mask[np.random.default_rng(0).permutation(len(rows))[:limit]] = True
-    return rows.chosen(mask)
+    return common.sample_rows(rows, limit)
 
 
 def _compute_logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Reporter) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Export
-from kdistill.stages.common import announce_rerun, find_networks, load_checked_network, open_network, up_to_date
+from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
@@ -79,8 +79,8 @@ def run(
     Raises:
         KdistillError: If there is no such network, packages are missing, or the format cannot express the network.
     """
-    network = find_networks(workspace, settings.network, "export")[0]
-    trained, source = open_network(workspace, network, settings.data, reporter)
+    network = common.find_networks(workspace, settings.network, "export")[0]
+    trained, source = common.open_network(workspace, network, settings.data, reporter)
     artifact = workspace.export(settings)
     recorded = {"calibration_rows": CALIBRATION_ROWS} if settings.quantize == "int8" else {}
     identity = Manifest(
@@ -88,22 +88,24 @@ def run(
         settings={"format": settings.format, "quantize": settings.quantize, **recorded},
         inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
     )
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
+    reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
+    if reason is None:
         return ExportResult(artifact, artifact.require())
 
     exports.require_packages(settings.format)
     dataset = source.load()
-    announce_rerun(artifact, reason, reporter)
+    common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.backend import tf
 
     start = time.perf_counter()
     with artifact.writing() as staging, tf.device("/CPU:0"):  # The exported network runs on the CPU too.
-        original = load_checked_network(network, trained, dataset)
+        original = common.load_checked_network(network, trained, dataset)
         file = staging.path / f"model.{settings.format}"
-        calibration = _calibration_rows(dataset.train) if settings.quantize == "int8" else None
-        calibrated = f", calibrated on {len(calibration)} training rows" if calibration is not None else ""
+        calibration, calibrated = None, ""
+        if settings.quantize == "int8":
+            calibration = exports.runtime_inputs(common.sample_rows(dataset.train, CALIBRATION_ROWS).read())
+            calibrated = f", calibrated on {len(calibration)} training rows"
         reporter.say(f"Converting {network} to {settings.format}, quantization: {settings.quantize}{calibrated}")
         description = {
             **dataset.description,
@@ -125,13 +127,6 @@ def run(
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"Wrote {artifact.path / file.name} in {manifest.seconds:.1f} s")
     return ExportResult(artifact, manifest)
-
-
-def _calibration_rows(train: data.Split) -> exports.Inputs:
-    """Return training rows (rows, ...) as the network takes them. They are the same ones for every call."""
-    mask = np.zeros(len(train), np.bool_)
-    mask[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
-    return exports.runtime_inputs(train.chosen(mask).read())
 
 
 def _convert(

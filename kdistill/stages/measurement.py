@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from kdistill.evaluation import metrics
 
 if TYPE_CHECKING:
     from kdistill.networks.loading import NetworkLoader
+    from kdistill.networks.saved_models import SavedNetwork
+    from kdistill.teachers import Ensemble
 
 CACHED_BYTES = 256 << 20  # limit for the inputs of a dataset, and another one for the logits of a teacher
 
@@ -50,37 +52,18 @@ class Measurement:
         return 1 - self.error_rate
 
 
-class Network(Protocol):
-    """A `SavedNetwork` or an `Ensemble`."""
-
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None: ...
-
-    def logits(self, inputs: NDArray[Any], /) -> NDArray[np.float32]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class NetworkToMeasure:
-    """A network that is loaded when its turn comes.
-
-    Attributes:
-        name: Its name in the table.
-        role: teacher or student.
-        load: Loads it. Returns None if it is no longer what a student was trained from.
-        graph: Sort key that puts networks with equal graphs next to each other.
-        parameters: Number of parameters, if known.
-        bytes: Size of the SavedModel, if known.
-        teacher: The teacher that it is compared with.
-        listed: Whether it is in the table, or only the teacher of another network.
-    """
+    """A network that is loaded when its turn comes."""
 
     name: str
     role: str
-    load: Callable[[NetworkLoader], Network | None]
-    graph: tuple[object, ...] = ()
+    load: Callable[[NetworkLoader], SavedNetwork | Ensemble | None]  # None if it has changed since it taught a student
+    graph: tuple[object, ...] = ()  # sort key that puts networks with equal graphs next to each other
     parameters: int | None = None
     bytes: int | None = None
     teacher: NetworkToMeasure | None = None
-    listed: bool = True
+    listed: bool = True  # otherwise it is only the teacher of other networks
 
     def __str__(self) -> str:
         return f"{self.role} {self.name!r}"

@@ -10,7 +10,7 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.settings import Plot
 from kdistill.soft_targets import SoftTargets
-from kdistill.stages.common import select_networks, up_to_date, warn_if_stale
+from kdistill.stages.common import reason_to_run, select_networks, warn_if_stale
 from kdistill.stages.dark_knowledge import dark_knowledge
 from kdistill.stages.result import Result
 from kdistill.training import history
@@ -42,7 +42,7 @@ def run(
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
     identity = Manifest(kind="plots", settings={"format": sorted(set(settings.formats))}, inputs=inputs)
     artifact = workspace.plots
-    if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
+    if reason_to_run(artifact, identity, force=force, reporter=reporter) is None:
         return Result(artifact, artifact.require())
 
     from kdistill.evaluation import figures

@@ -14,7 +14,7 @@ from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
-from kdistill.stages.common import announce_rerun, up_to_date, warn_if_stale
+from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.result import Result
 from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size, staleness
@@ -46,8 +46,8 @@ def run(
             warn_if_stale(look, member.artifact, member.manifest, reporter)
     external = settings.logits is not None or any(member.artifact is None for member in members)
     artifact, identity = workspace.soft_targets(settings.name), _identity(settings, members, source, external=external)
-    reason = _out_of_date(artifact, identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, out_of_date=_out_of_date)
+    if reason is None:
         return Result(artifact, staleness.manifest_of(artifact) or identity)
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:

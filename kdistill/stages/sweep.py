@@ -14,7 +14,7 @@ from kdistill.evaluation import sweeps
 from kdistill.evaluation.sweeps import Row, Summary
 from kdistill.settings import Sweep
 from kdistill.stages import sweep_report
-from kdistill.stages.common import up_to_date
+from kdistill.stages.common import reason_to_run
 from kdistill.stages.result import Result
 from kdistill.stages.sweep_students import SweepPlan, SweepStudent, measure_controls
 from kdistill.workspace import Workspace, unfinished
@@ -54,8 +54,8 @@ def run(
     plan = SweepPlan.open(workspace, settings, reporter)
     artifact, identity = plan.artifact, plan.identity()
     if not force:
-        rows = plan.finished_rows(identity, TABLE)
-        if rows and up_to_date(artifact, identity, None, force=force, reporter=reporter):
+        if rows := plan.finished_rows(identity, TABLE):
+            reason_to_run(artifact, identity, force=False, reporter=reporter)  # prints that there is none
             return SweepResult(artifact, artifact.require(), sweeps.summarise(rows))
         for student in plan.grid_students():
             unfinished.protect(student.artifact, student.identity)

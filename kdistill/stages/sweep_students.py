@@ -35,28 +35,48 @@ class SweepStudent:
     artifact: Artifact
     identity: Manifest
 
+    def manifest(self) -> Manifest:
+        """Return its manifest, after it was trained."""
+        manifest = self.artifact.manifest()
+        assert manifest is not None
+        return manifest
+
+    def row(self) -> Row:
+        """Return its row of the table. Validation errors are those of the epoch whose weights it has."""
+        manifest = self.manifest()
+        results, settings, objective = manifest.results, manifest.settings, self.settings.objective
+        held_out, table = history.read(self.artifact.path / "history.csv", self.artifact.remedy)
+        validation_errors = validation_rows = None
+        if held_out == "validation":
+            validation_rows = int(results["held_out_rows"])
+            accuracy = table["validation_accuracy"][results["best_epoch"] - 1]
+            validation_errors = round((1 - accuracy) * validation_rows)
+        return Row(
+            student=self.artifact.name,
+            kind=self.setting.kind,
+            model=settings["model"],
+            loss=objective.loss if objective.alpha < 1.0 else None,
+            temperature=settings["temperature"],
+            alpha=settings["alpha"],
+            seed=settings["seed"],
+            validation_errors=validation_errors,
+            validation_rows=validation_rows,
+            test_errors=results["test_errors"],
+            test_rows=results["test_rows"],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class SweepPlan:
-    """The students of a sweep.
-
-    Attributes:
-        workspace: The workspace of the sweep.
-        settings: Its settings.
-        inputs: The dataset and soft targets of its students.
-        other: The same with `--other-soft-targets`.
-        models: For each model, its name in tables and its name in the settings of a student.
-        reporter: Prints the progress.
-        warned: The warnings on temperatures that were printed.
-    """
+    """The students of a sweep."""
 
     workspace: Workspace
     settings: Sweep
-    inputs: StudentInputs
-    other: StudentInputs | None
-    models: Sequence[tuple[str, str | None]]
+    inputs: StudentInputs  # dataset and soft targets of the students
+    other: StudentInputs | None  # the same with --other-soft-targets
+    models: Sequence[tuple[str, str | None]]  # name in tables, and name in a student's settings
     reporter: Reporter
-    warned: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)  # warnings on temperatures that were printed
 
     @classmethod
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> SweepPlan:
@@ -140,7 +160,7 @@ class SweepPlan:
             if student.artifact.out_of_date(student.identity) is not None:
                 return None
             students.append(student)
-            rows.append(_row(student))
+            rows.append(student.row())
         if self.artifact.out_of_date(identity) is not None:
             return None
         if self.artifact.require().results.get("students") != self.digests(students):
@@ -150,7 +170,7 @@ class SweepPlan:
     @staticmethod
     def digests(students: Sequence[SweepStudent]) -> dict[str, str]:
         """Return the digest of each student's network, by the name of the student."""
-        return {student.artifact.name: _manifest(student).outputs["saved_model"] for student in students}
+        return {student.artifact.name: student.manifest().outputs["saved_model"] for student in students}
 
     def train(self, student: SweepStudent, number: int, *, force: bool) -> Row:
         """Train a student if it is not up to date, and print a line with its errors.
@@ -164,9 +184,9 @@ class SweepPlan:
             Its row of the table.
         """
         artifact, start = student.artifact, time.perf_counter()
-        reason, existed = artifact.out_of_date(student.identity), artifact.path.exists()
-        needed = force or reason is not None
-        if needed:
+        reason = artifact.out_of_date(student.identity) or ("--force" if force else None)
+        rerun = f"; re-run: {reason}" if reason and artifact.path.exists() else ""
+        if reason:
             if not force:
                 unfinished.protect(artifact, student.identity)
             warning = student.inputs.temperature_warning(student.settings)
@@ -179,13 +199,12 @@ class SweepPlan:
                 )
             except KdistillError as error:
                 raise type(error)(f"{artifact}: {error}") from error
-        row = _row(student)
+        row = student.row()
         errors = f"{row.test_errors:,} of {row.test_rows:,} test rows wrong"
         if row.validation_errors is not None:
             errors = f"{row.validation_errors:,} of {row.validation_rows:,} validation and {errors}"
-        status = f"{time.perf_counter() - start:.1f} s" if needed else "up to date"
-        rerun = f"; re-run: {reason or '--force'}" if existed and needed else ""
-        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {errors}; {status}{rerun}")
+        status = f"{time.perf_counter() - start:.1f} s{rerun}" if reason else "up to date"
+        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {errors}; {status}")
         return row
 
 
@@ -198,38 +217,6 @@ class _WarningReporter(Reporter):
 
     def say(self, text: str) -> None:
         pass
-
-
-def _manifest(student: SweepStudent) -> Manifest:
-    manifest = student.artifact.manifest()
-    assert manifest is not None
-    return manifest
-
-
-def _row(student: SweepStudent) -> Row:
-    """Return the row of a trained student. Validation errors are those of the epoch whose weights it has."""
-    manifest = _manifest(student)
-    results, settings = manifest.results, manifest.settings
-    held_out, table = history.read(student.artifact.path / "history.csv", student.artifact.remedy)
-    validation_errors = validation_rows = None
-    if held_out == "validation":
-        validation_rows = int(results["held_out_rows"])
-        accuracy = table["validation_accuracy"][results["best_epoch"] - 1]
-        validation_errors = round((1 - accuracy) * validation_rows)
-    objective = student.settings.objective
-    return Row(
-        student=student.artifact.name,
-        kind=student.setting.kind,
-        model=settings["model"],
-        loss=objective.loss if objective.alpha < 1.0 else None,
-        temperature=settings["temperature"],
-        alpha=settings["alpha"],
-        seed=settings["seed"],
-        validation_errors=validation_errors,
-        validation_rows=validation_rows,
-        test_errors=results["test_errors"],
-        test_rows=results["test_rows"],
-    )
 
 
 def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Sequence[Row]) -> Iterator[Row]:

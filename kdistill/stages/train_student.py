@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
-from kdistill.stages.common import announce_rerun, up_to_date
+from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Workspace, commands
@@ -28,8 +28,8 @@ def run(
     inputs = StudentInputs.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), inputs.identity(settings)
     events = workspace.events(artifact) if settings.tensorboard else None
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    if reason is None:
         return Result(artifact, artifact.require())
     inputs.training_rows(settings)  # checks that the soft targets fit the rows
     announce_rerun(artifact, reason, reporter)

@@ -6,7 +6,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
-from kdistill.stages.common import announce_rerun, up_to_date
+from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.workspace import Manifest, Workspace, commands
 
@@ -35,8 +35,8 @@ def run(
         inputs={"dataset": source.identity(), **model.inputs()},
     )
     events = workspace.events(artifact) if settings.tensorboard else None
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    if reason is None:
         return Result(artifact, artifact.require())
     dataset = source.load()
     for warning in dataset.warnings:
