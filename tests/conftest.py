@@ -1,4 +1,4 @@
-"""Fixtures: the built-in digits, a workspace in which all four stages have run, and the command line."""
+"""Fixtures: the built-in digits, a workspace after all four stages, and the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a workspace on the digits in which everything is up to date. Tests must not write to it."""
+    """Return a workspace on the digits where everything is up to date. Tests must not write to it."""
     place = tmp_path_factory.mktemp("made") / "workspace"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdistill.cli.silence_native_stderr", lambda: None)

@@ -23,7 +23,7 @@ from kdistill.console import Reporter
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 MNIST = Path(os.environ.get("KDISTILL_MNIST") or ROOT.parent / "shared" / "data" / "mnist.npz")
-QUICK = ["--model", "mlp-30", "--epochs", "5", "--batch-size", "32", "--learning-rate", "0.003"]
+QUICK = "--model mlp-30 --epochs 5 --batch-size 32 --learning-rate 0.003 --xla off".split()  # XLA compiles for seconds
 needs_mnist = pytest.mark.skipif(
     not MNIST.exists(), reason=f"needs mnist.npz: set KDISTILL_MNIST to its path (not found: {MNIST})"
 )

@@ -150,7 +150,7 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, code, words):
     ("command", "option"), [("train-teacher", "--name"), ("soften", "--name"), ("train-student", "--soft-targets")]
 )
 def test_names_cannot_leave_the_workspace(run, tmp_path, command, option, name):
-    """A name that is no plain file name is refused."""
+    """Names with separators, control characters or a leading dot are refused."""
     outcome = run(command, f"{option}={name}")
     assert outcome.code == 2
     assert mentions(outcome.err, option, 100)
@@ -243,7 +243,8 @@ def test_real_process_prints_only_its_own_lines(tmp_path):
     place = tmp_path / "ein schöner Ort"
     place.mkdir()
     printed = {}
-    for command in (["train-teacher", *QUICK], ["soften", "--temperature", "20"], ["train-student", *QUICK], ["plot"]):
+    how = [*QUICK, "--xla", "auto"]
+    for command in (["train-teacher", *how], ["soften", "--temperature", "20"], ["train-student", *how], ["plot"]):
         done = process(*command, cwd=place, NO_COLOR="1")
         assert (done.returncode, done.stderr) == (0, "")
         printed[command[0]] = done.stdout
