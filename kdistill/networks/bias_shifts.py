@@ -1,4 +1,4 @@
-"""Shifts of output biases with which each class is predicted a given number of times. NumPy only.
+"""Compute shifts of output biases that make each class predicted a given number of times. NumPy only.
 
 A student whose transfer set lacks a class knows the class well but predicts it too seldom. In section 3 of Hinton, Vinyals
 and Dean, Distilling the Knowledge in a Neural Network (2015), one number added to the biases of such classes more than
@@ -47,7 +47,7 @@ def prediction_counts(logits: Logits, shifts: NDArray[np.floating[Any]]) -> Labe
 
 
 def matching_shifts(logits: Logits, targets: Counts) -> Shifts:
-    """Return shifts with which each class is predicted as often as its target says.
+    """Return shifts that make each class predicted as often as its target says.
 
     The shifts b minimize the convex, piecewise linear function
 
@@ -196,7 +196,7 @@ def _shortest_paths(
 
 
 def _smallest_margins(logits: Logits, own_rows: Labels, label: int) -> NDArray[np.float64]:
-    """Return the smallest margin of a class over each class in its rows, (classes,); infinite if it has no rows."""
+    """Return the smallest margin of a class over each class in its rows, (classes,); infinite without rows."""
     smallest = np.full(logits.shape[1], np.inf)
     for rows in _blocks(own_rows, len(smallest)):
         block = logits[rows].astype(np.float64)
@@ -229,8 +229,8 @@ def _center(logits: Logits, shifts: Shifts, assigned: Labels) -> Shifts:
         down, up = _group_minima(moved_margins, losses), _group_minima(moved_margins[by_winner], wins)
         isolated = np.isinf(down) & np.isinf(up)
         down[isolated] = up[isolated] = END_GAP
-        down = np.where(np.isinf(down), np.maximum(up, 2 * END_GAP - up), down)  # it has no row to lose
-        up = np.where(np.isinf(up), np.maximum(down, 2 * END_GAP - down), up)  # there is no row to win
+        down = np.where(np.isinf(down), np.maximum(up, 2 * END_GAP - up), down)  # nothing to lose
+        up = np.where(np.isinf(up), np.maximum(down, 2 * END_GAP - down), up)  # nothing to win
         # All shifts move at once, by half of the way to the middle, so that no two pass each other.
         moves = np.clip(moves + (up - down) / 4, -reach / 4, reach / 4)
     return shifts + moves

@@ -12,9 +12,9 @@ from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
 from kdistill.networks import user_defined
 from kdistill.networks.built_in import hidden_layers
+from kdistill.networks.keras_files import load_weights
 from kdistill.networks.layers import operations_in
 from kdistill.networks.sources import resolve_model
-from kdistill.networks.weights import load_weights
 from kdistill.settings import TrainTeacher, built_in, check_value, parse_dropout
 
 layers = keras.layers

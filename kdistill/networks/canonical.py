@@ -23,7 +23,7 @@ _DATE_SAVED = "1980-01-01@00:00:00"
 
 
 def canonical_saved_model(file: Path) -> None:
-    """Rewrite a `saved_model.pb` in place, with functions numbered from 0 in the order in which they were traced."""
+    """Rewrite a `saved_model.pb` in place, with functions numbered from 0 in the order of their tracing."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel.FromString(file.read_bytes())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.errors import KdistillError, first_line
+from kdistill.errors import KdistillError
 
 DESCRIPTION = "kdistill.json"  # the name of the description in a file's metadata
 OPSET = 15  # of ONNX, supported by runtimes since 2021; quantization per channel needs at least 13
@@ -196,7 +196,8 @@ def runtime_inputs(inputs: NDArray[Any]) -> Inputs:
 
 def error_line(error: Exception) -> str:
     """Return the message of a converter's or runtime's error in one line, without TensorFlow's location in the graph."""
-    return first_line(error).rsplit("): ", 1)[-1]
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.rsplit("): ", 1)[-1]
 
 
 def median_latency(runtime: Runtime, row: Inputs) -> float:

@@ -52,7 +52,7 @@ def test_a_reused_graph_gives_the_same_bits(tmp_path, digits, model, precision):
     assert digest(one / "variables") != digest(other / "variables")
     reused, inputs = saved_models.SavedNetwork.load(one), digits.test.read()[:200]
     first = reused.logits(inputs)
-    assert saved_models.restore(reused.keep, other)
+    assert reused.restore(other) is not None
     expected = saved_models.SavedNetwork.load(other).logits(inputs)
     np.testing.assert_array_equal(reused.logits(inputs), expected)
     assert not np.array_equal(first, expected)
@@ -62,7 +62,7 @@ def test_another_graph_is_not_reused(tmp_path):
     """Another architecture has another graph, and its variables do not fit."""
     one, other = untrained(tmp_path / "one", "mlp-10"), untrained(tmp_path / "other", "mlp-20")
     assert graph_digests(one) != graph_digests(other)
-    assert not saved_models.restore(saved_models.SavedNetwork.load(one).keep, other)
+    assert saved_models.SavedNetwork.load(one).restore(other) is None
 
 
 def test_each_graph_is_loaded_once_and_each_row_read_once(run, workspace, monkeypatch):
