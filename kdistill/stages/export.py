@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdistill import data
-from kdistill.console import Reporter, silent
+from kdistill.console import Reporter
+from kdistill.console.native_stderr import silent
 from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
