@@ -22,7 +22,6 @@ TOO_LONG = {
     "data",
     "data.readers",
     "data.readers.images",
-    "stages.sweep",
     "training.loop",
     "workspace",
 }

@@ -51,8 +51,8 @@ class Ensemble:
             if self.views is None:
                 yield inputs, self.logits(inputs, start)
             else:
-                keys, see = row_keys(inputs), self.views.seen
-                views = (see(inputs, keys, view) for view in range(self.views.count or 1))
+                keys, render = row_keys(inputs), self.views.render
+                views = (render(inputs, keys, view) for view in range(self.views.count or 1))
                 yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:

@@ -341,7 +341,7 @@ def test_dataset_warnings_are_printed(run, tmp_path, digits, monkeypatch):
     def make(*_, **__):
         raise KdistillError("not trained in a test")
 
-    monkeypatch.setattr("kdistill.training.artifact.make", make)
+    monkeypatch.setattr("kdistill.training.run.train_network", make)
     for command in (["train-teacher"], ["train-student", "--alpha", "1"]):
         warning, stopped = run(*command, "--dataset", path, "--model", "small").err.splitlines()
         assert warning.startswith("warning: ")

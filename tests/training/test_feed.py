@@ -85,7 +85,7 @@ def test_views_are_what_the_teacher_saw(run, tmp_path, digits, memory, top_k):
     ):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err
-    assert "softens 3 views (shift:2,flip) of 1,437 rows of digits" in outcome.out
+    assert "3 views (shift:2,flip) of 1,437 rows of digits" in outcome.out
     soft = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5")
     _, teacher = load_network(Workspace(tmp_path / "workspace").teacher("teacher"))
     chosen = np.random.default_rng(0).permutation(1437)[:200]
@@ -140,14 +140,14 @@ def test_student_of_views(run, tmp_path, digits):
         assert outcome.code == 0, outcome.err
     one, other = (np.load(tmp_path / f"workspace/students/{name}/checkpoint.npz") for name in ("student", "again"))
     assert all((one[name] == other[name]).all() for name in one.files if name != "head")
-    assert "up to date" in run(*views).out
+    assert "Up to date" in run(*views).out
     assert "seed 0 -> 1" in run(*views, "--seed", "1").out
     from kdistill.workspace import Workspace
 
     place = Workspace(tmp_path / "workspace")
     teacher = place.teacher("teacher")
     command = teacher.command_for(teacher.manifest())
-    assert "up to date" in run(*command.split()[1:], "--workspace", place.root).out
+    assert "Up to date" in run(*command.split()[1:], "--workspace", place.root).out
     assert run("verify").code == 0
     assert "soft-targets' has been made anew since" in run("status").out
 

@@ -54,7 +54,7 @@ def test_up_to_date_network_is_drawn_from_its_history(run, workspace):
     before = stamps(workspace)
     for command, network in (["train-teacher", TEACHER], ["train-student", STUDENT]):
         for _ in range(2):
-            assert "is up to date" in run(command, *QUICK, "--tensorboard").out
+            assert "Up to date" in run(command, *QUICK, "--tensorboard").out
             check(workspace, network)
     assert stamps(workspace) == before
     assert run("verify").code == 0

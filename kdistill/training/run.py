@@ -56,7 +56,7 @@ class TrainingRows:
         return replace(self, rows=self.rows.select(mask), keys=keys, teacher=teacher)
 
 
-def make(
+def train_network(
     artifact: workspace.Artifact,
     identity: workspace.Manifest,
     *,
@@ -65,7 +65,7 @@ def make(
     settings: Training,
     objective: Objective,
     reporter: Reporter,
-    lesson: TrainingRows | None = None,
+    rows: TrainingRows | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
     events: Path | None = None,
@@ -81,7 +81,7 @@ def make(
         settings: how to train.
         objective: what to minimise.
         reporter: hears of it.
-        lesson: the rows to train on and what a teacher said of them; the dataset's training rows alone by default.
+        rows: the rows to train on and what a teacher said of them; the dataset's training rows alone by default.
         results: more for the manifest.
         show_layers: whether to print the network's layers.
         events: where TensorBoard's event files go, if any are wanted.
@@ -95,7 +95,7 @@ def make(
         KdistillError: if the settings don't fit the data, or the loss is not finite.
     """
     start = time.perf_counter()
-    role, lesson = artifact.kind, lesson or TrainingRows(dataset.train)
+    role, lesson = artifact.kind, rows or TrainingRows(dataset.train)
     examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
     if settings.batch_size > len(examples):
         raise KdistillError(
@@ -152,7 +152,7 @@ def make(
         names = history.columns(held_out_name, student=role == "student")
         history.write(staging.path / "history.csv", progress.rows, names)
         saved = staging.path / SAVED_MODEL
-        errors, rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        errors, test_rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
         found = {
             **(results or {}),
             "model": model.name,
@@ -163,9 +163,9 @@ def make(
             "labelled_rows": examples.labelled,
             "held_out": held_out_name,
             "held_out_rows": len(held_out),
-            "test_rows": rows,
+            "test_rows": test_rows,
             "test_errors": errors,
-            "test_accuracy": 1 - errors / rows,
+            "test_accuracy": 1 - errors / test_rows,
             "parameters": network.count_params(),
             **dataset.description,
             "saved_model_bytes": workspace.size(saved),
@@ -173,7 +173,7 @@ def make(
         manifest = staging.commit(identity, results=found, seconds=time.perf_counter() - start)
     stopped = f", weights of epoch {progress.best_epoch}" if progress.best else ""
     reporter.say(
-        f"wrote {artifact.path}: {errors:,} errors of {rows:,} test rows ({errors / rows:.2%}) after {progress.epoch} "
+        f"wrote {artifact.path}: {errors:,} errors of {test_rows:,} test rows ({errors / test_rows:.2%}) after {progress.epoch} "
         f"epoch{'s' * (progress.epoch != 1)}{stopped}; {manifest.seconds:.1f} s"
     )
     return manifest

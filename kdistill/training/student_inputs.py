@@ -22,7 +22,7 @@ from kdistill.workspace import Artifact, Input, Manifest, Workspace
 from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
-    from kdistill.training.artifact import Compiled, TrainingRows
+    from kdistill.training.run import Compiled, TrainingRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class StudentInputs:
     """What students learn from: a dataset, and what a teacher said of its rows or of others.
 
     `soft` is None where all learn from hard labels alone. `teachers_model` is the network of a student that names none.
-    `dataset_of` are sources of the same dataset, which is loaded once for both.
+    `same_dataset_as` are sources of the same dataset, which is loaded once for both.
     """
 
     workspace: Workspace
@@ -40,7 +40,7 @@ class StudentInputs:
     teachers_model: str | None
     reporter: Reporter
     compiled: Compiled = field(default_factory=dict)
-    dataset_of: StudentInputs | None = None
+    same_dataset_as: StudentInputs | None = None
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> StudentInputs:
@@ -113,7 +113,7 @@ class StudentInputs:
         at = "without a T" if temperature is None else f"at T = {temperature:g}"
         return f"is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it is exact"
 
-    def make(
+    def train(
         self,
         artifact: Artifact,
         identity: Manifest,
@@ -127,10 +127,10 @@ class StudentInputs:
         Raises:
             KdistillError: if the soft targets are not of these rows, or training fails.
         """
-        from kdistill.training import artifact as networks
+        from kdistill.training.run import train_network
 
         soft = self.soft_for(settings)
-        return networks.make(
+        return train_network(
             artifact,
             identity,
             dataset=self.dataset,
@@ -139,15 +139,15 @@ class StudentInputs:
             objective=self.objective(settings),
             reporter=reporter,
             events=events,
-            lesson=self.lesson(settings),
+            rows=self.training_rows(settings),
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
         )
 
     @cached_property
     def dataset(self) -> data.Dataset:
-        if self.dataset_of:
-            return self.dataset_of.dataset
+        if self.same_dataset_as:
+            return self.same_dataset_as.dataset
         dataset = self.source.load()
         for warning in dataset.warnings:
             self.reporter.warn(warning)
@@ -162,7 +162,7 @@ class StudentInputs:
         assert self.soft is not None
         return {role: source.identity() for role, source in transfer_sources(self.soft.manifest).items()}
 
-    def lesson(self, settings: TrainStudent) -> TrainingRows:
+    def training_rows(self, settings: TrainStudent) -> TrainingRows:
         """The rows that a student is to learn from, and what it is told of them.
 
         Raises:
@@ -181,7 +181,7 @@ class StudentInputs:
     @cached_property
     def _hard(self) -> TrainingRows:
         """The dataset's training rows."""
-        from kdistill.training.artifact import TrainingRows
+        from kdistill.training.run import TrainingRows
 
         keys = self.training_keys if self.settings.training.validation_fraction else None
         return self._selected(TrainingRows(self.dataset.train, keys))
@@ -194,7 +194,7 @@ class StudentInputs:
     @cached_property
     def _soft(self) -> TrainingRows:
         """The rows that the file speaks of, each joined with what it says of it."""
-        from kdistill.training.artifact import TrainingRows
+        from kdistill.training.run import TrainingRows
 
         assert self.soft is not None
         if self.soft.classes != self.dataset.classes:
