@@ -38,9 +38,9 @@ def up_to_date(
         unfinished.tidy(artifact, identity)
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
         if events:
-            from kdistill.training.tensorboard import show_history
+            from kdistill.training.tensorboard import write_events
 
-            show_history(artifact, events)
+            write_events(artifact, events)
         return True
     if not force:
         unfinished.protect(artifact, identity)

@@ -22,6 +22,7 @@ from kdistill.settings import Sweep, Training, TrainStudent
 from kdistill.stages.result import Result
 from kdistill.training import history
 from kdistill.training.student_inputs import StudentInputs
+from kdistill.training.training_rows import held_out_rows
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class _Work:
     other: StudentInputs | None
     models: Sequence[tuple[str, str | None]]  # what each is called, and its name in a student's settings
     reporter: Reporter
-    doubts: set[str] = field(default_factory=set)  # those that were said
+    warnings: set[str] = field(default_factory=set)  # printed so far
 
     @classmethod
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> _Work:
@@ -206,9 +207,9 @@ class _Work:
         if reason or force:
             if not force:
                 unfinished.protect(one.artifact, one.identity)
-            if (doubt := one.sources.temperature_warning(one.settings)) and doubt not in self.doubts:
-                self.doubts.add(doubt)
-                self.reporter.warn(f"{one.artifact} {doubt}")
+            if (warning := one.sources.temperature_warning(one.settings)) and warning not in self.warnings:
+                self.warnings.add(warning)
+                self.reporter.warn(warning)
             try:
                 one.sources.train(one.artifact, one.identity, one.settings, reporter=_Murmur(self.reporter))
             except KdistillError as error:
@@ -315,9 +316,8 @@ def _calibration(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float
 
 
 def _validation(sources: StudentInputs, settings: Training) -> data.Split:
-    from kdistill.training.run import held_out_rows
-
-    return sources.dataset.train.chosen(held_out_rows(sources.training_keys, settings))
+    train = sources.dataset.train
+    return train.chosen(held_out_rows(train.keys(), settings))
 
 
 def _title(sweep: _Work, rows: Sequence[Row]) -> str:

@@ -33,8 +33,8 @@ def run(
         return Result(artifact, artifact.require())
     sources.training_rows(settings)
     announce(artifact, reason, reporter)
-    if doubt := sources.temperature_warning(settings):
-        reporter.warn(f"{artifact} {doubt}")
+    if warning := sources.temperature_warning(settings):
+        reporter.warn(warning)
     manifest = sources.train(artifact, identity, settings, reporter=reporter, events=events)
     following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")
     reporter.say(f"next: {', '.join(following)}")
