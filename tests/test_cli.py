@@ -154,7 +154,7 @@ def test_each_loss_trains_a_student(run, workspace, options):
     student = Workspace("workspace").student("other")
     manifest = student.require()
     assert manifest.results["test_errors"] < 60, manifest.results
-    assert f"minimises {manifest.results['objective']}" in outcome.out
+    assert f"Minimizing {manifest.results['objective']}" in outcome.out
     again = student.command_for(manifest)
     assert "up to date" in run(*again.split()[1:]).out, again
     assert ("--loss" in again) == (loss != "kd")
@@ -173,7 +173,7 @@ def test_each_loss_of_the_largest_logits_without_labels(run, workspace, tmp_path
     results = json.loads((workspace / "students/other/manifest.json").read_text())["results"]
     assert results["labelled_rows"] == 0
     assert results["test_errors"] < 60, results
-    assert ("is trained without a T from" in outcome.err) == (loss == "mse")
+    assert ("T = " in outcome.err) == (loss == "mse")
 
 
 def test_what_stands_of_before_these_options_is_up_to_date(run, workspace):
@@ -194,10 +194,10 @@ def test_what_stands_of_before_these_options_is_up_to_date(run, workspace):
 def test_smoothed_labels(run, tmp_path):
     """Both trainers take `--label-smoothing`, say so, and are made again by the command that `status` names."""
     how = [*QUICK, "--label-smoothing", "0.1"]
-    assert "minimises CE(labels smoothed by 0.1)" in run("train-teacher", *how).out
+    assert "Minimizing CE(labels smoothed by 0.1)" in run("train-teacher", *how).out
     run("soften")
     outcome = run("train-student", *how)
-    assert "minimises 0.1 * CE(labels smoothed by 0.1) + 0.9 * T^2 * KL(soft targets), T = 20" in outcome.out
+    assert "Minimizing 0.1 * CE(labels smoothed by 0.1) + 0.9 * T^2 * KL(soft targets), T = 20" in outcome.out
     for found in json.loads(run("status", "--json").out)["artifacts"][::2]:
         assert found["command"].endswith("--label-smoothing 0.1")
         assert "up to date" in run(*found["command"].split()[1:]).out
@@ -290,7 +290,7 @@ def test_hard_label_student_needs_no_soft_targets(run, tmp_path):
     """At alpha 1 nothing but the dataset is needed."""
     outcome = run("train-student", "--alpha", 1, *QUICK, "--name", "baseline")
     assert outcome.code == 0, outcome.err
-    assert "minimises CE(labels)" in outcome.out
+    assert "Minimizing CE(labels)" in outcome.out
     manifest = json.loads((tmp_path / "workspace/students/baseline/manifest.json").read_text())
     assert list(manifest["inputs"]) == ["dataset"]
 
@@ -305,7 +305,8 @@ def test_hard_label_student_takes_after_its_siblings(run, tmp_path, digits):
     run("train-teacher", "--name", "other", "--model", "small", *quick)
     outcome = run("train-student", "--alpha", 1, *quick, "--name", "b")
     assert outcome.code == 1
-    assert "several teachers (big, other): name what this student has, --dataset and --model" in outcome.err
+    assert "(big, other)" in outcome.err
+    assert "--dataset and --model" in outcome.err
     assert "next: kdistill train-student --alpha 0.1" in run("soften", "--teacher", "big").out
     assert f"mlp-20 on {path}" in run("train-student", "--alpha", 1, *quick, "--name", "b").out
 
@@ -414,7 +415,7 @@ def test_quiet_says_nothing(run, workspace):
 def test_more_epochs_go_on(run, workspace):
     """`--epochs` raised on a finished run trains the missing ones alone, and ends as if all had been asked for."""
     outcome = run("train-student", *QUICK, "--epochs", "7")
-    assert "goes on after epoch 5" in outcome.out
+    assert "from epoch 5" in outcome.out
     assert re.findall(r"^epoch (\d)/7", outcome.out, re.MULTILINE) == ["6", "7"]
     run("train-student", *QUICK, "--epochs", "7", "--name", "other")
     assert saved_weights(workspace / "students/student") == saved_weights(workspace / "students/other")
@@ -427,7 +428,7 @@ def test_force_makes_again(run, workspace):
     assert [name for name in after if after[name] != before[name]] == [SOFT]
     outcome = run("train-teacher", *QUICK, "--force")
     assert outcome.out.count("epoch ") == 5, outcome.out
-    assert "goes on" not in outcome.out
+    assert "Resuming" not in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ def test_force_makes_again(run, workspace):
         (["run", "--student-model", "nosuch"], 2, "--student-model nosuch is unknown"),
         (["train-teacher", "--epochs", "0"], 2, "--epochs is 0"),
         (["train-teacher", "--batch-size", "-1"], 2, "--batch-size is -1"),
-        (["train-teacher", "--batch-size", "2000"], 1, "more than the 1,437 training rows"),
+        (["train-teacher", "--batch-size", "2000"], 1, "--batch-size 1437"),
         (["train-teacher", "--learning-rate", "nan"], 2, "--learning-rate is nan"),
         (["train-teacher", "--seed", "4294967296"], 2, "--seed is 4294967296"),
         (["train-teacher", "--seed", "-1"], 2, "--seed is -1"),
@@ -666,7 +667,7 @@ def test_soft_targets_of_another_dataset(run, workspace, tmp_path, digits):
 def test_diverging_run_writes_nothing(run, tmp_path):
     outcome = run("train-teacher", *QUICK, "--optimizer", "sgd", "--learning-rate", "1e30")
     assert outcome.code == 1
-    assert "the loss is not finite in epoch" in outcome.err
+    assert "--learning-rate" in outcome.err
     assert os.listdir(tmp_path) == []
 
 
@@ -762,9 +763,9 @@ def test_real_process_says_only_its_own_lines(tmp_path):
     assert len(re.findall(r"^epoch \d/5  loss [\d.]+  accuracy", said[0], re.MULTILINE)) == 5
     assert "64" in said[0]
     assert re.search(
-        r"^wrote .*: \d+ errors of 360 test rows \([\d.]+%\) after 5 epochs; [\d.]+ s$", said[0], re.MULTILINE
+        r"^Wrote .*: \d+ of 360 test rows wrong \([\d.]+%\) after 5 epochs in [\d.]+ s$", said[0], re.MULTILINE
     )
-    assert "minimises 0.1 * CE(labels) + 0.9 * T^2 * KL(soft targets), T = 20" in said[2]
+    assert "Minimizing 0.1 * CE(labels) + 0.9 * T^2 * KL(soft targets), T = 20" in said[2]
     assert (place / "workspace/plots/learning-curves.png").stat().st_size > 20_000
     assert (place / "workspace/plots/dark-knowledge.png").stat().st_size > 20_000
 

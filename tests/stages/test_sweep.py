@@ -21,7 +21,8 @@ from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED,
 from kdistill.networks.saved_models import SavedNetwork
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.stages.sweep import _Work
-from kdistill.training import loop as training
+from kdistill.training import loop
+from kdistill.training.checkpoint import Checkpoint
 from kdistill.workspace import Workspace
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
@@ -166,8 +167,8 @@ def test_students_are_train_students(run, workspace, kind, options):
 
 def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
     """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
-    compile_step, compiled = training._step_runner, []
-    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    trainer, compiled = loop.Trainer, []
+    monkeypatch.setattr(loop, "Trainer", lambda *given: (compiled.append(1), trainer(*given))[1])
     options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
     assert run("sweep", *options, "--name", "other").code == 0
     assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
@@ -214,7 +215,7 @@ def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):
     for name in gone:
         shutil.rmtree(students / name)
     before = stamps(workspace)
-    write, calls = training.Checkpoint.write, []
+    write, calls = Checkpoint.write, []
 
     def stops(*given):
         write(*given)
@@ -222,13 +223,13 @@ def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Checkpoint, "write", stops)
+    monkeypatch.setattr(Checkpoint, "write", stops)
     stopped = run(*CONTROLS)
     assert stopped.code == 130
     assert "sweep" in stopped.err
     assert (students / gone[0] / "manifest.json").exists()
     assert (students / f".{gone[1]}.partial/checkpoint.npz").exists()
-    monkeypatch.setattr(training.Checkpoint, "write", lambda *given: (write(*given), calls.append(1)))
+    monkeypatch.setattr(Checkpoint, "write", lambda *given: (write(*given), calls.append(1)))
     outcome = run(*CONTROLS)
     assert outcome.code == 0, outcome.err
     assert len(calls) == 4
@@ -418,12 +419,12 @@ def test_permuted_among_the_rows_that_are_trained_on(run, workspace, monkeypatch
     """The rows of a class are told the very same logits, permuted or not: those of validation rows aren't let in."""
     taught = []
 
-    def note(_, examples, *__, **___):
-        said = examples.teacher.at(np.arange(len(examples))).dense()
-        taught.append({label: said[examples.labels == label] for label in range(10)})
+    def note(_, rows, *__, **___):
+        logits = rows.teacher.at(np.arange(len(rows))).dense()
+        taught.append({label: logits[rows.split.labels == label] for label in range(10)})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", note)
+    monkeypatch.setattr("kdistill.training.run.train", note)
     run("train-student", "--name", "a", *SMALL)
     run("train-student", "--name", "b", "--permute-soft-targets", *SMALL)
     plain, permuted = taught

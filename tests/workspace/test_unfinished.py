@@ -67,7 +67,7 @@ def test_status_resumes_what_was_stopped(run, place):
     assert following == "kdistill train-teacher --name big --model mlp-30 --epochs 4 --learning-rate 0.003 --seed 3"
     assert f"interrupted: 2 of 4 epochs, {found['seconds']:.0f} s of work; to resume: {following}" in run("status").out
     outcome = run(*following.split()[1:])
-    assert "goes on after epoch 2" in outcome.out
+    assert "from epoch 2" in outcome.out
     assert "interrupted" not in run("status").out
 
 
@@ -132,7 +132,7 @@ def test_a_minute_is_worth_keeping(run, place, seconds):
     stop(place.teacher("teacher"), seconds=seconds, seed=7)
     outcome = run("train-teacher", *QUICK, "--epochs", "1")
     assert outcome.code == (seconds > 20)
-    assert ("starts over" in outcome.out) == (seconds < 20)
+    assert ("Starting over" in outcome.out) == (seconds < 20)
 
 
 def test_epochs_that_stand_are_no_interrupted_work(place):
