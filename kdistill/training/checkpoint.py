@@ -43,9 +43,9 @@ class Progress:
         """The number of the last epoch; 0 before the first."""
         return len(self.rows)
 
-    def lowest_loss(self, held_out_name: str) -> float:
-        """Return the lowest loss so far on the held-out rows; infinity before the first epoch."""
-        return min((row[f"{held_out_name}_loss"] for row in self.rows), default=math.inf)
+    def lowest(self, column: str) -> float:
+        """Return the lowest value of a column so far; infinity before the first epoch."""
+        return min((row[column] for row in self.rows), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,7 @@ class Checkpoint:
         os.replace(new, self.path)
 
     def read(self, variables: Sequence[Any], reporter: Reporter) -> Progress:
-        """Resume a run: set the variables and return its progress.
-
-        Args:
-            variables: all variables of the network and the optimizer, in the order in which they were written.
-            reporter: prints whether the run is resumed or starts over, and why.
-
-        Returns:
-            The progress; that of a new run, and the variables unchanged, if there is no checkpoint that fits.
-        """
+        """Set the variables and return the progress, or start over if there is no checkpoint that fits."""
         if not self.path.exists():
             return Progress()
         try:
@@ -102,7 +94,7 @@ class Checkpoint:
         """Return the progress and the values of the variables.
 
         Raises:
-            KdistillError: if the file is damaged or belongs to a run with other settings, inputs or shapes.
+            KdistillError: if the file is damaged or its run had other settings, inputs or shapes.
         """
         try:
             with np.load(self.path, allow_pickle=False) as file:

@@ -13,12 +13,7 @@ Row = Mapping[str, float]
 
 
 def columns(held_out_name: str, *, student: bool) -> list[str]:
-    """Return the names of the columns in order.
-
-    Args:
-        held_out_name: `validation`, or `test` without validation rows.
-        student: whether the network is a student. Its training loss has a hard and a soft part.
-    """
+    """Return the names of the columns in order. `held_out_name` is `validation` or `test`."""
     held_out = [f"{held_out_name}_loss", f"{held_out_name}_accuracy"]
     parts = ["hard_loss", "soft_loss"] if student else []
     return ["epoch", "train_loss", "train_accuracy", *held_out, *parts, "learning_rate", "seconds"]
@@ -39,17 +34,10 @@ def _field(name: str, value: float) -> str:
 
 
 def read(path: Path, remedy: str) -> tuple[str, dict[str, list[float]]]:
-    """Read what `write` wrote.
-
-    Args:
-        path: the file.
-        remedy: the command that makes it again, for messages.
-
-    Returns:
-        The name of the held-out rows, `validation` or `test`, and the values by column.
+    """Return the name of the held-out rows, `validation` or `test`, and the values by column.
 
     Raises:
-        KdistillError: if a column is missing or a value is not a number.
+        KdistillError: with the command `remedy`, if a column is missing or a value is not a number.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:

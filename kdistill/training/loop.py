@@ -51,18 +51,17 @@ def train(
     With early stopping, the network gets the weights of the epoch with the lowest validation loss.
 
     Args:
-        build: makes the network; called in the scope of the strategy.
+        build: makes the network, in the scope of the strategy.
         rows: rows to train on.
         held_out: rows to evaluate on after each epoch.
         held_out_name: `validation` or `test`, for the names of columns.
         objective: what to minimize.
         settings: how to train.
         role: `teacher` or `student`; part of the seed.
-        checkpoint: is written after each epoch.
+        checkpoint: written after each epoch.
         reporter: prints a line per epoch.
-        on_epoch: is called with the history before the first epoch and after each one.
-        trainers: trainers of networks of the same architecture. One that fits is reused, and gives the same bits as a
-            new one. A new one is added.
+        on_epoch: called with the history before the first epoch and after each one.
+        trainers: trainers of the same architecture. One that fits is reused and gives the same bits; a new one is added.
 
     Returns:
         The trained network and the progress.
@@ -94,7 +93,7 @@ def train(
             start, epoch = time.perf_counter(), progress.epoch + 1
             means = _train_epoch(trainer, feed, objective, settings, role, epoch, bar.advance)
             loss, accuracy = trainer.evaluate(held_out_feed)
-            if settings.early_stopping and loss < progress.lowest_loss(held_out_name):
+            if settings.early_stopping and loss < progress.lowest(f"{held_out_name}_loss"):
                 progress.best, progress.best_epoch = [value_of(each) for each in trainer.model.variables], epoch
             row = means | {
                 "epoch": epoch,

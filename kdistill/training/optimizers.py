@@ -18,13 +18,7 @@ NOT_DECAYED = ("bias", "gamma", "beta")  # biases, and the scales and shifts of 
 
 
 def make_optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Return a new optimizer.
-
-    Args:
-        settings: optimizer, learning rate, schedule, weight decay and precision are used. A cosine schedule reaches 0 at
-            the end of the last epoch. With mixed_float16 the optimizer scales the loss.
-        steps_per_epoch: number of batches.
-    """
+    """Return a new optimizer. A cosine schedule reaches 0 after the last epoch, and mixed_float16 scales the loss."""
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, settings.epochs * steps_per_epoch)

@@ -53,8 +53,8 @@ def train_network(
         results: additional results for the manifest.
         show_layers: whether to print the layers of the network.
         events: directory for TensorBoard's event files; None to write none.
-        compiled: trainers to reuse for networks of the same architecture, and to add to. Networks from the user's code
-            and files are compiled in each call, because their graphs may differ.
+        compiled: trainers to reuse and to add to. Networks from the user's code and files are compiled in each call,
+            because their graphs may differ.
 
     Returns:
         The manifest as written.
@@ -94,10 +94,8 @@ def train_network(
             reporter.table("layers", ("layer", "output", "parameters"), built_in.table(network))
         return network
 
-    trainers = None
-    if compiled is not None and model.file is None:
-        architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
-        trainers = compiled.setdefault(architecture, {})
+    architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
+    trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
     with artifact.writing(keep=CHECKPOINT) as staging:
         checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
         if not checkpoint.path.exists() and _needs_only_more_epochs(artifact, identity):
@@ -148,14 +146,9 @@ def train_network(
 
 
 def _needs_only_more_epochs(artifact: Artifact, identity: Manifest) -> bool:
-    """Return whether the artifact exists, is intact and differs from an identity only in having fewer epochs."""
+    """Return whether the artifact is intact and differs from an identity only in having fewer epochs."""
     try:
-        existing = artifact.manifest()
+        manifest = artifact.require()
     except KdistillError:
         return False
-    return bool(
-        existing
-        and existing.differences(identity)
-        and continues(existing, identity)
-        and artifact.broken(existing) is None
-    )
+    return bool(manifest.differences(identity)) and continues(manifest, identity)

@@ -143,17 +143,7 @@ class StudentInputs:
         reporter: Reporter,
         events: Path | None = None,
     ) -> Manifest:
-        """Train a student and write it as an artifact.
-
-        Args:
-            artifact: the student.
-            identity: as `identity` returns it.
-            settings: the student's.
-            reporter: prints the progress.
-            events: directory for TensorBoard's event files; None to write none.
-
-        Returns:
-            The manifest as written.
+        """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
         Raises:
             KdistillError: as `training_rows`, or if training fails.
@@ -197,7 +187,10 @@ class StudentInputs:
         """The rows of the soft-target file, aligned with their soft targets."""
         soft, dataset = self.soft, self.dataset
         assert soft is not None
-        remedy = soft_targets_command(self.workspace, self.settings, soft, dataset)
+        artifact = self.workspace.soft_targets(self.settings.soft_targets)
+        remedy = artifact.command_for(soft.manifest)
+        if self.settings.dataset:
+            remedy = f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
         if soft.classes != dataset.classes:
             raise KdistillError(
                 f"{soft.path} has soft targets of {soft.classes} classes, but {dataset.name} has {dataset.classes} "
@@ -214,14 +207,6 @@ class StudentInputs:
     def _selected(self, rows: TrainingRows) -> TrainingRows:
         mask = data.selected(rows.split, self.settings.selection, self.dataset, rows.keys, reporter=self.reporter)
         return rows.subset(mask)
-
-
-def soft_targets_command(workspace: Workspace, settings: TrainStudent, soft: SoftTargets, dataset: data.Dataset) -> str:
-    """Return the command that makes soft targets which fit a student's dataset."""
-    artifact = workspace.soft_targets(settings.soft_targets)
-    if settings.dataset:
-        return f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
-    return artifact.command_for(soft.manifest)
 
 
 def _open_soft_targets(

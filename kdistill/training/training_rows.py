@@ -62,17 +62,10 @@ class TrainingRows:
 
 
 def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.bool_]:
-    """Return which training rows are validation rows.
-
-    Args:
-        keys: row keys of the dataset's training rows, (rows, 16).
-        settings: `validation_fraction` and `seed` are used.
-
-    Returns:
-        (rows,) bool.
+    """Return which of the dataset's training rows, given by their keys (rows, 16), are validation rows: (rows,) bool.
 
     Raises:
-        KdistillError: if all or none are validation rows.
+        KdistillError: if all or none are.
     """
     mask = validation_rows(keys, settings.validation_fraction, settings.seed)
     if not 0 < mask.sum() < len(mask):
@@ -86,17 +79,10 @@ def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.boo
 def hold_out(
     rows: TrainingRows, dataset: Dataset, settings: Training, reporter: Reporter
 ) -> tuple[TrainingRows, TrainingRows, str]:
-    """Return the rows to train on, the held-out rows to evaluate on, and what the latter are called.
+    """Return the rows to train on, the held-out rows to evaluate on, and the name of the latter.
 
-    The held-out rows are `validation` rows cut from the dataset's training rows, or its `test` rows without a
-    `validation_fraction`. Validation rows are never trained on, also if they come from a transfer set. Neither are test
-    rows that a transfer set contains.
-
-    Args:
-        rows: training rows of the dataset, all or some, or a transfer set.
-        dataset: the dataset.
-        settings: validation, augmentation and seed are used.
-        reporter: prints how many rows of a transfer set are left out.
+    The held-out rows are `validation` rows of the dataset's training rows, or with no `validation_fraction` its `test`
+    rows. Validation rows are left out of the rows to train on. Of a transfer set, test rows are left out too.
 
     Raises:
         KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows.

@@ -19,12 +19,8 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
     bfloat16. XLA takes about three times as long for convolutions and for dropout that it draws itself, and twice as
     long for dense layers in bfloat16. It also reads beyond the table of an embedding without an error.
 
-    On a GPU, `auto` means all networks except those with layers that XLA can't always compile: layers that prepare or
-    augment inputs, and max pooling, which is not deterministic there.
-
-    Args:
-        model: the network.
-        xla: `auto`, `on` or `off`.
+    On a GPU, `auto` means networks without layers that XLA can't always compile: layers that prepare or augment inputs,
+    and max pooling in deterministic mode.
     """
     if xla != "auto":
         return xla == "on"
