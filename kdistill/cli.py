@@ -19,16 +19,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kdistill import __version__, settings
-from kdistill.console import (
-    Reporter,
-    interrupts,
-    kept_log,
-    named,
-    printable,
-    printable_lines,
-    silence_native_stderr,
-    watched,
-)
+from kdistill.console import Reporter, interrupts, printable, printable_lines
+from kdistill.console.native_stderr import keep_log, log_hint, report_death, silence_native_stderr
 from kdistill.errors import KdistillError, UsageError, first_line
 from kdistill.settings import Field, Settings, build, option, options_of
 from kdistill.workspace import Workspace
@@ -187,7 +179,7 @@ def _one_line_errors(values: Mapping[str, Any]) -> Iterator[None]:
     if not debug:
         silence_native_stderr()
     try:
-        with interrupts.raised(), watched(workspace):
+        with interrupts.raised(), report_death(workspace):
             yield
             if sys.stdout:
                 sys.stdout.flush()
@@ -212,7 +204,7 @@ def _unexpected(error: Exception, workspace: Path, values: Mapping[str, Any]) ->
         return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}"
     if disk_full in str(error):  # TensorFlow reports it as an exhausted resource, like a lack of memory
         return f"{workspace}: {disk_full}"
-    log = named(kept_log(workspace))
+    log = log_hint(keep_log(workspace))
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         smaller = " or ".join(f"--{name.replace('_', '-')}" for name in ("batch_size", "model") if name in values)
         return f"out of memory: {f'use a smaller {smaller}' if smaller else 'use a machine with more'}{log}"

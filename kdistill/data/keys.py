@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.data.rounding import round_to_total
+
 
 def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     """What identifies each row: BLAKE2b of its bytes, salted with its shape and type.
@@ -103,10 +105,8 @@ def fraction_rows(keys: NDArray[np.uint8], labels: NDArray[np.int64], fraction: 
 
 def _shares(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
     """How many rows of each class a fraction keeps."""
-    quotas = fraction * counts
-    shares: NDArray[np.int64] = np.floor(quotas).astype(np.int64)
     total = round(fraction * int(counts.sum()))
-    shares[np.argsort(shares - quotas, kind="stable")[: total - shares.sum()]] += 1
+    shares = round_to_total(fraction * counts, total)
     while total >= len(shares) and not shares.all():
         shares[shares.argmax()] -= 1
         shares[shares.argmin()] += 1

@@ -15,7 +15,7 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Verify
-from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.soft_targets import SoftTargets, align, transfer_set
 from kdistill.training import history
 from kdistill.workspace import Artifact, Manifest, Workspace, threads
 from kdistill.workspace import staleness as freshness
@@ -122,7 +122,7 @@ def _dataset(artifact: Artifact, manifest: Manifest, given: str | None) -> data.
 
 def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its history can be read, and it makes as many test errors as were recorded."""
-    from kdistill.networks.loading import test_errors
+    from kdistill.networks.loading import count_test_errors
     from kdistill.networks.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
@@ -130,7 +130,7 @@ def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Itera
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(artifact, manifest, given)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-    errors = test_errors(network, dataset)
+    errors = count_test_errors(network, dataset)
     recorded = manifest.results["test_errors"]
     if errors != recorded:
         yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
@@ -139,14 +139,14 @@ def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Itera
 def _export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
     """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
     file_format = manifest.settings["format"]
-    if exports.missing(file_format):
+    if exports.missing_packages(file_format):
         return
     dataset = _dataset(artifact, manifest, given)
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
-        blocks = [runtime(exports.fed(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
+        blocks = [runtime(exports.runtime_inputs(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
     except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
-        yield f"its runtime refuses it: {exports.reason(error)}"
+        yield f"its runtime refuses it: {exports.error_line(error)}"
         return
     errors = metrics.errors(np.concatenate(blocks), dataset.test.labels)
     recorded = manifest.results["test_errors"]
@@ -160,19 +160,19 @@ def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -
     assert soft is not None
     soft.check()
     rows = transfer_set(soft.manifest, _dataset(artifact, soft.manifest, given), workspace.cache)
-    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    panel = teachers.reload(workspace, soft.manifest)
+    aligned = align(soft, rows.keys(), rows.labels, "rows of its transfer set")
+    panel = teachers.reload_ensemble(workspace, soft.manifest)
     if panel is None:
         return
     sample = np.zeros(len(rows), bool)
     sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
     chosen = rows.chosen(sample)
     inputs, keys = chosen.read(), chosen.keys()
-    for view in sorted({0, (soft.form.views or 1) - 1}):
+    for view in sorted({0, (soft.storage.views or 1) - 1}):
         said = panel.logits(soft.views.seen(inputs, keys, view) if soft.views else inputs)
-        stored = soft.take(places[sample], view).values.astype(np.float32)
-        worst = float(np.abs(soft.form.of_a_view.store(said).values.astype(np.float32) - stored).max())
-        tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
+        stored = aligned.at(sample, view).values.astype(np.float32)
+        worst = float(np.abs(soft.storage.one_view.store(said).values.astype(np.float32) - stored).max())
+        tolerance = TOLERANCE[soft.storage.dtype] * max(1.0, float(np.abs(said).max()))
         if worst > tolerance:
             of = f"view {view} of " if soft.views else ""
             yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {of}{sample.sum()} sampled rows"

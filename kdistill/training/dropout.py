@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from kdistill.backend import keras, tf
-from kdistill.networks import user_defined
+from kdistill.networks.layers import operations_in
 
 LEVELS = 256  # of a random byte
 
@@ -33,7 +33,7 @@ class DropoutMasks:
     """The masks of all plain dropout layers of a network."""
 
     def __init__(self, model: keras.Model) -> None:
-        layers = {id(layer): layer for layer in user_defined.operations_in(model) if is_plain_dropout(layer)}
+        layers = {id(layer): layer for layer in operations_in(model) if is_plain_dropout(layer)}
         self.layers = [layer for layer in layers.values() if layer.rate > 0]
         self._widths = [math.prod(layer.output.shape[1:]) for layer in self.layers]
 

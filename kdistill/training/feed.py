@@ -127,7 +127,7 @@ class Feed:
         soft: tuple[Any, ...] = ()
         transforms: tuple[Any, ...] = ()
         if teacher:
-            logits = teacher.at(positions, view if teacher.form.views else 0)
+            logits = teacher.at(positions, view if teacher.storage.views else 0)
             top = () if logits.top_classes is None else (tf.constant(logits.top_classes.astype(np.int32)),)
             soft = (tf.constant(logits.values), *top)
         if views:

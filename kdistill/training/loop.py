@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.networks.built_in import role_seed
+from kdistill.networks.build import role_seed
 from kdistill.settings import Objective, Training
 from kdistill.training import history
 from kdistill.training.checkpoint import Checkpoint, Progress, value_of

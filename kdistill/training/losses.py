@@ -26,6 +26,7 @@ import numpy as np
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
 from kdistill.settings import LOSSES, Objective, check_value
+from kdistill.soft_targets.keras_dataset import unpack_targets
 
 Tensor = Any
 
@@ -252,29 +253,11 @@ def distillation_loss(
     return weighted(hard, soft, alpha=alpha)
 
 
-def targets(labels: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return the `y_true` of `DistillationLoss`: one tensor, because Keras accepts only one for a model with one output.
-
-    It is the one-hot labels beside the teacher's logits. The logits of a row are shifted, which changes no softmax, so
-    that the largest value of the row is its label's and Keras's `accuracy` is correct. Rows without a label count as wrong.
-
-    Args:
-        labels: (rows,) integers, below 0 for rows without a label.
-        teacher_logits: (rows, classes) float32.
-
-    Returns:
-        (rows, 2 * classes) float32.
-    """
-    one_hot = tf.one_hot(labels, teacher_logits.shape[-1])
-    highest = tf.reduce_max(teacher_logits, axis=-1, keepdims=True)
-    return tf.concat([one_hot, teacher_logits - highest + 0.5], axis=-1)
-
-
 @keras.saving.register_keras_serializable("kdistill")
 class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
     """The objective for `Model.compile`, with labels and teacher logits in `y_true` and student logits in `y_pred`.
 
-    `SoftTargets.dataset` yields such a `y_true`, and `targets` returns one. For rows without teacher logits, e.g. in
+    `SoftTargets.dataset` yields such a `y_true`, and `pack_targets` returns one. For rows without teacher logits, e.g. in
     `validation_data`, it is `keras.utils.to_categorical(labels, 2 * classes)`: zeros in place of the logits. The loss of
     such rows is the cross-entropy alone, as for held-out rows in kdistill's own training.
 
@@ -311,8 +294,7 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
                 f"y_true has shape {tuple(y_true.shape)}, expected (rows, {2 * classes}) for {classes} logits: use "
                 f"SoftTargets.dataset, or without a teacher keras.utils.to_categorical(labels, {2 * classes})"
             )
-        one_hot, teacher_logits = y_true[..., :classes], y_true[..., classes:]
-        labels = tf.where(tf.reduce_any(one_hot > 0, axis=-1), tf.argmax(one_hot, axis=-1), -1)
+        labels, teacher_logits = unpack_targets(y_true, classes)
         hard = hard_loss(labels, y_pred)
         soft = soft_loss(teacher_logits, y_pred, temperature=self.temperature)
         has_teacher = tf.reduce_any(teacher_logits != 0, axis=-1)

@@ -10,7 +10,10 @@ from typing import Any
 from kdistill.console import Reporter
 from kdistill.data import Dataset
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in, loading, saved_models
+from kdistill.networks import saved_models
+from kdistill.networks.build import build_network
+from kdistill.networks.layers import layer_table
+from kdistill.networks.loading import SAVED_MODEL, count_test_errors
 from kdistill.networks.sources import ModelSource
 from kdistill.settings import Objective, Training
 from kdistill.training import history
@@ -78,7 +81,7 @@ def train_network(
     reporter.say(f"Minimizing {objective}")
 
     def build() -> Any:
-        network = built_in.build(
+        network = build_network(
             model.name,
             dataset.input_shape,
             dataset.classes,
@@ -91,7 +94,7 @@ def train_network(
             max_norm=settings.max_norm,
         )
         if show_layers:
-            reporter.table("layers", ("layer", "output", "parameters"), built_in.table(network))
+            reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
         return network
 
     architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
@@ -116,8 +119,8 @@ def train_network(
         if warning := saved_models.save(network, staging.path):
             reporter.warn(warning)
         history.write(staging.path / "history.csv", progress.rows)
-        saved = staging.path / loading.SAVED_MODEL
-        errors = loading.test_errors(saved_models.SavedNetwork.load(saved), dataset)
+        saved = staging.path / SAVED_MODEL
+        errors = count_test_errors(saved_models.SavedNetwork.load(saved), dataset)
         test_rows = len(dataset.test)
         results = {
             **(results or {}),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
-from kdistill.networks.saved_models import scaled
+from kdistill.networks.saved_models import scale_inputs
 from kdistill.settings import Objective, Training
 from kdistill.training import losses
 from kdistill.training.dropout import DropoutMasks
@@ -47,7 +47,7 @@ class Trainer:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._objective, self._batch_size, self._views = objective, settings.batch_size, rows.views
-        self._storage = rows.teacher.form if rows.teacher else None
+        self._storage = rows.teacher.storage if rows.teacher else None
         self._masks = DropoutMasks(model)
         self._step = (
             tf.function(self._take_step, jit_compile=True) if uses_xla(model, settings.xla) else self._take_step
@@ -113,13 +113,13 @@ class Trainer:
         """Return the sums of one step, (4,) float32."""
         alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, self._masks.applied(dropout):
-            logits = tf.cast(self.model(scaled(inputs), training=True), tf.float32)
+            logits = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
             hard_part = losses.hard_loss(labels, logits, label_smoothing=self._objective.label_smoothing or 0.0)
             if storage := self._storage:
                 teacher_logits = tf.cast(soft[0], tf.float32)
                 if storage.top_k is not None:
                     teacher_logits = losses.expand_top_k(
-                        teacher_logits, soft[1], classes=storage.classes, rest=storage.rest
+                        teacher_logits, soft[1], classes=storage.classes, rest=storage.rest_offset
                     )
                 soft_part = losses.soft_part(self._objective, labels, teacher_logits, logits, temperature=temperature)
                 loss = losses.weighted(hard_part, soft_part, alpha=alpha)
@@ -137,7 +137,7 @@ class Trainer:
         sums = tf.zeros(2, tf.float64)
         for first in tf.range(0, rows, EVALUATION_ROWS):
             block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
-            logits = tf.cast(self.model(scaled(inputs[block]), training=False), tf.float32)
+            logits = tf.cast(self.model(scale_inputs(inputs[block]), training=False), tf.float32)
             loss = losses.hard_loss(labels[block], logits)
             sums += tf.cast([tf.reduce_sum(loss), tf.reduce_sum(_correct(logits, labels[block]))], tf.float64)
         return sums
@@ -150,12 +150,12 @@ def _correct(logits: Any, labels: Any) -> Any:
 
 def compilation_key(rows: TrainingRows, objective: Objective, settings: Training, total_steps: int) -> Hashable:
     """Return everything, apart from the architecture, that is compiled into a trainer or fixed in its optimizer."""
-    storage = rows.teacher.form if rows.teacher else None
+    storage = rows.teacher.storage if rows.teacher else None
     return (
         replace(settings, seed=0, epochs=1, memory=1),
         total_steps if settings.schedule != "constant" else None,
         (objective.loss, objective.standardize_logits, objective.label_smoothing),
-        (storage.top_k, storage.classes, storage.rest, storage.dtype) if storage else None,
+        (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
         rows.views.augment if rows.views else None,
     )
 

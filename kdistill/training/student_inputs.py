@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
-from kdistill.networks import sources
+from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
-from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
+from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.training.training_rows import TrainingRows
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, staleness
 
@@ -74,7 +74,7 @@ class StudentInputs:
             self.reporter.warn(warning)
         return dataset
 
-    def model(self, settings: TrainStudent) -> sources.ModelSource:
+    def model(self, settings: TrainStudent) -> ModelSource:
         """Return a student's network: by default the teacher's architecture with new weights.
 
         Raises:
@@ -82,12 +82,12 @@ class StudentInputs:
             UsageError: if the teacher's architecture is needed and not known.
         """
         if settings.model is not None:
-            return sources.resolve(settings.model, settings.weights)
+            return resolve_model(settings.model, settings.weights)
         if self.teacher_model is None:
             raise UsageError(
                 "cannot infer the student's architecture from an external teacher: pass --model, e.g. --model mlp-800"
             )
-        return sources.resolve(self.teacher_model, settings.weights or NEW_WEIGHTS)
+        return resolve_model(self.teacher_model, settings.weights or NEW_WEIGHTS)
 
     def objective(self, settings: TrainStudent) -> Objective:
         """Return a student's objective with its temperature filled in; None if the loss does not depend on one."""
@@ -112,9 +112,9 @@ class StudentInputs:
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
         soft, temperature = self._soft_for(settings), self.objective(settings).temperature
-        if soft is None or temperature == soft.temperature or soft.exact_temperature:
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
-        made = "averaged" if soft.form.top_k is None else "cut to the largest logits"
+        made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
         use = "other temperatures" if temperature is None else f"T = {temperature:g}"
         return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
 
@@ -201,8 +201,8 @@ class StudentInputs:
             self.reporter.warn(warning)
         source = " + ".join(each.name for each in transfer_sources(soft.manifest).values()) or None
         keys = split.keys()
-        positions = soft.join(keys, split.labels, f"training rows of {source or dataset.name}", remedy)
-        return self._selected(TrainingRows(split, keys, AlignedSoftTargets(soft, positions), source, soft.views))
+        aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)
+        return self._selected(TrainingRows(split, keys, aligned, source, soft.views))
 
     def _selected(self, rows: TrainingRows) -> TrainingRows:
         mask = data.selected(rows.split, self.settings.selection, self.dataset, rows.keys, reporter=self.reporter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdistill.backend import keras, tf
-from kdistill.networks import user_defined
+from kdistill.networks.layers import operations_in
 from kdistill.training.dropout import is_plain_dropout
 
 XLA_FRIENDLY_LAYERS = (  # on a CPU, as measured
@@ -24,7 +24,7 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
     """
     if xla != "auto":
         return xla == "on"
-    operations = list(user_defined.operations_in(model))
+    operations = list(operations_in(model))
     if tf.config.list_logical_devices("GPU"):
         return not any(
             ".preprocessing." in type(each).__module__ or "MaxPool" in type(each).__name__ for each in operations

@@ -108,7 +108,7 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
     if "soft_targets" in options:
         options.pop("transfer_set", None)
     options = {name: names if name in MANY else names[0] for name, names in options.items()} | dict(manifest.settings)
-    if options.get("dataset") == DEFAULT_DATASET:
+    if artifact.kind != "soft targets" and options.get("dataset") == DEFAULT_DATASET:  # `soften` has no default
         options.pop("dataset")
     if options.get("teacher") == [TrainTeacher.name]:
         options.pop("teacher")

@@ -82,7 +82,6 @@ _NETWORK = {
     "best_epoch": int,
     "epochs_run": int,
 }
-_RATES = {"agreement": float, "latency_ms": float, "rows_per_second": float}
 RESULTS: dict[str, dict[str, Any]] = {
     "teacher": _NETWORK,
     "student": {**_NETWORK, "teacher": str | None},
@@ -98,13 +97,12 @@ RESULTS: dict[str, dict[str, Any]] = {
         "test_errors": int,
         "original_test_errors": int,
         "test_rows": int,
-        "batch_rows": int,
-        "threads": int,
+        "agreement": float,
         "bytes": int,
         "original_bytes": int,
-        **_RATES,
+        "latency_ms": float,
         "original_latency_ms": float,
-        "original_rows_per_second": float,
+        "threads": int,
     },
     "plots": {},
 }

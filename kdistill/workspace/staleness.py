@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from kdistill import data, soft_targets
+from kdistill import data
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 from kdistill.soft_targets import SoftTargets
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, link_in
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, hdf5_manifest, link_in
 
 OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
 
@@ -29,7 +29,9 @@ def manifest_of(artifact: Artifact) -> Manifest | None:
 
 def recovered(artifact: Artifact) -> Manifest:
     """What the manifest of any artifact says of how it was made, however damaged it is."""
-    return soft_targets.recovered(artifact) if artifact.kind == "soft targets" else artifact.recovered()
+    if artifact.kind == "soft targets":
+        return Manifest.recovered(hdf5_manifest.recovered_text(artifact.path), artifact.kind)
+    return artifact.recovered()
 
 
 def remedy(artifact: Artifact) -> str:

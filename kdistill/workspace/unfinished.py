@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.errors import KdistillError
-from kdistill.workspace import Artifact, Manifest, Workspace
-from kdistill.workspace import resume_log as block_log
+from kdistill.workspace import Artifact, Manifest, Workspace, resume_log
 
 CHECKPOINT = "checkpoint.npz"  # of a network in training
 BLOCKS = "blocks.log"  # of a soft-target file
@@ -137,7 +136,7 @@ def _read(artifact: Artifact, kept: Path) -> Unfinished | None:
             head = json.loads(kept.read_bytes())
             identity = Manifest.from_json(head["identity"], str(kept), "", kind=artifact.kind, finished=False)
             return Unfinished(identity, "students", int(head["done"]), int(head["total"]), 0.0)
-        log = block_log.peek(kept)
+        log = resume_log.read_progress(kept)
         return Unfinished(log.identity, "rows", log.rows, log.total, log.seconds)
     except UNREADABLE:
         return None

@@ -1586,7 +1586,7 @@ def test_every_format_teaches(run, tmp_path, kind, request):
     outcome = run(*command)
     assert outcome.code == 0, outcome.err
     assert outcome.err.replace("a module may print\n", "") == ""
-    assert "is up to date" in run(*command).out
+    assert "Up to date" in run(*command).out
 
 
 @pytest.mark.parametrize("kind", ["images", "function of tf.data"])

@@ -147,7 +147,7 @@ def test_omitted_class(run, workspace, digits):
     assert "--omit-class 3" in said["soft-targets"]["summary"]
     assert said["soft-targets"]["command"] == "kdistill soften --temperature 20 --omit-class 3"
     for name in ("soft-targets", "student"):
-        assert "up to date" in run(*said[name]["command"].split()[1:]).out
+        assert "Up to date" in run(*said[name]["command"].split()[1:]).out
     again = run("soften")
     assert "omit class 3 -> none" in again.out
     assert "stale" in run("status").out
@@ -165,13 +165,13 @@ def test_student_of_some_rows_of_a_whole_file(run, workspace, digits):
     assert student(workspace)["results"]["training_rows"] == len(digits.train)
     found = {one["name"]: one["command"] for one in json.loads(run("status", "--json").out)["artifacts"]}
     assert found["some"].endswith(" ".join([*options, "--epochs 1 --batch-size 16"]))
-    assert "up to date" in run(*found["some"].split()[1:]).out
+    assert "Up to date" in run(*found["some"].split()[1:]).out
     assert run("verify").code == 0
 
 
 def lesson_of(run, monkeypatch, *command):
     """The examples of a student, as keys with labels, and whether a teacher comes with them."""
-    from kdistill.networks import loading as networks
+    from kdistill.training import artifact
 
     seen = []
 
@@ -180,7 +180,7 @@ def lesson_of(run, monkeypatch, *command):
         seen.append((sorted(zip(keys, lesson.rows.labels.tolist(), strict=True)), lesson.teacher is not None))
         raise KdistillError("seen")
 
-    monkeypatch.setattr(networks, "make", note)
+    monkeypatch.setattr(artifact, "make", note)
     assert "seen" in run("train-student", *command, "--name", "other").err
     return seen[0]
 

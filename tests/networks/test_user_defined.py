@@ -13,7 +13,7 @@ from dataclasses import asdict
 import h5py
 import numpy as np
 import pytest
-from helpers import Stops, write_npz
+from helpers import InterruptAfter, write_npz
 
 from kdistill import data
 from kdistill.backend import keras, tf
@@ -21,8 +21,9 @@ from kdistill.console import Reporter
 from kdistill.data import Split
 from kdistill.data.readers import Array
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in as models
 from kdistill.networks import saved_models
+from kdistill.networks.build import build_network
+from kdistill.networks.layers import TABLE_ROWS, layer_table
 from kdistill.settings import Objective, Training
 from kdistill.training.checkpoint import Checkpoint
 from kdistill.training.loop import train as train_network
@@ -256,7 +257,7 @@ def small(tmp_path_factory, digits):
 
 
 def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint8", weights=None, seed=0):
-    return models.build(
+    return build_network(
         model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, weights=weights
     )
 
@@ -310,8 +311,8 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, model, dtype, changed):
     inputs = some_rows(rows, dtype)
     whole, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", model, inputs, rows[1], how, Stops(1))
-    counts = Stops(100)
+        train(tmp_path / "stopped", model, inputs, rows[1], how, InterruptAfter(1))
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", model, inputs, rows[1], how, counts)
     assert 100 - counts.left == 2, "it went on, and did not start over"
     assert weights(network) == weights(whole)
@@ -328,7 +329,7 @@ def test_saved_network_says_what_the_network_says(tmp_path, rows, model, dtype, 
     expected = network(inputs / np.float32(255) if dtype == "uint8" else inputs, training=False)
     np.testing.assert_allclose(saved.logits(inputs), tf.cast(expected, tf.float32), atol=1e-3)
     assert saved.input_dtype == (tf.int32 if dtype.startswith("int") else tf.float32)
-    assert models.table(network)[-1] == ("total", "", f"{network.count_params():,}")
+    assert layer_table(network)[-1] == ("total", "", f"{network.count_params():,}")
 
 
 @pytest.mark.parametrize("model", ["mlp-20", *dict.fromkeys(model for model, _, _ in ALL_KINDS)])
@@ -389,13 +390,13 @@ def test_precision_is_the_policy_while_the_function_runs():
 
 def test_module_in_a_package_is_found_without_importing_its_parents(tmp_path):
     """Packages with and without `__init__.py`, whose code runs when the network is built and no sooner."""
-    from kdistill.networks import sources as model_sources
+    from kdistill.networks.sources import resolve_model
 
     (tmp_path / "package" / "inner").mkdir(parents=True)
     (tmp_path / "package" / "inner" / "__init__.py").write_text("raise RuntimeError")
     (tmp_path / "package" / "inner" / "some.py").write_text("from .other import dense")
     (tmp_path / "package" / "inner" / "other.py").write_text(NETS)
-    source = model_sources.resolve("package.inner.some:dense")
+    source = resolve_model("package.inner.some:dense")
     assert source.file == tmp_path / "package" / "inner" / "some.py"
     assert "package" not in sys.modules
     (tmp_path / "package" / "inner" / "__init__.py").write_text("")
@@ -525,14 +526,14 @@ def test_function_through_all_stages(run, small, nets):
         data.Path("workspace/teachers/teacher")
     )
     for stage in stages:
-        assert "is up to date" in run(*stage).out
+        assert "Up to date" in run(*stage).out
     assert "stale" not in run("status").out
     nets.write_text(NETS + "\n# changed\n")
     said = run("status").out
     assert said.count(f"stale: the model file {nets} has changed (digest ") == 2
     assert "next: kdistill train-teacher --model nets:resnet --epochs 2" in said.replace(f" --dataset {small}", "")
     for stage in stages[:1]:
-        assert "again: model changed" in run(*stage).out
+        assert ": model changed" in run(*stage).out
     run("soften")
     assert "model changed" in run(*stages[2]).out
     assert "stale" not in run("status").out
@@ -552,7 +553,7 @@ def test_up_to_date_runs_no_code(run, small, nets):
         "print([name for name in ('tensorflow', 'keras', 'nets') if name in sys.modules])\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "is up to date" in said
+    assert "Up to date" in said
     assert said.splitlines()[-1] == "[]"
 
 
@@ -577,8 +578,8 @@ def test_file_is_trained_on(run, small):
     artifact = Workspace(data.Path("workspace")).student("student")
     command = artifact.command_for(artifact.manifest())
     assert f"--model {os.path.abspath('net.keras')} --weights new" in command
-    assert "is up to date" in run(*command.split()[1:]).out
-    assert "is up to date" not in run("train-student", "--model", "net.keras", *QUICK).out
+    assert "Up to date" in run(*command.split()[1:]).out
+    assert "Up to date" not in run("train-student", "--model", "net.keras", *QUICK).out
     build("nets:dense").save("net.keras")
     assert "the model file" in run("status").out
 
@@ -607,7 +608,7 @@ def test_weights_of_a_file(run, small):
     made_from = manifest("teachers", "teacher")["inputs"]
     assert list(made_from) == ["dataset", "model", "weights"]
     assert f"--weights {os.path.abspath('some.weights.h5')}" in run("status", "--json").out
-    assert "is up to date" in run(*command, "--weights", "some.weights.h5").out
+    assert "Up to date" in run(*command, "--weights", "some.weights.h5").out
     build("nets:resnet").save_weights("some.weights.h5")
     assert "the weights file" in run("status").out
     assert "weights changed" in run(*command, "--weights", "some.weights.h5").out
@@ -673,7 +674,7 @@ def test_application_through_the_command_line(run):
     outcome = run(*command, "--epochs", 1, "--batch-size", 12)
     assert outcome.code == 0, outcome.err
     assert re.search(r"^\.\.\. \d+ more +[\d,]+$", outcome.out, re.MULTILINE)
-    assert "is up to date" in run(*command, "--epochs", 1, "--batch-size", 12).out
+    assert "Up to date" in run(*command, "--epochs", 1, "--batch-size", 12).out
 
 
 def test_application_on_rows_without_channels():
@@ -681,7 +682,7 @@ def test_application_on_rows_without_channels():
     network = build("keras.applications:MobileNetV3Small", (32, 32), 3)
     assert network.input_shape == (None, 32, 32)
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in network.layers)
-    assert len(models.table(network)) == models.TABLE_ROWS + 2
+    assert len(layer_table(network)) == TABLE_ROWS + 2
 
 
 @pytest.mark.slow
@@ -751,6 +752,5 @@ def test_xla_that_cannot_compile_is_one_line(run, small, model):
 
 def test_token_beyond_the_vocabulary_is_one_line(tmp_path, rows):
     inputs = np.full((64, 5), 1000, np.int32)
-    said = r"indices\[\S+\] = 1000 is not in \[0, 1000\)$"
-    with pytest.raises(KdistillError, match=said):
+    with pytest.raises(KdistillError, match=r"indices\[\S+\] = 1000 is not in \[0, 1000\)$"):
         train(tmp_path / "place", "nets:unbuilt_words", inputs, rows[1][:64], Training(epochs=1))

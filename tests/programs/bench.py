@@ -240,9 +240,9 @@ def _as_floats(inputs: np.ndarray) -> np.ndarray:
 
 
 def _build(model: str, *, role: str, precision: str = "float32", dropout: str | None = None) -> Any:
-    from kdistill.networks import built_in as models
+    from kdistill.networks.build import build_network
 
-    return models.build(model, (28, 28), 10, role=role, seed=0, precision=precision, dropout=dropout)
+    return build_network(model, (28, 28), 10, role=role, seed=0, precision=precision, dropout=dropout)
 
 
 def _epoch(

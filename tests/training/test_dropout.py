@@ -12,7 +12,7 @@ from kdistill.backend import keras, tf
 from kdistill.data import Split
 from kdistill.data.readers import Array
 from kdistill.errors import UsageError
-from kdistill.networks import built_in
+from kdistill.networks.build import build_network
 from kdistill.settings import Objective, Training, check_value
 from kdistill.training.dropout import DropoutMasks
 from kdistill.training.feed import Buffer
@@ -25,7 +25,7 @@ ROWS = 4000
 
 
 def network(rates="0.2,0.5", model="mlp-200", **options):
-    return built_in.build(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **options)
+    return build_network(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **options)
 
 
 def seed(step=0):

@@ -74,8 +74,8 @@ def test_streamed_rows_are_mixed(tmp_path):
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_views_match_their_logits(run, tmp_path, digits, memory, top_k):
     """In each epoch, the teacher has the stored logits for the inputs that a student sees; epochs take views in turn."""
-    from kdistill.networks.loading import load
-    from kdistill.soft_targets import AlignedSoftTargets, SoftTargets
+    from kdistill.networks.loading import load_network
+    from kdistill.soft_targets import SoftTargets, align
     from kdistill.workspace import Workspace
 
     storage = ["--top-k", top_k] if top_k else []
@@ -86,11 +86,11 @@ def test_views_match_their_logits(run, tmp_path, digits, memory, top_k):
         outcome = run(*command)
         assert outcome.code == 0, outcome.err
     soft = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5")
-    _, teacher = load(Workspace(tmp_path / "workspace").teacher("teacher"))
+    _, teacher = load_network(Workspace(tmp_path / "workspace").teacher("teacher"))
     chosen = np.random.default_rng(0).permutation(1437)[:200]
     inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
     keys = row_keys(inputs)
-    aligned = AlignedSoftTargets(soft, soft.join(keys, labels, "rows"))
+    aligned = align(soft, keys, labels, "rows")
     split = Split("train", Array(inputs, "inputs"), labels)
     feed = Feed(TrainingRows(split, keys, aligned, views=soft.views), 8, memory)
     assert feed.in_memory == (memory > 3000)
@@ -140,14 +140,14 @@ def test_student_of_views(run, tmp_path, digits):
         assert outcome.code == 0, outcome.err
     one, other = (np.load(tmp_path / f"workspace/students/{name}/checkpoint.npz") for name in ("student", "repeated"))
     assert all((one[name] == other[name]).all() for name in one.files if name != "head")
-    assert "up to date" in run(*views).out
+    assert "Up to date" in run(*views).out
     assert "0 -> 1" in run(*views, "--seed", "1").out
     from kdistill.workspace import Workspace
 
     place = Workspace(tmp_path / "workspace")
     teacher = place.teacher("teacher")
     command = teacher.command_for(teacher.manifest())
-    assert "up to date" in run(*command.split()[1:], "--workspace", place.root).out
+    assert "Up to date" in run(*command.split()[1:], "--workspace", place.root).out
     assert run("verify").code == 0
     assert "soft-targets" in run("status").out
 

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from helpers import Stops
+from helpers import InterruptAfter
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data import Split
 from kdistill.data.readers import Array
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in
+from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import LOSSES, Objective, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training import checkpoint, loop, losses
@@ -46,7 +46,7 @@ def identity(training, digest="sha256:1"):
 
 
 def build(model="mlp-30", *, role="teacher", seed=3, precision="float32"):
-    return built_in.build(model, (28, 28), 10, role=role, seed=seed, precision=precision)
+    return build_network(model, (28, 28), 10, role=role, seed=seed, precision=precision)
 
 
 def train(
@@ -98,7 +98,7 @@ def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference):
     split = rows[0].split
     inputs = split.read()
     for epoch in (1, 2):
-        order = np.random.default_rng([built_in.role_seed(3, "teacher"), epoch]).permutation(len(split))
+        order = np.random.default_rng([role_seed(3, "teacher"), epoch]).permutation(len(split))
         for first in range(0, len(order), 64):
             batch = order[first : first + 64]
             expected.train_on_batch(inputs[batch].astype(np.float32) / 255, split.labels[batch])
@@ -148,8 +148,8 @@ def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
     """A run that is interrupted after an epoch and resumed has the weights and history of an uninterrupted one."""
     uninterrupted, expected = train(tmp_path / "uninterrupted", rows, training)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "resumed", rows, training, reporter=Stops(after))
-    counter = Stops(100)
+        train(tmp_path / "resumed", rows, training, reporter=InterruptAfter(after))
+    counter = InterruptAfter(100)
     network, progress = train(tmp_path / "resumed", rows, training, reporter=counter)
     assert 100 - counter.left == expected.epoch - after, "it did not start over"
     assert history(progress) == history(expected)
@@ -160,7 +160,7 @@ def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
 def test_warning_of_another_number_of_threads(tmp_path, rows, monkeypatch, capsys):
     """The last bits of a sum depend on the threads, so a resumed run warns if their number has changed."""
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, rows, settings(epochs=2), reporter=Stops(1))
+        train(tmp_path, rows, settings(epochs=2), reporter=InterruptAfter(1))
     monkeypatch.setattr(checkpoint, "threads", lambda: 99)
     train(tmp_path, rows, settings(epochs=2), reporter=Reporter())
     warning = capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_more_epochs_continue_a_finished_run(tmp_path, rows):
     """A finished run that is continued with more epochs has the weights of a run with all of them."""
     expected, _ = train(tmp_path / "all", rows, settings(epochs=3))
     train(tmp_path, rows, settings(epochs=2))
-    counter = Stops(100)
+    counter = InterruptAfter(100)
     network, progress = train(tmp_path, rows, settings(epochs=3), reporter=counter)
     assert (progress.epoch, counter.left) == (3, 99)
     assert same(weights(network), weights(expected))
@@ -204,7 +204,7 @@ def test_changed_input_is_not_resumed():
 def test_starting_over_is_reported(tmp_path, rows, capsys):
     """A checkpoint of other settings is not resumed, and the changed setting is printed."""
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, rows, settings(epochs=3), reporter=Stops(1))
+        train(tmp_path, rows, settings(epochs=3), reporter=InterruptAfter(1))
     _, progress = train(tmp_path, rows, settings(epochs=1, seed=9), reporter=Reporter())
     assert progress.epoch == 1
     assert "seed 3 -> 9" in capsys.readouterr().out
@@ -291,7 +291,7 @@ def test_history_has_the_parts_of_each_loss(tmp_path, rows, loss, standardize, x
         tmp_path, rows, training, role="student", objective=objective, teacher_logits=teacher_logits
     )
     logits = logits_of(network, rows[0])
-    order = np.random.default_rng([built_in.role_seed(3, "student"), 1]).permutation(320)
+    order = np.random.default_rng([role_seed(3, "student"), 1]).permutation(320)
     if standardize:
         both = losses.standardized(teacher_logits).numpy(), losses.standardized(logits).numpy()
     else:

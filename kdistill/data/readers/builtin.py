@@ -63,7 +63,7 @@ def _keras_file(name: str) -> Path:
         check_file("dataset", str(path))
         return path
     from kdistill.backend import keras
-    from kdistill.console import silent_stdout
+    from kdistill.console.native_stderr import silent_stdout
 
     try:
         with silent_stdout():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdistill.console import silent_stdout
+from kdistill.console.native_stderr import silent_stdout
 from kdistill.data.readers import Contents, Reader, streams
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import parse_image_size
