@@ -65,7 +65,7 @@ class Feed:
         return f"{megabytes} streamed through a shuffle buffer of {self.buffer_rows:,} rows"
 
     def shuffled(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
-        """Yield the buffers of an epoch, each with the order in which to take its rows."""
+        """Yield the buffers of an epoch, each with the order of its rows."""
         rows = self.rows
         view = rows.views.of_epoch(epoch) if rows.views else 0
         if self.in_memory:
@@ -137,7 +137,7 @@ class Feed:
 
 
 def _prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, each of which another thread makes while the previous one is used."""
+    """Yield items, while another thread prepares the next one."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(next, items, None)
         while (item := pending.result()) is not None:

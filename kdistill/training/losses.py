@@ -259,7 +259,7 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
 
     `SoftTargets.dataset` yields such a `y_true`, and `pack_targets` returns one. For rows without teacher logits, e.g. in
     `validation_data`, it is `keras.utils.to_categorical(labels, 2 * classes)`: zeros in place of the logits. The loss of
-    such rows is the cross-entropy alone, as for held-out rows in kdistill's own training.
+    such rows is the cross-entropy only, as for held-out rows in kdistill's own training.
 
     Args:
         temperature: T, above 0.

@@ -94,7 +94,7 @@ class Trainer:
         return float(loss), float(accuracy)
 
     def _take_steps(self, buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
-        """Return the sums of several steps, each with dropout of its own; (4,) float64."""
+        """Return the sums of several steps, each with its own dropout; (4,) float64."""
         strategy = tf.distribute.get_strategy()
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)

@@ -90,7 +90,10 @@ class StudentInputs:
         return resolve_model(self.teacher_model, settings.weights or NEW_WEIGHTS)
 
     def objective(self, settings: TrainStudent) -> Objective:
-        """Return a student's objective with its temperature filled in; None if the loss does not depend on one."""
+        """Return a student's objective, with the temperature of the soft targets by default.
+
+        The temperature is None if the loss does not depend on it.
+        """
         soft, objective = self._soft_for(settings), settings.objective
         uses_temperature = soft is not None and LOSSES[objective.loss].temperature
         default = soft.temperature if soft else None

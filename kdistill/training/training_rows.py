@@ -1,4 +1,4 @@
-"""Rows to train on, and what a teacher says about each of them."""
+"""Rows to train on, with their soft targets, and the rows that are held out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def hold_out(
     """Return the rows to train on, the held-out rows to evaluate on, and the name of the latter.
 
     The held-out rows are `validation` rows of the dataset's training rows, or with no `validation_fraction` its `test`
-    rows. Validation rows are left out of the rows to train on. Of a transfer set, test rows are left out too.
+    rows. Validation rows are left out of the rows to train on, and so are test rows that a transfer set contains.
 
     Raises:
         KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows.
