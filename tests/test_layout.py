@@ -22,7 +22,6 @@ TOO_LONG = {
     "data",
     "data.readers",
     "data.readers.images",
-    "training.loop",
     "workspace",
 }
 WRONG_WAY = {

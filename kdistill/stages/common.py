@@ -139,9 +139,9 @@ def reason_to_run(
         unfinished.tidy(artifact, identity)
         reporter.say(f"Up to date: {artifact.place} (--force re-runs)")
         if events:
-            from kdistill.training.tensorboard import show_history
+            from kdistill.training.tensorboard import write_events
 
-            show_history(artifact, events)
+            write_events(artifact, events)
     elif not force:
         unfinished.protect(artifact, identity)
     return reason

@@ -225,7 +225,7 @@ def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Se
     Logits of hard-label students are also scaled by the temperature that fits the validation rows.
     """
     from kdistill.networks.loading import load_network
-    from kdistill.training.run import held_out_rows
+    from kdistill.training.training_rows import held_out_rows
 
     chosen = [sweeps.choice(rows, name) for name, _ in plan.models]
     dataset, teacher_classes = plan.inputs.dataset, _teacher_classes(plan)
@@ -240,7 +240,7 @@ def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Se
         if teacher_classes is not None:
             measures["agreement"] = float((logits.argmax(axis=1) == teacher_classes).mean())
         if row.kind == sweeps.HARD and row.validation_rows:
-            mask = held_out_rows(plan.inputs.training_keys, student.settings.training)
+            mask = held_out_rows(dataset.train.keys(), student.settings.training)
             held_out = dataset.train.select(mask)
             temperature = metrics.fitted_temperature(_logits(network, held_out), held_out.labels)
             measures |= {"fitted_temperature": temperature, **_calibration(logits / temperature, labels, "scaled_")}

@@ -34,7 +34,7 @@ def run(
     inputs.training_rows(settings)  # checks that the soft targets fit the rows
     announce_rerun(artifact, reason, reporter)
     if warning := inputs.temperature_warning(settings):
-        reporter.warn(f"{artifact} {warning}")
+        reporter.warn(warning)
     manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
     next_plot = commands.next_plot(workspace.root, settings.soft_targets)
     reporter.say(f"Next: {next_plot}, {workspace.command('evaluate')}")

@@ -1,21 +1,14 @@
-"""A network as an artifact: trained from a dataset, saved, judged as saved, and put in its place."""
+"""Training runs: a network is trained, saved, evaluated as it was saved, and put in its place as an artifact."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kdistill import workspace
 from kdistill.console import Reporter
-from kdistill.data import Dataset, Split
-from kdistill.data.augmentation import Views
-from kdistill.data.keys import sortable, validation_rows
+from kdistill.data import Dataset
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
@@ -23,42 +16,20 @@ from kdistill.networks.layers import layer_table
 from kdistill.networks.loading import SAVED_MODEL, count_test_errors
 from kdistill.networks.sources import ModelSource
 from kdistill.settings import Objective, Training
-from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.training import history
-from kdistill.training import loop as training
-from kdistill.training.feed import Examples
-from kdistill.training.tensorboard import Board
+from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.loop import Trainers, train
+from kdistill.training.tensorboard import EventFiles
+from kdistill.training.training_rows import TrainingRows, hold_out
+from kdistill.workspace import Artifact, Manifest, size
 from kdistill.workspace.unfinished import CHECKPOINT, continues
 
-Compiled = dict[tuple[Any, ...], training.Trainers]  # by architecture
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """Rows to train on, their `row_keys` where they are known already, and what a teacher said of them.
-
-    `source` is what the rows are called, where they come from elsewhere; None if they are training rows of the dataset,
-    some or all. `views` is what the teacher saw of them, and the network is to see. With `permuted`, each row is told
-    what was said of another one of its label: see `AlignedSoftTargets.permuted`.
-    """
-
-    rows: Split
-    keys: NDArray[np.uint8] | None = None
-    teacher: AlignedSoftTargets | None = None
-    source: str | None = None
-    views: Views | None = None
-    permuted: bool = False
-
-    def chosen(self, mask: NDArray[np.bool_]) -> TrainingRows:
-        """The rows that a mask (rows,) chooses."""
-        keys = None if self.keys is None else self.keys[mask]
-        teacher = self.teacher and self.teacher.chosen(mask)
-        return replace(self, rows=self.rows.select(mask), keys=keys, teacher=teacher)
+Compiled = dict[tuple[Any, ...], Trainers]  # by architecture
 
 
 def train_network(
-    artifact: workspace.Artifact,
-    identity: workspace.Manifest,
+    artifact: Artifact,
+    identity: Manifest,
     *,
     dataset: Dataset,
     model: ModelSource,
@@ -70,23 +41,23 @@ def train_network(
     show_layers: bool = False,
     events: Path | None = None,
     compiled: Compiled | None = None,
-) -> workspace.Manifest:
-    """Train a network, and put what comes of it where the artifact is.
+) -> Manifest:
+    """Train a network and write it as an artifact.
 
     Args:
         artifact: a teacher or a student.
-        identity: what it is made from.
-        dataset: its training rows are trained on, less a validation part; its test rows are for reporting.
+        identity: its settings and inputs.
+        dataset: validation rows are cut from its training rows; test errors are counted on its test rows.
         model: the network to train.
         settings: how to train.
-        objective: what to minimise.
-        reporter: hears of it.
-        rows: the rows to train on and what a teacher said of them; the dataset's training rows alone by default.
-        results: more for the manifest.
-        show_layers: whether to print the network's layers.
-        events: where TensorBoard's event files go, if any are wanted.
-        compiled: the trainers that earlier calls compiled, to be reused by networks of the same architecture. Networks
-            from the user's own code and files are always compiled anew, since their graphs may differ from call to call.
+        objective: what to minimize.
+        reporter: prints the progress.
+        rows: rows to train on, with soft targets; by default the dataset's training rows.
+        results: additional results for the manifest.
+        show_layers: whether to print the layers of the network.
+        events: directory for TensorBoard's event files; None to write none.
+        compiled: trainers to reuse and to add to. Networks from the user's code and files are compiled in each call,
+            because their graphs may differ.
 
     Returns:
         The manifest as written.
@@ -95,19 +66,19 @@ def train_network(
         KdistillError: if the settings don't fit the data, or the loss is not finite.
     """
     start = time.perf_counter()
-    role, lesson = artifact.kind, rows or TrainingRows(dataset.train)
-    examples, held_out, held_out_name = _parts(dataset, lesson, settings, reporter)
-    if settings.batch_size > len(examples):
+    role = artifact.kind
+    rows, held_out, held_out_name = hold_out(rows or TrainingRows(dataset.train), dataset, settings, reporter)
+    if settings.batch_size > len(rows):
         raise KdistillError(
-            f"the batch size is {settings.batch_size}, more than the {len(examples):,} training rows: "
-            f"--batch-size {len(examples)}"
+            f"--batch-size {settings.batch_size} is more than the {len(rows):,} training rows: use --batch-size "
+            f"{len(rows)}"
         )
     reporter.say(
-        f"{role} {artifact.name}: {model.name} on {lesson.source or dataset.name}, {len(examples):,} rows of "
-        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype} in {dataset.classes} classes; "
-        f"{held_out_name} on {len(held_out):,}{f' of {dataset.name}' if lesson.source else ''}"
+        f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
+        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {dataset.classes} classes; "
+        f"{len(held_out):,} {held_out_name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
-    reporter.say(f"minimises {objective}")
+    reporter.say(f"Minimizing {objective}")
 
     def build() -> Any:
         network = build_network(
@@ -126,17 +97,15 @@ def train_network(
             reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
         return network
 
-    trainers = None
-    if compiled is not None and model.file is None:
-        architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
-        trainers = compiled.setdefault(architecture, {})
+    architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
+    trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
     with artifact.writing(keep=CHECKPOINT) as staging:
-        checkpoint = training.Checkpoint(staging.path / CHECKPOINT, identity)
-        if not checkpoint.path.exists() and _lacks_epochs(artifact, identity):
+        checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
+        if not checkpoint.path.exists() and _needs_only_more_epochs(artifact, identity):
             shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)
-        network, progress = training.train(
+        network, progress = train(
             build,
-            examples,
+            rows,
             held_out,
             held_out_name=held_out_name,
             objective=objective,
@@ -145,22 +114,22 @@ def train_network(
             checkpoint=checkpoint,
             reporter=reporter,
             trainers=trainers,
-            **({"watch": Board(events).show} if events else {}),
+            **({"on_epoch": EventFiles(events).update} if events else {}),
         )
-        if problem := saved_models.save(network, staging.path):
-            reporter.warn(problem)
-        names = history.columns(held_out_name, student=role == "student")
-        history.write(staging.path / "history.csv", progress.rows, names)
+        if warning := saved_models.save(network, staging.path):
+            reporter.warn(warning)
+        history.write(staging.path / "history.csv", progress.rows)
         saved = staging.path / SAVED_MODEL
-        errors, test_rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
-        found = {
+        errors = count_test_errors(saved_models.SavedNetwork.load(saved), dataset)
+        test_rows = len(dataset.test)
+        results = {
             **(results or {}),
             "model": model.name,
             "objective": str(objective),
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch or progress.epoch,
-            "training_rows": len(examples),
-            "labelled_rows": examples.labelled,
+            "training_rows": len(rows),
+            "labelled_rows": rows.split.labeled_rows,
             "held_out": held_out_name,
             "held_out_rows": len(held_out),
             "test_rows": test_rows,
@@ -168,76 +137,21 @@ def train_network(
             "test_accuracy": 1 - errors / test_rows,
             "parameters": network.count_params(),
             **dataset.description,
-            "saved_model_bytes": workspace.size(saved),
+            "saved_model_bytes": size(saved),
         }
-        manifest = staging.commit(identity, results=found, seconds=time.perf_counter() - start)
-    stopped = f", weights of epoch {progress.best_epoch}" if progress.best else ""
+        manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
+    weights = f", weights of epoch {progress.best_epoch}" if progress.best else ""
     reporter.say(
-        f"wrote {artifact.path}: {errors:,} errors of {test_rows:,} test rows ({errors / test_rows:.2%}) after {progress.epoch} "
-        f"epoch{'s' * (progress.epoch != 1)}{stopped}; {manifest.seconds:.1f} s"
+        f"Wrote {artifact.path}: {errors:,} of {test_rows:,} test rows wrong ({errors / test_rows:.2%}) after "
+        f"{progress.epoch} epoch{'s' * (progress.epoch != 1)}{weights} in {manifest.seconds:.1f} s"
     )
     return manifest
 
 
-def _lacks_epochs(artifact: workspace.Artifact, identity: workspace.Manifest) -> bool:
-    """Whether what stands is whole, and all that it takes are more epochs."""
+def _needs_only_more_epochs(artifact: Artifact, identity: Manifest) -> bool:
+    """Return whether the artifact is intact and differs from an identity only in having fewer epochs."""
     try:
-        standing = artifact.manifest()
+        manifest = artifact.require()
     except KdistillError:
         return False
-    return bool(
-        standing
-        and standing.differences(identity)
-        and continues(standing, identity)
-        and artifact.broken(standing) is None
-    )
-
-
-def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.bool_]:
-    """Which training rows, by their keys (rows, 16), are for validation; (rows,) bool.
-
-    Raises:
-        KdistillError: if that leaves none on one side.
-    """
-    out = validation_rows(keys, settings.validation_fraction, settings.seed)
-    if not 0 < out.sum() < len(out):
-        raise KdistillError(
-            f"--validation-fraction {settings.validation_fraction:g} holds out {out.sum()} of {len(out)} rows: "
-            "it needs to leave some on either side"
-        )
-    return out
-
-
-def _parts(
-    dataset: Dataset, lesson: TrainingRows, settings: Training, reporter: Reporter
-) -> tuple[Examples, Examples, str]:
-    """The rows to train on, those to judge by, and what the latter are called.
-
-    Validation rows are cut from all of the dataset's training rows, and left out of those to train on. Of a transfer
-    set from elsewhere, rows that are test rows of the dataset are left out too.
-    """
-    rows, keys, own = lesson.rows, lesson.keys, lesson.source is None
-    held_out, held_out_name = dataset.test, "test"
-    forbidden = [] if own else [dataset.test.keys()]
-    if settings.validation_fraction:
-        ours = keys if rows is dataset.train and keys is not None else dataset.train.keys()
-        keys = ours if rows is dataset.train else keys
-        out = held_out_rows(ours, settings)
-        held_out, held_out_name = dataset.train.select(out), "validation"
-        forbidden.append(ours[out])
-    keep = np.ones(len(rows), bool)
-    if forbidden:
-        keep = ~np.isin(sortable(rows.keys() if keys is None else keys), sortable(np.concatenate(forbidden)))
-    if not (own or keep.all()):
-        held = "test" if held_out_name == "test" else f"{held_out_name} or test"
-        reporter.say(f"leaves out {int((~keep).sum()):,} rows that are {held} rows of {dataset.name}")
-    if not keep.any():
-        raise KdistillError(f"no row is left to train on: all are test or validation rows of {dataset.name}")
-    taught = lesson.chosen(keep)
-    teacher = taught.teacher
-    if teacher and taught.permuted:
-        teacher = teacher.permuted(taught.rows.labels, settings.seed)
-    views = Views(settings.augment, settings.seed) if settings.augment else lesson.views
-    keys = (taught.rows.keys() if taught.keys is None else taught.keys) if views else None
-    examples = Examples(taught.rows.inputs, taught.rows.labels, teacher, views, keys)
-    return examples, Examples(held_out.inputs, held_out.labels), held_out_name
+    return bool(manifest.differences(identity)) and continues(manifest, identity)

@@ -1,4 +1,4 @@
-"""Students in the making: what they come from, opened once for all that come from it."""
+"""What students are trained from: a dataset and soft targets, opened once for all students that use them."""
 
 from __future__ import annotations
 
@@ -9,109 +9,133 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
-from kdistill.workspace import staleness as freshness
+from kdistill.training.training_rows import TrainingRows
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, staleness
 
 if TYPE_CHECKING:
-    from kdistill.training.run import Compiled, TrainingRows
+    from kdistill.training.run import Compiled
 
 
 @dataclass(frozen=True, eq=False)
 class StudentInputs:
-    """What students learn from: a dataset, and what a teacher said of its rows or of others.
+    """A dataset and soft targets for one or more students.
 
-    `soft` is None where all learn from hard labels alone. `teachers_model` is the network of a student that names none.
-    `same_dataset_as` are sources of the same dataset, which is loaded once for both.
+    Attributes:
+        workspace: where the soft targets are.
+        settings: those of any of the students, which have the same dataset, soft targets and row selection.
+        source: the dataset.
+        soft: the soft targets; None if all students learn from hard labels only.
+        teacher_model: the teacher's architecture, for students without a `model`; None if it is unknown.
+        reporter: prints warnings.
+        compiled: trainers that students of the same architecture share.
+        same_dataset_as: inputs with the same dataset, which is loaded once for both.
     """
 
     workspace: Workspace
-    settings: TrainStudent  # of any of the students: in what they come from all are alike
+    settings: TrainStudent
     source: data.Source
     soft: SoftTargets | None
-    teachers_model: str | None
+    teacher_model: str | None
     reporter: Reporter
     compiled: Compiled = field(default_factory=dict)
     same_dataset_as: StudentInputs | None = None
 
     @classmethod
     def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> StudentInputs:
-        """Find what a student's settings name; warns of what is stale.
+        """Open what a student's settings name, and warn of stale soft targets.
 
         Raises:
-            KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
+            KdistillError: if there are no soft targets, they are damaged, or the dataset does not exist.
         """
-        model = None
-        given = settings.data
-        source = None if given is None else data.resolve(given, option="dataset", cache=workspace.cache)
-        at_hand = {source.identity().digest} if source and settings.objective.alpha < 1.0 else ()
-        soft = (
-            None
-            if settings.objective.alpha == 1.0
-            else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
-        )
+        model = soft = source = None
+        if settings.data is not None:
+            source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
+        if settings.objective.alpha < 1:
+            digests = (source.identity().digest,) if source else ()
+            soft = _open_soft_targets(workspace, settings.soft_targets, reporter, digests)
         if source is None or settings.model is None:
-            recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
-            source = source or data.resolve(recorded, cache=workspace.cache)
+            teacher_dataset, model = _from_teacher(workspace, soft, settings.soft_targets)
+            source = source or data.resolve(teacher_dataset, cache=workspace.cache)
         return cls(workspace, settings, source, soft, model, reporter)
 
+    @cached_property
+    def dataset(self) -> data.Dataset:
+        """The dataset. Its warnings are printed when it is loaded."""
+        if self.same_dataset_as:
+            return self.same_dataset_as.dataset
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
+
     def model(self, settings: TrainStudent) -> ModelSource:
-        """A student's network; without a name its teacher's architecture, and not the weights that one began with.
+        """Return a student's network: by default the teacher's architecture with new weights.
 
         Raises:
-            KdistillError: if a file or a module of it is not there, or nothing says what it is.
+            KdistillError: if its file or module does not exist.
+            UsageError: if the teacher's architecture is needed and not known.
         """
         if settings.model is not None:
             return resolve_model(settings.model, settings.weights)
-        if self.teachers_model is None:
+        if self.teacher_model is None:
             raise UsageError(
-                "--model is missing: a teacher from outside doesn't say what network its student has; --model mlp-800, "
-                "say"
+                "cannot infer the student's architecture from an external teacher: pass --model, e.g. --model mlp-800"
             )
-        return resolve_model(self.teachers_model, settings.weights or NEW_WEIGHTS)
-
-    def soft_for(self, settings: TrainStudent) -> SoftTargets | None:
-        """The soft targets that a student learns from, None at alpha 1."""
-        return None if settings.objective.alpha == 1.0 else self.soft
-
-    def temperature(self, settings: TrainStudent) -> float | None:
-        """A student's T, None where it has no use for one."""
-        soft = self.soft_for(settings)
-        objective = settings.objective
-        return (objective.temperature or soft.temperature) if soft and LOSSES[objective.loss].temperature else None
+        return resolve_model(self.teacher_model, settings.weights or NEW_WEIGHTS)
 
     def objective(self, settings: TrainStudent) -> Objective:
-        """A student's objective with its temperature filled in."""
-        return replace(settings.objective, temperature=self.temperature(settings))
+        """Return a student's objective, with the temperature of the soft targets by default.
+
+        The temperature is None if the loss does not depend on it.
+        """
+        soft, objective = self._soft_for(settings), settings.objective
+        uses_temperature = soft is not None and LOSSES[objective.loss].temperature
+        default = soft.temperature if soft else None
+        return replace(objective, temperature=(objective.temperature or default) if uses_temperature else None)
 
     def identity(self, settings: TrainStudent) -> Manifest:
-        """What a student is made from, for its manifest."""
-        soft, model = self.soft_for(settings), self.model(settings)
+        """Return the manifest of a student before it is trained: its settings and inputs."""
+        soft, model = self._soft_for(settings), self.model(settings)
         inputs = {"dataset": self._dataset_identity, **model.inputs()}
         if soft:
             inputs |= {"soft_targets": Input(settings.soft_targets, soft.digest), **self._transfer_identities}
+        temperature = self.objective(settings).temperature
         return Manifest(
             kind="student",
-            settings=settings.recorded() | {"temperature": self.temperature(settings)} | model.settings(),
+            settings=settings.recorded() | {"temperature": temperature} | model.settings(),
             inputs=inputs,
         )
 
     def temperature_warning(self, settings: TrainStudent) -> str | None:
-        """Why what a student is told at its T is not exactly what its teacher said, in words."""
-        soft, temperature = self.soft_for(settings), self.temperature(settings)
+        """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
+        soft, temperature = self._soft_for(settings), self.objective(settings).temperature
         if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
-        of = "mean" if soft.storage.top_k is None else "rest"
-        at = "without a T" if temperature is None else f"at T = {temperature:g}"
-        return f"is trained {at} from {soft.path}, whose {of} was taken at T = {soft.temperature:g}: there it is exact"
+        made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
+        use = "other temperatures" if temperature is None else f"T = {temperature:g}"
+        return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
+
+    def training_rows(self, settings: TrainStudent) -> TrainingRows:
+        """Return the rows that a student learns from, with their soft targets unless alpha is 1.
+
+        Raises:
+            KdistillError: if the soft targets have other classes or rows than the dataset, or labels are missing.
+        """
+        soft = self._soft_for(settings)
+        if soft is None:
+            return self._hard_rows
+        alpha = settings.objective.alpha
+        if alpha > 0 and not self._soft_rows.split.labeled_rows:
+            raise KdistillError(
+                f"the transfer set of {soft.path} has no labels, but --alpha {alpha:g} gives them a weight: use --alpha 0"
+            )
+        return replace(self._soft_rows, permuted=settings.permute_soft_targets)
 
     def train(
         self,
@@ -122,14 +146,14 @@ class StudentInputs:
         reporter: Reporter,
         events: Path | None = None,
     ) -> Manifest:
-        """Train a student, and put it in its place.
+        """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
         Raises:
-            KdistillError: if the soft targets are not of these rows, or training fails.
+            KdistillError: as `training_rows`, or if training fails.
         """
         from kdistill.training.run import train_network
 
-        soft = self.soft_for(settings)
+        soft = self._soft_for(settings)
         return train_network(
             artifact,
             identity,
@@ -144,14 +168,8 @@ class StudentInputs:
             results={"teacher": soft.teacher if soft else None},
         )
 
-    @cached_property
-    def dataset(self) -> data.Dataset:
-        if self.same_dataset_as:
-            return self.same_dataset_as.dataset
-        dataset = self.source.load()
-        for warning in dataset.warnings:
-            self.reporter.warn(warning)
-        return dataset
+    def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:
+        return None if settings.objective.alpha == 1 else self.soft
 
     @cached_property
     def _dataset_identity(self) -> Input:
@@ -162,89 +180,62 @@ class StudentInputs:
         assert self.soft is not None
         return {role: source.identity() for role, source in transfer_sources(self.soft.manifest).items()}
 
-    def training_rows(self, settings: TrainStudent) -> TrainingRows:
-        """The rows that a student is to learn from, and what it is told of them.
-
-        Raises:
-            KdistillError: if the file is of other classes or rows, or has no labels where some are needed.
-        """
-        if self.soft_for(settings) is None:
-            return self._hard
-        if settings.objective.alpha > 0 and not self._soft.rows.labeled_rows:
-            assert self.soft is not None
-            raise KdistillError(
-                f"the transfer set of {self.soft.path} has no labels, and alpha, the weight of hard labels, is "
-                f"{settings.objective.alpha:g}: --alpha 0"
-            )
-        return replace(self._soft, permuted=settings.permute_soft_targets)
+    @cached_property
+    def _hard_rows(self) -> TrainingRows:
+        train = self.dataset.train
+        return self._selected(TrainingRows(train, train.keys() if self.settings.training.validation_fraction else None))
 
     @cached_property
-    def _hard(self) -> TrainingRows:
-        """The dataset's training rows."""
-        from kdistill.training.run import TrainingRows
-
-        keys = self.training_keys if self.settings.training.validation_fraction else None
-        return self._selected(TrainingRows(self.dataset.train, keys))
-
-    @cached_property
-    def training_keys(self) -> NDArray[np.uint8]:
-        """The row keys of the dataset's training rows, (rows, 16)."""
-        return self.dataset.train.keys()
-
-    @cached_property
-    def _soft(self) -> TrainingRows:
-        """The rows that the file speaks of, each joined with what it says of it."""
-        from kdistill.training.run import TrainingRows
-
-        assert self.soft is not None
-        if self.soft.classes != self.dataset.classes:
-            raise KdistillError(
-                f"{self.soft.path} has soft targets of {self.soft.classes} classes, and {self.dataset.name} has "
-                f"{self.dataset.classes}: {self._remedy}"
-            )
-        rows = transfer_set(self.soft.manifest, self.dataset, self.workspace.cache)
-        for warning in rows.warnings:
-            self.reporter.warn(warning)
-        keys = self.training_keys if rows is self.dataset.train else rows.keys()
-        named = " + ".join(source.name for source in transfer_sources(self.soft.manifest).values())
-        aligned = align(self.soft, keys, rows.labels, f"training rows of {named or self.dataset.name}", self._remedy)
-        return self._selected(TrainingRows(rows, keys, aligned, named or None, self.soft.views))
-
-    def _selected(self, lesson: TrainingRows) -> TrainingRows:
-        selection = self.settings.selection
-        keep = data.selection_mask(lesson.rows, selection, self.dataset, lesson.keys)
-        if summary := data.describe_selection(lesson.rows, selection, keep):
-            self.reporter.say(summary)
-        return lesson.chosen(keep)
-
-    @property
-    def _remedy(self) -> str:
-        """The command that makes the soft targets fit the dataset."""
-        assert self.soft is not None
+    def _soft_rows(self) -> TrainingRows:
+        """The rows of the soft-target file, aligned with their soft targets."""
+        soft, dataset = self.soft, self.dataset
+        assert soft is not None
         artifact = self.workspace.soft_targets(self.settings.soft_targets)
+        remedy = artifact.command_for(soft.manifest)
         if self.settings.dataset:
-            return f"{artifact.command} --dataset {shlex.quote(self.dataset.name)}"
-        return artifact.command_for(self.soft.manifest)
+            remedy = f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
+        if soft.classes != dataset.classes:
+            raise KdistillError(
+                f"{soft.path} has soft targets of {soft.classes} classes, but {dataset.name} has {dataset.classes} "
+                f"classes: {remedy}"
+            )
+        split = transfer_set(soft.manifest, dataset, self.workspace.cache)
+        for warning in split.warnings:
+            self.reporter.warn(warning)
+        source = " + ".join(each.name for each in transfer_sources(soft.manifest).values()) or None
+        keys = split.keys()
+        aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)
+        return self._selected(TrainingRows(split, keys, aligned, source, soft.views))
+
+    def _selected(self, rows: TrainingRows) -> TrainingRows:
+        selection = self.settings.selection
+        mask = data.selection_mask(rows.split, selection, self.dataset, rows.keys)
+        if summary := data.describe_selection(rows.split, selection, mask):
+            self.reporter.say(summary)
+        return rows.subset(mask)
 
 
-def _soft_targets(workspace: Workspace, name: str, reporter: Reporter, at_hand: Collection[str]) -> SoftTargets:
+def _open_soft_targets(
+    workspace: Workspace, name: str, reporter: Reporter, known_digests: Collection[str]
+) -> SoftTargets:
+    """Open the soft targets of a name, and warn if they are stale."""
     artifact = workspace.soft_targets(name)
     soft = SoftTargets.open(artifact)
     if soft is None:
         raise KdistillError(
-            f"there are no soft targets {name!r} in {artifact.path.parent}: {artifact.command}; a student of "
-            "hard labels alone needs none, train-student --alpha 1"
+            f"no soft targets {name!r} in {artifact.path.parent}: run {artifact.command}, or train from hard labels only "
+            "with --alpha 1"
         )
-    for reason in freshness.stale(workspace, soft.manifest, at_hand):
+    for reason in staleness.stale(workspace, soft.manifest, known_digests):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")
     return soft
 
 
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:
-    """The dataset and the network that a student has unless told otherwise: those of its teacher.
+    """Return the teacher's dataset and architecture, which are the student's by default.
 
-    A student of hard labels has no teacher of its own: it takes after the soft targets that its siblings learn from,
-    or else the only teacher there is, so that it can be compared with them.
+    A student from hard labels has no teacher. To be comparable with students that have one, it uses the teacher of the
+    soft targets of this name, or else the only teacher in the workspace, or else the defaults of train-teacher.
     """
     soft = soft or SoftTargets.open(workspace.soft_targets(name))
     if soft:
@@ -254,6 +245,6 @@ def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> 
         return TrainTeacher.dataset, TrainTeacher.model
     if len(teachers) > 1:
         names = ", ".join(teacher.name for teacher in teachers)
-        raise KdistillError(f"there are several teachers ({names}): name what this student has, --dataset and --model")
-    standing = teachers[0].require()
-    return standing.inputs["dataset"].name, standing.settings["model"]
+        raise KdistillError(f"several teachers in {workspace.root} ({names}): choose with --dataset and --model")
+    manifest = teachers[0].require()
+    return manifest.inputs["dataset"].name, manifest.settings["model"]

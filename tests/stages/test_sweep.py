@@ -22,7 +22,8 @@ from kdistill.networks.saved_models import SavedNetwork
 from kdistill.settings import Objective
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.stages.sweep_students import SweepPlan
-from kdistill.training import loop as training
+from kdistill.training import loop
+from kdistill.training.checkpoint import Checkpoint
 from kdistill.workspace import Workspace
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
@@ -167,8 +168,8 @@ def test_students_are_train_students(run, workspace, kind, options):
 
 def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
     """Students with other temperatures, alphas and seeds reuse the compiled step of the first one."""
-    compile_step, compiled = training._step_runner, []
-    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    trainer, compiled = loop.Trainer, []
+    monkeypatch.setattr(loop, "Trainer", lambda *given: (compiled.append(1), trainer(*given))[1])
     options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
     assert run("sweep", *options, "--name", "other").code == 0
     assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
@@ -216,7 +217,7 @@ def test_interrupted_sweep_resumes(run, workspace, swept, monkeypatch):
     for name in missing:
         shutil.rmtree(students / name)
     before = stamps(workspace)
-    write, calls = training.Checkpoint.write, []
+    write, calls = Checkpoint.write, []
 
     def interrupt(*arguments):
         write(*arguments)
@@ -224,11 +225,11 @@ def test_interrupted_sweep_resumes(run, workspace, swept, monkeypatch):
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Checkpoint, "write", interrupt)
+    monkeypatch.setattr(Checkpoint, "write", interrupt)
     assert run(*CONTROLS).code == 130
     assert (students / missing[0] / "manifest.json").exists()
     assert (students / f".{missing[1]}.partial/checkpoint.npz").exists()
-    monkeypatch.setattr(training.Checkpoint, "write", lambda *arguments: (write(*arguments), calls.append(1)))
+    monkeypatch.setattr(Checkpoint, "write", lambda *arguments: (write(*arguments), calls.append(1)))
     outcome = run(*CONTROLS)
     assert outcome.code == 0, outcome.err
     assert len(calls) == 4
@@ -419,12 +420,12 @@ def test_permutation_leaves_out_validation_rows(run, workspace, monkeypatch):
     """The training rows of a class have the same set of logits with and without --permute-soft-targets."""
     logits_by_label = []
 
-    def record(_, examples, *__, **___):
-        logits = examples.teacher.at(np.arange(len(examples))).dense()
-        logits_by_label.append({label: logits[examples.labels == label] for label in range(10)})
+    def record(_, rows, *__, **___):
+        logits = rows.teacher.at(np.arange(len(rows))).dense()
+        logits_by_label.append({label: logits[rows.split.labels == label] for label in range(10)})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", record)
+    monkeypatch.setattr("kdistill.training.run.train", record)
     run("train-student", "--name", "a", *SMALL)
     run("train-student", "--name", "b", "--permute-soft-targets", *SMALL)
     plain, permuted = logits_by_label
