@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -277,21 +276,3 @@ def test_fit_learns(soft, digits):
     model.fit(soft.dataset(inputs), epochs=5, verbose=0)
     said = model.predict(inputs / 255, verbose=0).argmax(axis=1)
     assert (said == soft.logits().argmax(axis=1)).mean() > 0.9
-
-
-def test_readme_examples_run(tmp_path):
-    """The README's section on Python runs as it stands there, in one empty directory, in order."""
-    section = re.search(r"^## From Python\n(.*?)^## ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    examples = re.findall(r"^```python\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE)
-    assert len(examples) == 2
-    said = [python(example, tmp_path) for example in examples]
-    assert re.findall(r"^(\w+), (\w+) rows: \d+ errors of (\d+)", said[0], re.MULTILINE) == [
-        ("teacher", "train", "1437"),
-        ("teacher", "test", "360"),
-        ("student", "train", "1437"),
-        ("student", "test", "360"),
-    ]
-    assert "1,437 rows of 10 classes, T = 20 (1437, 10)" in said[1]
-    assert "val_accuracy" in said[1]
-    assert (tmp_path / "student.keras").exists()
-    assert (tmp_path / "workspace/plots/learning-curves.png").exists()
