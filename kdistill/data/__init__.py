@@ -39,7 +39,7 @@ from kdistill.data.readers import (
     text,
 )
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import ReadOptions, Selection, listed
+from kdistill.settings import ReadOptions, Selection, split_list
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMES = ("digits", *KERAS_DATASETS)
@@ -314,7 +314,7 @@ def selected(
     keep = np.ones(len(rows), bool)
     for option, value in (("omit-class", selection.omit_class), ("only-classes", selection.only_classes)):
         if value is not None:
-            numbers = [_class(one, option, dataset) for one in listed(value)]
+            numbers = [_class(one, option, dataset) for one in split_list(value)]
             if rows.labelled < len(rows):
                 raise KdistillError(
                     f"--{option} {value}: {len(rows) - rows.labelled:,} of the {len(rows):,} rows have no label, so that "
@@ -323,7 +323,7 @@ def selected(
             keep = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and keep.any():
         of_kept = rows.chosen(keep).keys() if keys is None else keys[keep]
-        keep[keep] = fraction_rows(of_kept, rows.labels[keep], selection.fraction, selection.seed)
+        keep[keep] = fraction_rows(of_kept, rows.labels[keep], selection.fraction, selection.rows_seed)
     if not keep.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: it needs to leave some")
     if str(selection):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kdistill.backend import tf
 from kdistill.data.keys import uniform
 from kdistill.errors import KdistillError
-from kdistill.settings import check_augment
+from kdistill.settings import parse_augment
 
 Transforms = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ KNOT_WIDTH = 0.6  # standard deviation of a knot's influence, of the distance be
 class Views:
     """Which inputs a network sees in the place of a row: view 0 is the row as it is, the others are augmented.
 
-    `augment` is as `settings.check_augment` takes it:
+    `augment` is as `settings.parse_augment` takes it:
 
     - `shift:N`: moved by up to N whole pixels along either axis, each as likely as the others, black coming in.
     - `crop:N`: the same, but the picture's own mirrored edge comes in.
@@ -53,7 +53,7 @@ class Views:
     @cached_property
     def steps(self) -> Mapping[str, float]:
         """How much of what is done to a row."""
-        return dict(check_augment(self.augment))
+        return dict(parse_augment(self.augment))
 
     def of_epoch(self, epoch: int) -> int:
         """The view that an epoch, counted from 1, sees."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdistill.errors import KdistillError, UsageError
 from kdistill.evaluation.intervals import Estimate
-from kdistill.settings import NAME, UNTEMPERED, Sweep, TrainStudent, short
+from kdistill.settings import LOSSES, NAME, Objective, Sweep, TrainStudent, format_value
 
 HARD, DISTILLED, SMOOTHED, PERMUTED, OTHER, SCALED = (
     "hard labels",
@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def temperature(self) -> float | None:
-        return None if self.student.alpha == 1.0 else self.student.temperature
+        return None if self.student.objective.alpha == 1.0 else self.student.objective.temperature
 
     @property
     def slug(self) -> str:
@@ -57,14 +57,14 @@ class Setting:
 
     def _parts(self) -> Iterable[str]:
         student = self.student
-        if student.alpha == 1.0:
-            yield "hard" if self.kind == HARD else f"smoothed{student.training.label_smoothing:g}"
+        if student.objective.alpha == 1.0:
+            yield "hard" if self.kind == HARD else f"smoothed{student.objective.label_smoothing:g}"
             return
-        if student.loss != TrainStudent.loss:
-            yield student.loss
-        if student.temperature is not None:
-            yield f"T{short(student.temperature)}"
-        yield f"alpha{short(student.alpha)}"
+        if student.objective.loss != Objective.loss:
+            yield student.objective.loss
+        if student.objective.temperature is not None:
+            yield f"T{format_value(student.objective.temperature)}"
+        yield f"alpha{format_value(student.objective.alpha)}"
         if self.kind == PERMUTED:
             yield "permuted"
         if self.kind == OTHER:
@@ -78,9 +78,10 @@ def grid(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> list[Sett
         student = replace(settings.student, model=model)
         found.append(Setting(HARD, called, student.hard()))
         for loss in settings.losses:
-            for temperature in (None,) if loss in UNTEMPERED else settings.temperatures:
+            for temperature in settings.temperatures if LOSSES[loss].temperature else (None,):
                 for alpha in settings.alphas:
-                    chosen = replace(student, loss=loss, temperature=temperature, alpha=alpha)
+                    objective = replace(student.objective, loss=loss, temperature=temperature, alpha=alpha)
+                    chosen = replace(student, objective=objective)
                     found.append(Setting(DISTILLED, called, chosen))
     return found
 
@@ -90,7 +91,7 @@ def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
     found = []
     for setting in chosen:
         student, hard = setting.student, setting.student.hard()
-        smoothed = replace(hard, training=replace(hard.training, label_smoothing=SMOOTHING))
+        smoothed = replace(hard, objective=replace(hard.objective, label_smoothing=SMOOTHING))
         found.append(Setting(SMOOTHED, setting.model, smoothed))
         found.append(Setting(PERMUTED, setting.model, replace(student, permute_soft_targets=True)))
         if settings.other_soft_targets is not None:
@@ -208,7 +209,7 @@ class Summary:
         """What it is called in a table, its model aside."""
         if self.kind not in (DISTILLED, PERMUTED, OTHER):
             return f"{self.kind} {SMOOTHING:g}" if self.kind == SMOOTHED else self.kind
-        loss = [self.loss] if self.loss not in (None, TrainStudent.loss) else []
+        loss = [self.loss] if self.loss not in (None, Objective.loss) else []
         at = [f"T = {self.temperature:g}"] if self.temperature is not None else []
         said = ", ".join([*(str(one) for one in loss), *at, f"alpha {self.alpha:g}"])
         return said if self.kind == DISTILLED else self.kind

@@ -12,7 +12,8 @@ from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import sources as model_sources
 from kdistill.networks import user_defined as own_networks
-from kdistill.settings import MLP, check_dropout, check_model
+from kdistill.settings import TrainTeacher, check_value, parse_dropout
+from kdistill.settings import built_in as built_in_entry
 
 TABLE_ROWS = 40
 
@@ -45,7 +46,7 @@ def build(
         precision: a Keras dtype policy; built-in networks give logits in float32 under any.
         input_dtype: of the dataset. The network takes int32 for whole numbers but uint8, and float32 for the rest.
         weights: a file of weights to begin with, or `new` for a `.keras` whose own are not wanted.
-        dropout: as in `settings.check_dropout`; of built-in networks, after the inputs and each hidden dense layer.
+        dropout: as in `settings.parse_dropout`; of built-in networks, after the inputs and each hidden dense layer.
         max_norm: the most that the weights into one unit or filter may have for a norm, but for those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
 
@@ -55,8 +56,8 @@ def build(
     Raises:
         KdistillError: if there is no such network, or none for such inputs.
     """
-    source = model_sources.resolve(check_model("model", model), weights)
-    built_in = model in ("cnn", "small") or bool(MLP.fullmatch(model))
+    source = model_sources.resolve(check_value(TrainTeacher, "model", model), weights)
+    built_in = built_in_entry(model) is not None
     if dropout and not built_in:
         raise UsageError(f"--dropout is for built-in networks: put keras.layers.Dropout into {model} instead")
 
@@ -67,7 +68,7 @@ def build(
         rows = keras.Input(input_shape, dtype="int32" if token_ids else "float32")
         if not built_in:
             return own_networks.build(source, rows, classes, precision)
-        body = _with_dropout(_body(model, input_shape), *check_dropout(dropout or "0,0"))
+        body = _with_dropout(_body(model, input_shape), *parse_dropout(dropout or "0,0"))
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
         return keras.Sequential([rows, *body, logits], name=role)
 

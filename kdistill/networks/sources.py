@@ -47,7 +47,7 @@ def resolve(model: str, weights: str | None = None) -> ModelSource:
     """Find what a network's name stands for.
 
     Args:
-        model: as `settings.check_model` lets through.
+        model: as `TrainTeacher.model` lets through.
         weights: a file, `new`, or None.
 
     Raises:

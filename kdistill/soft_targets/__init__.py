@@ -41,7 +41,7 @@ from kdistill.data import NO_LABEL, Dataset, Source, Split, joined, resolve, sel
 from kdistill.data.keys import positions, row_keys, sortable
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
-from kdistill.settings import Selection, check_batch_size, check_temperature
+from kdistill.settings import Objective, Selection, Training, check_value
 from kdistill.soft_targets.storage import Logits, LogitStorage, unusable, unusable_row
 from kdistill.workspace import FORMAT, Artifact, Manifest, commands, recorded
 from kdistill.workspace.resume_log import Block, BlockLog
@@ -434,7 +434,7 @@ class SoftTargets:
 
     def soft_targets(self, temperature: float | None = None) -> NDArray[np.float32]:
         """softmax(logits / T) in the file's order, (rows, classes); T is the file's unless another is given."""
-        scale = self.temperature if temperature is None else check_temperature(temperature)
+        scale = self.temperature if temperature is None else check_value(Objective, "temperature", temperature)
         return np.exp(metrics.log_softmax(self.logits(), scale)).astype(np.float32)
 
     def dataset(
@@ -463,7 +463,7 @@ class SoftTargets:
             KdistillError: as `join`.
             UsageError: if the batch size is below 1.
         """
-        check_batch_size(batch_size)
+        check_value(Training, "batch_size", batch_size)
         keys = row_keys(np.asarray(inputs))
         rows = self._find(
             keys, "inputs", "give them with the type, shape and values they have there, as not yet scaled"

@@ -18,6 +18,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias
 from kdistill.settings import CorrectBias
 from kdistill.stages import announce, up_to_date
+from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 from kdistill.workspace import staleness as freshness
 
@@ -28,13 +29,23 @@ MOST_LOGITS, MOST_ROWS = 1 << 27, 1 << 22  # 512 MiB of float32; some rows stand
 SHOWN = 20  # classes in the table
 
 
+class CorrectBiasResult(Result):
+    """A corrected student, with how often each class is predicted before and after."""
+
+    def as_json(self) -> dict[str, object]:
+        return as_json(self.artifact, self.manifest)
+
+    def show(self, reporter: Reporter) -> None:
+        show(self.manifest, reporter)
+
+
 def run(
     workspace: Workspace,
     settings: CorrectBias = CorrectBias(),
     *,
     force: bool = False,
     reporter: Reporter = Reporter(),
-) -> Manifest:
+) -> CorrectBiasResult:
     """Write a student with shifted output biases, so that each class is predicted as often as it should be.
 
     How often that is comes from the class frequencies of the training rows, or from the user; how often it is
@@ -70,7 +81,7 @@ def run(
     )
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
-        return artifact.require()
+        return CorrectBiasResult(artifact, artifact.require())
     if not (student.path / "model.keras").exists():
         raise KdistillError(
             f"{student} has no model.keras, as Keras can't save it, so its biases can't be shifted: train a student "
@@ -119,7 +130,7 @@ def run(
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path}; {manifest.seconds:.1f} s")
-    return manifest
+    return CorrectBiasResult(artifact, manifest)
 
 
 def _student(workspace: Workspace, name: str) -> Artifact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,7 +97,23 @@ class Blocks:
         return iter(self._compute() if self._held is None else self._held)
 
 
-def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Reporter = Reporter()) -> list[Measurement]:
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The measurements of all networks."""
+
+    measurements: Sequence[Measurement]
+    exit_status: int = 0
+
+    def as_json(self) -> list[dict[str, object]]:
+        """Return a plain object per network and split."""
+        return [asdict(measurement) for measurement in self.measurements]
+
+    def show(self, reporter: Reporter) -> None:
+        """Print a row per network."""
+        show(self.measurements, reporter)
+
+
+def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Reporter = Reporter()) -> EvaluateResult:
     """Measure networks, each on the training and test split of the dataset it was trained on.
 
     Unless some are named, these are all teachers and students, and the teachers from outside and ensembles that
@@ -111,7 +127,7 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
         KdistillError: if there is no such network, one is damaged, or none was trained on the dataset that is given.
     """
     manifests = {artifact: artifact.require("saved_model") for artifact in _artifacts(workspace, settings)}
-    groups, at_hand = _by_dataset(manifests, settings.dataset)
+    groups, at_hand = _by_dataset(manifests, settings.data)
     look = freshness.Look(workspace, at_hand)
     for artifact, manifest in manifests.items():
         for reason in look.stale(manifest):
@@ -127,7 +143,7 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
             found += _measured(_plan(workspace, group), dataset, reporter, bar)
     if not found:
         raise KdistillError(f"no network of {workspace.root} can be evaluated")
-    return found
+    return EvaluateResult(found)
 
 
 def _artifacts(workspace: Workspace, settings: Evaluate) -> list[Artifact]:
@@ -321,7 +337,7 @@ def _measurement(one: Judged, split: str, columns: list[NDArray[Any]]) -> Measur
     )
 
 
-def show(measurements: list[Measurement], reporter: Reporter) -> None:
+def show(measurements: Sequence[Measurement], reporter: Reporter) -> None:
     """Print one row a network: measures on test rows, and the gap to training rows."""
     by_split = {split: [m for m in measurements if m.split == split] for split in SPLITS}
     columns = ("network", "role", "errors", "rate", "NLL", "ECE", "Brier", "agree", "KL", "gap", "params", "size")
@@ -357,8 +373,3 @@ def _short(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.3g}{letter}"
     return str(count)
-
-
-def as_json(measurements: list[Measurement]) -> list[dict[str, object]]:
-    """A list of plain objects, one a network and split."""
-    return [asdict(measurement) for measurement in measurements]

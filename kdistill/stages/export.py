@@ -20,6 +20,7 @@ from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Export
 from kdistill.stages import announce, find_networks, up_to_date
+from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 from kdistill.workspace import staleness as freshness
 
@@ -29,9 +30,19 @@ if TYPE_CHECKING:
 CALIBRATION_ROWS = 500
 
 
+class ExportResult(Result):
+    """An export, with errors and speed beside those of the SavedModel."""
+
+    def as_json(self) -> dict[str, object]:
+        return as_json(self.artifact, self.manifest)
+
+    def show(self, reporter: Reporter) -> None:
+        show(self.manifest, reporter)
+
+
 def run(
     workspace: Workspace, settings: Export = Export(), *, force: bool = False, reporter: Reporter = Reporter()
-) -> Manifest:
+) -> ExportResult:
     """Write a network for another runtime, and measure it there beside the original.
 
     Reads: `saved_model` of a student or teacher (`model.keras` after mixed precision), the dataset it was trained on.
@@ -42,8 +53,8 @@ def run(
     """
     network = find_networks(workspace, settings.network, "export")[0]
     trained = network.require()
-    source = freshness.source(trained.inputs["dataset"], settings.dataset, network)
-    at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
+    source = freshness.source(trained.inputs["dataset"], settings.data, network)
+    at_hand = {trained.inputs["dataset"].digest} if settings.data else ()
     for change in freshness.stale(workspace, trained, at_hand):
         reporter.warn(f"{network} is stale, {change}: {network.command_for(trained)}")
     artifact = workspace.export(settings)
@@ -58,7 +69,7 @@ def run(
     )
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
-        return artifact.require()
+        return ExportResult(artifact, artifact.require())
 
     exports.require(settings.format)
     dataset = source.load()
@@ -98,7 +109,7 @@ def run(
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
-    return manifest
+    return ExportResult(artifact, manifest)
 
 
 def _calibration_rows(train: data.Split) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from kdistill.evaluation import metrics
 from kdistill.settings import Plot
 from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
 from kdistill.stages import up_to_date
+from kdistill.stages.result import Result
 from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 from kdistill.workspace import staleness as freshness
@@ -34,7 +35,7 @@ CLEAR = 0.5, 0.98  # the first probability at T = 1 of a row that shows dark kno
 
 def run(
     workspace: Workspace, settings: Plot = Plot(), *, force: bool = False, reporter: Reporter = Reporter()
-) -> Manifest:
+) -> Result:
     """Draw what the workspace holds.
 
     Reads: `history.csv` of each network asked for, `soft-targets/NAME.h5` and its dataset, where they are there.
@@ -52,10 +53,10 @@ def run(
     soft = _soft_targets(workspace, settings.soft_targets)
     if soft:
         inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
-    identity = Manifest(kind="plots", settings={"formats": sorted(set(settings.formats))}, inputs=inputs)
+    identity = Manifest(kind="plots", settings={"format": sorted(set(settings.formats))}, inputs=inputs)
     artifact = workspace.plots
     if up_to_date(artifact, identity, artifact.out_of_date(identity), force=force, reporter=reporter):
-        return artifact.require()
+        return Result(artifact, artifact.require())
 
     start = time.perf_counter()
     pictures = {"learning-curves": _learning_curves(networks)}
@@ -76,7 +77,7 @@ def run(
             f"no dark knowledge to show: there are no soft targets; {workspace.soft_targets('soft-targets').command}"
         )
     reporter.say(f"took {manifest.seconds:.1f} s")
-    return manifest
+    return Result(artifact, manifest)
 
 
 def _networks(workspace: Workspace, names: tuple[str, ...]) -> list[Artifact]:

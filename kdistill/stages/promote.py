@@ -8,10 +8,11 @@ from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.settings import Promote
 from kdistill.stages import find_networks
-from kdistill.workspace import Manifest, Workspace, digest, exchange, flush
+from kdistill.stages.result import Result
+from kdistill.workspace import Workspace, digest, exchange, flush
 
 
-def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporter: Reporter = Reporter()) -> Manifest:
+def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporter: Reporter = Reporter()) -> Result:
     """Copy a student of a sweep, with its manifest: `train-student` with the same settings finds it up to date.
 
     Reads: `sweeps/SWEEP/students/STUDENT/`.
@@ -40,7 +41,7 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
             )
         if artifact.broken(manifest) is None:
             reporter.say(f"{artifact} is up to date ({artifact.path})")
-            return manifest
+            return Result(artifact, manifest)
     with artifact.writing() as staging:
         for path in origin.path.iterdir():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, staging.path / path.name)
@@ -50,4 +51,4 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
         flush(staging.path)
         exchange(staging.path, artifact.path)
     reporter.say(f"wrote {artifact.path}, a copy of {origin.path}")
-    return manifest
+    return Result(artifact, manifest)

@@ -15,18 +15,20 @@ from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import SoftTargets, whole_transfer_set
 from kdistill.soft_targets.storage import LogitStorage
 from kdistill.stages import announce, up_to_date
+from kdistill.stages.result import Result
 from kdistill.teachers import ZERO_MASS, Candidate, LogitsSource
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
 from kdistill.workspace import staleness as freshness
 from kdistill.workspace.resume_log import BlockLog
 from kdistill.workspace.unfinished import BLOCKS
 
+EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input")
 CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
 
 
 def run(
     workspace: Workspace, settings: Soften = Soften(), *, force: bool = False, reporter: Reporter = Reporter()
-) -> Manifest:
+) -> Result:
     """Run the teachers once over the transfer set, and keep what they say.
 
     Reads: `teachers/NAME/saved_model` or networks from outside, or a file of logits; the dataset, the transfer sets.
@@ -37,9 +39,9 @@ def run(
     """
     names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
     asked = [teachers.find(workspace, name) for name in names]
-    option = "dataset" if settings.dataset else None
-    source = data.resolve(settings.dataset or _dataset_of(asked), option=option, cache=workspace.cache)
-    at_hand = {source.identity().digest} if settings.dataset else ()
+    option = "dataset" if settings.data else None
+    source = data.resolve(settings.data or _dataset_of(asked), option=option, cache=workspace.cache)
+    at_hand = {source.identity().digest} if settings.data else ()
     for teacher in asked:
         if teacher.artifact and teacher.manifest:
             for reason in freshness.stale(workspace, teacher.manifest, at_hand):
@@ -50,7 +52,7 @@ def run(
     identity = _identity(settings, asked, source)
     outdated = _out_of_date(artifact, identity)
     if up_to_date(artifact, identity, outdated, force=force, reporter=reporter):
-        return freshness.manifest_of(artifact) or identity
+        return Result(artifact, freshness.manifest_of(artifact) or identity)
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
@@ -96,7 +98,7 @@ def run(
     _report(artifact, manifest, settings, dataset, reporter)
     _warn_of_perfection(manifest, rows, dataset, reporter, outside=_is_outside(settings, asked))
     reporter.say(f"next: {commands.next_student(workspace.root, settings.name, manifest.results)}")
-    return manifest
+    return Result(artifact, manifest)
 
 
 def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
@@ -150,7 +152,7 @@ def _is_outside(settings: Soften, asked: list[Candidate]) -> bool:
 def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manifest:
     outside = _is_outside(settings, asked)
     inputs = {"dataset": source.identity()}
-    for number, name in enumerate(settings.transfer_sets, 1):
+    for number, name in enumerate(settings.transfer_data, 1):
         inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
     for number, teacher in enumerate(asked, 1):
         inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.made_from
@@ -163,24 +165,16 @@ def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manif
                 f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
             )
         inputs["logits"] = Input(str(path), digest(path))
+    recorded = settings.recorded() | {
+        "zero_mass": ZERO_MASS if outside and settings.teacher_output != "logits" else None
+    }
+    if not outside:  # these options are for external teachers
+        recorded |= {name: getattr(Soften, name) for name in EXTERNAL_OPTIONS}
+    if len(asked) < 2:
+        recorded["mean"] = None
     return Manifest(
         kind="soft targets",
-        settings={
-            "temperature": settings.temperature,
-            "batch_size": settings.batch_size,
-            "dtype": settings.dtype,
-            "top_k": settings.top_k,
-            "augment": settings.augment,
-            "views": settings.views,
-            "seed": (settings.seed or 0) if settings.augment else None,
-            **settings.selection.settings(),
-            "mean": settings.mean if len(asked) > 1 else None,
-            "signature": settings.signature if outside else None,
-            "output": settings.output if outside else None,
-            "teacher_output": settings.teacher_output if outside else Soften.teacher_output,
-            "teacher_input": settings.teacher_input if outside else Soften.teacher_input,
-            "zero_mass": ZERO_MASS if outside and settings.teacher_output != "logits" else None,
-        },
+        settings=recorded,
         inputs=inputs,
     )
 

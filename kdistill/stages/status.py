@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Plot, Selection, TrainStudent, TrainTeacher
+from kdistill.settings import NAME, Plot, Selection, Status, TrainStudent, TrainTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, unfinished
 from kdistill.workspace import staleness as freshness
 
@@ -54,7 +54,30 @@ class Standing:
     interrupted: Interrupted | None = None
 
 
-def run(workspace: Workspace) -> tuple[list[Standing], str]:
+@dataclass(frozen=True)
+class StatusResult:
+    """All artifacts, upstream first, and the next command."""
+
+    workspace: Workspace
+    standings: Sequence[Standing]
+    next: str
+    exit_status: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        """Return the same as a plain object."""
+        return {"artifacts": [asdict(standing) for standing in self.standings], "next": self.next}
+
+    def show(self, reporter: Reporter) -> None:
+        """Print the artifacts, each below what it was made from."""
+        show(self.workspace, self.standings, self.next, reporter)
+
+
+def run(
+    workspace: Workspace,
+    settings: Status = Status(),  # noqa: ARG001 - all stages have it
+    *,
+    reporter: Reporter = Reporter(),  # noqa: ARG001
+) -> StatusResult:
     """Look at every artifact, and at work that was interrupted.
 
     Reads: all manifests, and what they were made from.
@@ -77,7 +100,7 @@ def run(workspace: Workspace) -> tuple[list[Standing], str]:
     begun = [artifact for artifact in workspace.begun() if artifact not in artifacts]
     standings += [_begun(artifact, *found) for artifact in begun if (found := _interrupted(look, artifact))]
     standings.sort(key=lambda standing: ORDER.index(standing.kind))  # stable: students of a sweep follow the others
-    return standings, _next(workspace, look, standings)
+    return StatusResult(workspace, standings, _next(workspace, look, standings))
 
 
 ORDER = ("teacher", "soft targets", "student", "sweep", "export", "plots")
@@ -210,7 +233,7 @@ def _first(names: Sequence[str], default: str) -> str | None:
     return default if default in names else next(iter(names), None)
 
 
-def show(workspace: Workspace, standings: list[Standing], following: str, reporter: Reporter) -> None:
+def show(workspace: Workspace, standings: Sequence[Standing], following: str, reporter: Reporter) -> None:
     """Print the chain from dataset to export, each artifact below what it was made from."""
     reporter.say(f"workspace {workspace.root}" + ("" if standings else ", where nothing stands yet"))
     below: dict[tuple[str, str], list[Standing]] = {}
@@ -262,8 +285,3 @@ def _told(work: Interrupted) -> str:
     if work.obstacles:
         return f"interrupted: {how_far}; can't be resumed, as {', '.join(work.obstacles)}"
     return f"interrupted: {how_far}; to resume: {work.command}"
-
-
-def as_json(standings: list[Standing], following: str) -> dict[str, object]:
-    """The same as a plain object."""
-    return {"artifacts": [asdict(standing) for standing in standings], "next": following}

@@ -18,7 +18,8 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.intervals import Estimate
 from kdistill.evaluation.sweeps import Row, Setting, Summary
-from kdistill.settings import Sweep, Training, TrainStudent, written
+from kdistill.settings import Sweep, Training, TrainStudent
+from kdistill.stages.result import Result
 from kdistill.training import history
 from kdistill.training.students import StudentInputs
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
@@ -31,9 +32,23 @@ if TYPE_CHECKING:
 TABLE, SUMMARY, PICTURE = "table.csv", "summary.json", "errors.png"
 
 
+@dataclass(frozen=True)
+class SweepResult(Result):
+    """A sweep and a summary per setting."""
+
+    summaries: Sequence[Summary]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return a plain object per setting."""
+        return as_json(self.summaries)
+
+    def show(self, reporter: Reporter) -> None:
+        show(self.summaries, reporter)
+
+
 def run(
     workspace: Workspace, settings: Sweep = Sweep(), *, force: bool = False, reporter: Reporter = Reporter()
-) -> list[Summary]:
+) -> SweepResult:
     """Train students of every setting by every seed, and those from hard labels beside them.
 
     Students are as `train-student` makes them, to the bit; those that are up to date are left alone, and one that was
@@ -50,7 +65,7 @@ def run(
     if not force and (standing := sweep.up_to_date(identity)) is not None:
         unfinished.tidy(artifact, identity)
         reporter.say(f"{artifact} is up to date ({artifact.path}); --force makes it again")
-        return sweeps.summarise(standing)
+        return SweepResult(artifact, artifact.require(), sweeps.summarise(standing))
 
     start = time.perf_counter()
     if not force:
@@ -77,9 +92,9 @@ def run(
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
         _picture(summaries, settings, staging.path / PICTURE, _title(sweep, rows))
         (staging.path / unfinished.SWEEP).unlink()
-        staging.commit_loose(identity, results={"students": digests}, seconds=time.perf_counter() - start)
+        manifest = staging.commit_loose(identity, results={"students": digests}, seconds=time.perf_counter() - start)
     reporter.say(f"wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE}; {time.perf_counter() - start:.1f} s")
-    return summaries
+    return SweepResult(artifact, manifest, summaries)
 
 
 @dataclass(frozen=True)
@@ -107,8 +122,9 @@ class _Work:
 
     @classmethod
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> _Work:
-        named = settings.models or ((settings.student.model,) if settings.student.model else ())
-        student = replace(settings.student, alpha=settings.alphas[0], model=named[0] if named else None)
+        named = settings.models
+        objective = replace(settings.student.objective, alpha=settings.alphas[0])
+        student = replace(settings.student, objective=objective, model=named[0] if named else None)
         sources = StudentInputs.open(workspace, student, reporter)
         models = [(sources.model(replace(student, model=model)).name, model) for model in named or (None,)]
         if twice := [called for called, _ in models if [one for one, _ in models].count(called) > 1]:
@@ -128,15 +144,7 @@ class _Work:
         """What the sweep is made from: what its students have in common, and the lists of what they differ in."""
         settings, every = self.settings, self.grid()
         first = self.sources.identity(every[1].student)
-        common = {name: value for name, value in first.settings.items() if name not in ("seed", "weights")}
-        own = {
-            "model": written([called for called, _ in self.models]),
-            "temperature": written(settings.temperatures),
-            "alpha": written(settings.alphas),
-            "loss": written(settings.losses),
-            "seeds": written(settings.seeds),
-            "controls": settings.controls or None,
-        }
+        own = settings.recorded() | {"model": [called for called, _ in self.models]}
         inputs = {role: made for role, made in first.inputs.items() if role not in ("model", "weights")}
         for number, setting in enumerate((one for one in every if one.kind == sweeps.HARD), 1):
             files = self.sources.model(setting.student).inputs()
@@ -144,7 +152,7 @@ class _Work:
         if self.other:
             assert self.other.soft is not None
             inputs["other_soft_targets"] = Input(str(settings.other_soft_targets), self.other.soft.digest)
-        return Manifest(kind="sweep", settings={**common, **own}, inputs=inputs)
+        return Manifest(kind="sweep", settings=own, inputs=inputs)
 
     def grid(self) -> list[Setting]:
         return sweeps.grid(self.settings, self.models)
@@ -242,12 +250,12 @@ def _row(one: _Member) -> tuple[Row, str]:
     if held_out == "validation":
         rows = int(results["held_out_rows"])
         errors = round((1 - table["validation_accuracy"][results["best_epoch"] - 1]) * rows)
-    distilled = one.settings.alpha < 1.0
+    distilled = one.settings.objective.alpha < 1.0
     row = Row(
         student=one.artifact.name,
         kind=one.setting.kind,
         model=settings["model"],
-        loss=one.settings.loss if distilled else None,
+        loss=one.settings.objective.loss if distilled else None,
         temperature=settings["temperature"],
         alpha=settings["alpha"],
         seed=settings["seed"],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages import announce, up_to_date
+from kdistill.stages.result import Result
 from kdistill.training.students import StudentInputs
-from kdistill.workspace import Manifest, Workspace, commands
+from kdistill.workspace import Workspace, commands
 
 
 def run(
@@ -15,7 +16,7 @@ def run(
     *,
     force: bool = False,
     reporter: Reporter = Reporter(),
-) -> Manifest:
+) -> Result:
     """Train a student from what a teacher said, or, at alpha 1, from hard labels alone.
 
     Reads: `soft-targets/NAME.h5` (not at alpha 1), the dataset.
@@ -29,7 +30,7 @@ def run(
     events = workspace.events(artifact) if settings.tensorboard else None
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
-        return artifact.require()
+        return Result(artifact, artifact.require())
     sources.lesson(settings)
     announce(artifact, reason, reporter)
     if doubt := sources.temperature_warning(settings):
@@ -37,4 +38,4 @@ def run(
     manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)
     following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")
     reporter.say(f"next: {', '.join(following)}")
-    return manifest
+    return Result(artifact, manifest)

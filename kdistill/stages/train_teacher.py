@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.networks import sources as model_sources
 from kdistill.settings import TrainTeacher
 from kdistill.stages import announce, up_to_date
+from kdistill.stages.result import Result
 from kdistill.workspace import Manifest, Workspace, commands
 
 
@@ -18,7 +17,7 @@ def run(
     *,
     force: bool = False,
     reporter: Reporter = Reporter(),
-) -> Manifest:
+) -> Result:
     """Train a teacher on hard labels.
 
     Reads: the dataset.
@@ -27,25 +26,24 @@ def run(
     Raises:
         KdistillError: if the dataset or the network is none, or training fails.
     """
-    source = data.resolve(settings.dataset, option="dataset", cache=workspace.cache)
+    source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = model_sources.resolve(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
     identity = Manifest(
         kind="teacher",
-        settings={**model.settings(), **asdict(settings.training)},
+        settings=settings.recorded() | model.settings(),
         inputs={"dataset": source.identity(), **model.inputs()},
     )
     events = workspace.events(artifact) if settings.tensorboard else None
     reason = artifact.out_of_date(identity)
     if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
-        return artifact.require()
+        return Result(artifact, artifact.require())
     dataset = source.load()
     for warning in dataset.warnings:
         reporter.warn(warning)
     announce(artifact, reason, reporter)
 
     from kdistill.training import artifact as networks
-    from kdistill.training.loop import Objective
 
     manifest = networks.make(
         artifact,
@@ -53,10 +51,10 @@ def run(
         dataset=dataset,
         model=model,
         settings=settings.training,
-        objective=Objective(label_smoothing=settings.training.label_smoothing),
+        objective=settings.objective,
         reporter=reporter,
         events=events,
         show_layers=True,
     )
     reporter.say(f"next: {commands.next_soften(workspace.root, settings.name)}")
-    return manifest
+    return Result(artifact, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from kdistill.data.readers import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
+from kdistill.settings import Verify
 from kdistill.soft_targets import SoftTargets, transfer_set
 from kdistill.training import history
 from kdistill.workspace import Artifact, Manifest, Workspace, threads
@@ -33,9 +34,28 @@ class Finding:
     command: str
 
 
-def run(
-    workspace: Workspace, *, dataset: str | None = None, reporter: Reporter = Reporter()
-) -> tuple[list[Finding], int]:
+@dataclass(frozen=True)
+class VerifyResult:
+    """What differs from the manifests, and how many artifacts were checked."""
+
+    findings: Sequence[Finding]
+    checked: int
+
+    @property
+    def exit_status(self) -> int:
+        """1 if anything differs."""
+        return 1 if self.findings else 0
+
+    def as_json(self) -> list[dict[str, str]]:
+        """Return a plain object per finding."""
+        return [asdict(finding) for finding in self.findings]
+
+    def show(self, reporter: Reporter) -> None:
+        """Print a line per finding, and how many artifacts were checked."""
+        show(self.findings, self.checked, reporter)
+
+
+def run(workspace: Workspace, settings: Verify = Verify(), *, reporter: Reporter = Reporter()) -> VerifyResult:
     """Check every artifact; those that were made from the dataset that is given, wherever it was then, against that.
 
     Reads: everything in the workspace, and the datasets it came from.
@@ -56,7 +76,7 @@ def run(
         artifacts.append(workspace.plots)
     if not artifacts:
         raise KdistillError(f"{workspace.root} has nothing to verify: {workspace.teacher('teacher').command}")
-    given = data.resolve(dataset, option="dataset").name if dataset else None
+    given = data.resolve(settings.data, option="dataset").name if settings.data else None
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
@@ -64,7 +84,7 @@ def run(
             command = freshness.remedy(artifact) if problems else ""
             findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
-    return findings, len(artifacts)
+    return VerifyResult(findings, len(artifacts))
 
 
 def _problems(workspace: Workspace, artifact: Artifact, given: str | None) -> Iterator[str]:
@@ -158,14 +178,9 @@ def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -
             yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {of}{sample.sum()} sampled rows"
 
 
-def show(findings: list[Finding], checked: int, reporter: Reporter) -> None:
+def show(findings: Sequence[Finding], checked: int, reporter: Reporter) -> None:
     """Print a line a finding, and how many artifacts were checked."""
     for finding in findings:
         remedy = "" if "kdistill " in finding.problem else f": {finding.command}"
         reporter.say(f"{finding.artifact}: {finding.problem}{remedy}")
     reporter.say(f"checked {checked} artifacts: {len(findings) or 'no'} problem{'s' * (len(findings) != 1)} found")
-
-
-def as_json(findings: list[Finding]) -> list[dict[str, str]]:
-    """A list of plain objects."""
-    return [asdict(finding) for finding in findings]

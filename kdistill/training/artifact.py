@@ -20,7 +20,7 @@ from kdistill.errors import KdistillError
 from kdistill.networks import built_in as models
 from kdistill.networks import loading, saved_models
 from kdistill.networks.sources import ModelSource
-from kdistill.settings import Training
+from kdistill.settings import Objective, Training
 from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.training import history
 from kdistill.training import loop as training
@@ -61,7 +61,7 @@ def make(
     dataset: Dataset,
     model: ModelSource,
     settings: Training,
-    objective: training.Objective,
+    objective: Objective,
     reporter: Reporter,
     lesson: TrainingRows | None = None,
     results: dict[str, Any] | None = None,

@@ -29,7 +29,7 @@ from kdistill.errors import KdistillError
 from kdistill.networks import user_defined as own_networks
 from kdistill.networks.built_in import role_seed
 from kdistill.networks.saved_models import scaled
-from kdistill.settings import UNTEMPERED, Loss, Training
+from kdistill.settings import Objective, Training
 from kdistill.training import dropout, history, losses
 from kdistill.training.feed import Buffer, Examples, Feed
 from kdistill.workspace import Manifest, flush, threads
@@ -42,36 +42,6 @@ XLA_FRIENDLY_LAYERS = (  # on a CPU; measured
     *("Functional", "Sequential", "InputLayer", "Flatten", "Reshape", "Dense", "Activation", "ReLU", "Relu"),
     *("LeakyReLU", "PReLU", "BatchNormalization", "LayerNormalization", "Rescaling", "Add", "Concatenate"),
 )
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: `alpha` of the hard labels, the rest of the soft targets, matched by `loss` at `temperature`."""
-
-    alpha: float = 1.0
-    temperature: float = 1.0
-    loss: Loss = "kd"
-    standardize_logits: bool = False
-    label_smoothing: float | None = None
-
-    def __str__(self) -> str:
-        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
-        if self.alpha == 1.0:
-            return f"CE({labels})"
-        temperature = "" if self.loss in UNTEMPERED else f", T = {self.temperature:g}"
-        standardized = ", logits standardized" if self.standardize_logits else ""
-        soft = f"{1 - self.alpha:.6g} * {losses.SOFT_PARTS[self.loss].formula}{temperature}{standardized}"
-        return f"{self.alpha:g} * CE({labels}) + {soft}"
-
-    def hard(self, labels: Any, logits: Any) -> Any:
-        """The hard part of each row, (rows,)."""
-        return losses.hard_loss(labels, logits, label_smoothing=self.label_smoothing or 0.0)
-
-    def soft(self, labels: Any, teacher_logits: Any, logits: Any) -> Any:
-        """The soft part of each row, (rows,)."""
-        if self.standardize_logits:
-            teacher_logits, logits = losses.standardized(teacher_logits), losses.standardized(logits)
-        return losses.SOFT_PARTS[self.loss].loss(labels, teacher_logits, logits, temperature=self.temperature)
 
 
 @dataclass
@@ -211,7 +181,7 @@ def train(
     feed = Feed(examples, settings.batch_size, settings.memory << 20)
     reporter.say(f"training rows: {feed}")
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
-    numbers = tf.constant([objective.alpha, objective.temperature], tf.float32)
+    numbers = tf.constant([objective.alpha, objective.temperature or 1.0], tf.float32)
     names = history.columns(held_out_name, student=role == "student")
     labelled = examples.labelled
 
@@ -393,7 +363,7 @@ def _trainer(
     key = (
         replace(settings, seed=0, epochs=1, memory=1),
         settings.epochs * steps if settings.schedule != "constant" else None,
-        replace(objective, alpha=0.0, temperature=1.0),
+        (objective.loss, objective.standardize_logits, objective.label_smoothing),
         (form.top_k, form.classes, form.rest, form.dtype) if form else None,
         examples.views.augment if examples.views else None,
     )
@@ -421,16 +391,16 @@ def _step_runner(
     masks = dropout.Masks(model)
 
     def step(batch_inputs: Any, batch_labels: Any, batch_soft: tuple[Any, ...], drawn: Any, numbers: Any) -> Any:
-        current = replace(objective, alpha=numbers[0], temperature=numbers[1])
+        alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, masks.given(drawn):
             logits = tf.cast(model(scaled(batch_inputs), training=True), tf.float32)
-            hard = current.hard(batch_labels, logits)
+            hard = losses.hard_loss(batch_labels, logits, label_smoothing=objective.label_smoothing or 0.0)
             if form:
                 said = tf.cast(batch_soft[0], tf.float32)
                 if form.top_k is not None:
                     said = losses.expand_top_k(said, batch_soft[1], classes=form.classes, rest=form.rest)
-                soft = current.soft(batch_labels, said, logits)
-                loss = losses.weighted(hard, soft, alpha=current.alpha)
+                soft = losses.soft_part(objective, batch_labels, said, logits, temperature=temperature)
+                loss = losses.weighted(hard, soft, alpha=alpha)
             else:
                 soft, loss = tf.zeros_like(hard), hard
             batch_loss = tf.add_n([tf.reduce_mean(loss), *(tf.cast(each, tf.float32) for each in model.losses)])

@@ -6,22 +6,20 @@ Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, arXiv:15
 is the weight of the hard labels. T^2 keeps the size of the soft gradients as T changes: they tend to
 (z_s - z_t) / classes for zero-mean logits as T grows.
 
-`SOFT_PARTS` has what can stand for the soft part, by the names of `train-student --loss`. `DistillationLoss` is the
+`settings.LOSSES` lists the losses for the soft part; `soft_part` calls the one that an objective names. `DistillationLoss` is the
 objective for Keras's `compile` and `fit`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
-from kdistill.settings import Loss, check_alpha, check_temperature
+from kdistill.settings import LOSSES, Objective, check_value
 
 Tensor = Any
 
@@ -230,30 +228,27 @@ def standardized(logits: Tensor, *, axis: int = -1) -> Tensor:
     return deviations * tf.math.rsqrt(tf.where(varies, variance, 1.0))
 
 
-@dataclass(frozen=True)
-class SoftPart:
-    """What can stand for the soft part of the objective.
+def soft_part(
+    objective: Objective, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor, *, temperature: Tensor
+) -> Tensor:
+    """Return the soft part of an objective, by the loss that it names in `settings.LOSSES`.
 
-    `loss` is called as `loss(labels, teacher_logits, student_logits, temperature=T)` and gives (rows,); `formula` is it
-    in short.
+    Args:
+        objective: its `loss` and `standardize_logits` are used.
+        labels: (rows,) integers, below 0 for rows without a label.
+        teacher_logits: (rows, classes).
+        student_logits: (rows, classes).
+        temperature: T; a tensor, so that one compiled step serves every T.
+
+    Returns:
+        (rows,).
     """
-
-    formula: str
-    loss: Callable[..., Tensor]
-
-
-def _without_labels(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda _, teacher_logits, student_logits, **options: loss(teacher_logits, student_logits, **options)
-
-
-SOFT_PARTS: dict[Loss, SoftPart] = {
-    "kd": SoftPart("T^2 * KL(soft targets)", _without_labels(soft_loss)),
-    "mse": SoftPart("MSE(logits) / 2", lambda _, teacher, student, **__: mse_loss(teacher, student)),
-    "dkd": SoftPart("T^2 * (TCKD + 8 * NCKD)(soft targets)", dkd_loss),
-    "dist": SoftPart("T^2 * (2 - r_inter - r_intra)(soft targets)", _without_labels(dist_loss)),
-    "jsd": SoftPart("T^2 * JSD(soft targets)", _without_labels(jsd_loss)),
-    "reverse-kl": SoftPart("T^2 * KL(student || soft targets)", _without_labels(reverse_kl_loss)),
-}
+    if objective.standardize_logits:
+        teacher_logits, student_logits = standardized(teacher_logits), standardized(student_logits)
+    loss = LOSSES[objective.loss]
+    inputs = (labels, teacher_logits, student_logits) if loss.labels else (teacher_logits, student_logits)
+    options = {"temperature": temperature} if loss.temperature else {}
+    return globals()[loss.function](*inputs, **options)
 
 
 def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: float) -> Tensor:
@@ -348,8 +343,8 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.temperature = check_temperature(temperature)
-        self.alpha = check_alpha(alpha)
+        self.temperature = check_value(Objective, "temperature", temperature)
+        self.alpha = check_value(Objective, "alpha", alpha)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of each row, (rows,)."""

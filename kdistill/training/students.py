@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import sources as model_sources
-from kdistill.settings import NEW_WEIGHTS, UNTEMPERED, TrainStudent, TrainTeacher
+from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
 from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, transfer_set, transfer_sources
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 from kdistill.workspace import staleness as freshness
@@ -50,10 +50,14 @@ class StudentInputs:
             KdistillError: if there are no soft targets, or they are damaged, or the dataset is none.
         """
         model = None
-        given = settings.dataset
+        given = settings.data
         source = None if given is None else data.resolve(given, option="dataset", cache=workspace.cache)
-        at_hand = {source.identity().digest} if source and settings.alpha < 1.0 else ()
-        soft = None if settings.alpha == 1.0 else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
+        at_hand = {source.identity().digest} if source and settings.objective.alpha < 1.0 else ()
+        soft = (
+            None
+            if settings.objective.alpha == 1.0
+            else _soft_targets(workspace, settings.soft_targets, reporter, at_hand)
+        )
         if source is None or settings.model is None:
             recorded, model = _from_teacher(workspace, soft, settings.soft_targets)
             source = source or data.resolve(recorded, cache=workspace.cache)
@@ -76,12 +80,17 @@ class StudentInputs:
 
     def soft_for(self, settings: TrainStudent) -> SoftTargets | None:
         """The soft targets that a student learns from, None at alpha 1."""
-        return None if settings.alpha == 1.0 else self.soft
+        return None if settings.objective.alpha == 1.0 else self.soft
 
     def temperature(self, settings: TrainStudent) -> float | None:
         """A student's T, None where it has no use for one."""
         soft = self.soft_for(settings)
-        return (settings.temperature or soft.temperature) if soft and settings.loss not in UNTEMPERED else None
+        objective = settings.objective
+        return (objective.temperature or soft.temperature) if soft and LOSSES[objective.loss].temperature else None
+
+    def objective(self, settings: TrainStudent) -> Objective:
+        """A student's objective with its temperature filled in."""
+        return replace(settings.objective, temperature=self.temperature(settings))
 
     def identity(self, settings: TrainStudent) -> Manifest:
         """What a student is made from, for its manifest."""
@@ -91,16 +100,7 @@ class StudentInputs:
             inputs |= {"soft_targets": Input(settings.soft_targets, soft.digest), **self._transfer_identities}
         return Manifest(
             kind="student",
-            settings={
-                **model.settings(),
-                "alpha": settings.alpha,
-                "temperature": self.temperature(settings),
-                "loss": settings.loss if settings.loss != TrainStudent.loss else None,
-                "standardize_logits": settings.standardize_logits or None,
-                "permute_soft_targets": settings.permute_soft_targets or None,
-                **settings.selection.settings(),
-                **asdict(settings.training),
-            },
+            settings=settings.recorded() | {"temperature": self.temperature(settings)} | model.settings(),
             inputs=inputs,
         )
 
@@ -128,7 +128,6 @@ class StudentInputs:
             KdistillError: if the soft targets are not of these rows, or training fails.
         """
         from kdistill.training import artifact as networks
-        from kdistill.training.loop import Objective
 
         soft = self.soft_for(settings)
         return networks.make(
@@ -137,13 +136,7 @@ class StudentInputs:
             dataset=self.dataset,
             model=self.model(settings),
             settings=settings.training,
-            objective=Objective(
-                settings.alpha,
-                self.temperature(settings) or 1.0,
-                settings.loss,
-                settings.standardize_logits,
-                settings.training.label_smoothing,
-            ),
+            objective=self.objective(settings),
             reporter=reporter,
             events=events,
             lesson=self.lesson(settings),
@@ -177,11 +170,11 @@ class StudentInputs:
         """
         if self.soft_for(settings) is None:
             return self._hard
-        if settings.alpha > 0 and not self._soft.rows.labelled:
+        if settings.objective.alpha > 0 and not self._soft.rows.labelled:
             assert self.soft is not None
             raise KdistillError(
                 f"the transfer set of {self.soft.path} has no labels, and alpha, the weight of hard labels, is "
-                f"{settings.alpha:g}: --alpha 0"
+                f"{settings.objective.alpha:g}: --alpha 0"
             )
         return replace(self._soft, permuted=settings.permute_soft_targets)
 

@@ -17,13 +17,13 @@ from kdistill.settings import (
     CorrectBias,
     Export,
     Plot,
+    Settings,
     Soften,
     Sweep,
-    Training,
     TrainStudent,
     TrainTeacher,
-    short,
-    written,
+    command_words,
+    format_value,
 )
 
 if TYPE_CHECKING:
@@ -41,38 +41,15 @@ NAMED_BY_OPTION = (  # inputs; options of the same names give them
     "soft_targets",
     "other_soft_targets",
 )
-CONSTANTS = ("zero_mass",)  # settings that no option gives
-TRAINING = asdict(Training())
-DEFAULTS: dict[str, dict[str, Any]] = {  # of each command's options; a student's alpha, T and network are always given
-    "teacher": {**TRAINING, "dataset": [TrainTeacher.dataset], "model": TrainTeacher.model},
-    "soft targets": {
-        "teacher": [TrainTeacher.name],
-        "mean": Soften.mean,
-        "teacher_output": Soften.teacher_output,
-        "teacher_input": Soften.teacher_input,
-        "dtype": Soften.dtype,
-        "seed": 0,
-        "batch_size": Soften.batch_size,
-        "rows_seed": Soften.selection.seed,
-    },
-    "student": {
-        **TRAINING,
-        "dataset": [TrainTeacher.dataset],
-        "soft_targets": [TrainStudent.soft_targets],
-        "rows_seed": TrainStudent.selection.seed,
-    },
-    "sweep": {
-        **TRAINING,
-        "dataset": [TrainTeacher.dataset],
-        "soft_targets": [TrainStudent.soft_targets],
-        "temperature": written(Sweep.temperatures),
-        "alpha": written(Sweep.alphas),
-        "loss": written(Sweep.losses),
-        "seeds": written(Sweep.seeds),
-        "rows_seed": TrainStudent.selection.seed,
-    },
-    "plots": {"formats": list(Plot.formats), "soft_targets": [Plot.soft_targets]},
+MANY = ("transfer_set", "teacher")
+SETTINGS: dict[str, type[Settings]] = {
+    "teacher": TrainTeacher,
+    "soft targets": Soften,
+    "student": TrainStudent,
+    "sweep": Sweep,
+    "plots": Plot,
 }
+DEFAULT_DATASET = TrainTeacher.dataset
 
 
 def command(root: Path, name: str, *, called: str = "", default: str = "", **options: Any) -> str:
@@ -130,10 +107,12 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
         options.pop("dataset", None)
     if "soft_targets" in options:
         options.pop("transfer_set", None)
-    options |= {key: value for key, value in manifest.settings.items() if key not in CONSTANTS}
-    defaults = DEFAULTS[artifact.kind]
-    given = {key: value for key, value in options.items() if value is not None and value != defaults.get(key)}
-    return " ".join([artifact.command, *(_option(key, value) for key, value in given.items())])
+    options = {name: names if name in MANY else names[0] for name, names in options.items()} | dict(manifest.settings)
+    if options.get("dataset") == DEFAULT_DATASET:
+        options.pop("dataset")
+    if options.get("teacher") == [TrainTeacher.name]:
+        options.pop("teacher")
+    return " ".join([artifact.command, *command_words(SETTINGS[artifact.kind], options)])
 
 
 def remedy(artifact: Artifact, manifest: Manifest) -> str:
@@ -172,7 +151,6 @@ def next_plot(root: Path, soft_targets: str) -> str:
 
 def _option(key: str, value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(_option("format" if key == "formats" else key, one) for one in value)
-    if value is True:
-        return f"--{key.replace('_', '-')}"
-    return f"--{key.replace('_', '-')} {shlex.quote(short(value))}"
+        return " ".join(_option(key, item) for item in value)
+    flag = f"--{key.replace('_', '-')}"
+    return flag if value is True else f"{flag} {shlex.quote(format_value(value))}"

@@ -10,22 +10,21 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import PurePath
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from kdistill.errors import KdistillError
 from kdistill.settings import (
     NAME,
     CorrectBias,
-    Dtype,
     Export,
-    ExportFormat,
-    Quantize,
+    Field,
+    Plot,
     Selection,
     Soften,
-    Training,
+    Sweep,
     TrainStudent,
     TrainTeacher,
-    check_augment,
+    options_of,
 )
 
 ANY_SETTING = str | int | float | bool | list[str] | None
@@ -34,20 +33,16 @@ LARGEST = 2**63  # whole numbers beyond it are no counts, and no float holds the
 Schema = Mapping[str, Any]
 
 
-def _options(*settings: type) -> dict[str, Any]:
-    """The types of options, each of which may be None; a text that is one of several counts as a text."""
-    hints = {name: hint for kind in settings for name, hint in get_type_hints(kind).items()}
-    return {name: (str if get_origin(hint) is Literal else hint) | None for name, hint in hints.items()}
-
-
-_LISTS = {"temperature": str, "alpha": str, "loss": str, "seeds": str}  # a sweep's, as 1,2,4
-KNOWN_SETTINGS: dict[str, Schema] = {  # of whose keys some may be missing, as older versions had fewer options
-    "teacher": _options(Training, TrainTeacher),
-    "student": _options(Training, Selection, TrainStudent, CorrectBias),
-    "soft targets": _options(Selection, Soften),
-    "sweep": {**_options(Training, Selection, TrainStudent), **_LISTS},
-    "export": {**_options(Export), "calibration_rows": int | None},
-    "plots": {"formats": list[str]},
+KNOWN_SETTINGS: dict[str, dict[str, Field]] = {  # some may be missing, as older versions had fewer options
+    kind: {each.name: each for settings in classes for each in options_of(settings)}
+    for kind, classes in {
+        "teacher": (TrainTeacher,),
+        "student": (CorrectBias, TrainStudent),
+        "soft targets": (Soften,),
+        "sweep": (Sweep,),
+        "export": (Export,),
+        "plots": (Plot,),
+    }.items()
 }
 SETTINGS: dict[str, Schema] = {  # what is read of them without a default
     "teacher": {"model": str, "precision": str, "epochs": int},
@@ -61,16 +56,22 @@ SETTINGS: dict[str, Schema] = {  # what is read of them without a default
     },
     "soft targets": {
         "temperature": float,
-        "dtype": Dtype,
+        "dtype": str,
         "top_k": int | None,
         "mean": str | None,
         "signature": str | None,
         "output": str | None,
         "teacher_input": str,
     },
-    "sweep": {"model": str, **_LISTS},
-    "export": {"format": ExportFormat, "quantize": Quantize},
-    "plots": {"formats": list[str]},
+    "sweep": {
+        "model": list[str],
+        "temperature": list[float],
+        "alpha": list[float],
+        "loss": list[str],
+        "seeds": list[int],
+    },
+    "export": {"format": str, "quantize": str},
+    "plots": {"format": list[str]},
 }
 _NETWORK = {
     "model": str,
@@ -173,12 +174,15 @@ def problems(fields: Mapping[str, Any], *, finished: bool) -> Iterator[str]:
 
 
 def sound_setting(kind: str, key: str, value: Any) -> bool:
-    """Whether a setting has a value of its type, or, if its key is not known, any that an option could have."""
-    if value is not None and key == "augment" and kind != "sweep":
-        return isinstance(value, str) and _passes(check_augment, value)
-    if value is not None and key in ("omit_class", "only_classes", "fraction"):
-        return fits(value, KNOWN_SETTINGS[kind].get(key)) and _passes(Selection.of, {key: value})
-    return fits(value, KNOWN_SETTINGS[kind].get(key, ANY_SETTING))
+    """Whether a setting has a value that its option could have, or, if its key is not known, that any option could."""
+    field = KNOWN_SETTINGS[kind].get(key)
+    if value is None or field is None:
+        return fits(value, ANY_SETTING)
+    items = value if field.many and isinstance(value, list) else [value]
+    check = field.option.check
+    return isinstance(value, list) == field.many and all(
+        fits(item, field.type) and (check is None or check.passes(item)) for item in items
+    )
 
 
 def sound_input(role: str, made_from: Any) -> bool:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from kdistill.data import row_cache
 from kdistill.data.readers import BLOCK_ROWS, Array, Contents, Part, Reader, Rows, Subset, Task
 from kdistill.errors import KdistillError, first_line
-from kdistill.settings import MAX_PIXELS, image_size
+from kdistill.settings import MAX_PIXELS, parse_image_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,7 +138,7 @@ class Images(Reader):
 
     @property
     def _max_pixels(self) -> int:
-        return int(self.options.max_pixels or MAX_PIXELS)
+        return self.options.max_pixels or MAX_PIXELS
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         """The images as rows, from the cache or on their way there if there is one."""
@@ -178,7 +178,7 @@ class Images(Reader):
         heads = list(_each(functools.partial(_head, max_pixels=self._max_pixels), files))
         size = heads[0][0]
         if self.options.image_size:
-            size = image_size(self.options.image_size)
+            size = parse_image_size(self.options.image_size)
         elif self.row:
             size = self.row[0], self.row[1]
         elif other := next((place for place, head in enumerate(heads) if head[0] != size), 0):

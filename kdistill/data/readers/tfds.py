@@ -14,7 +14,7 @@ from typing import Any
 from kdistill.console import silent_stdout
 from kdistill.data.readers import Contents, Reader, streams
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import image_size
+from kdistill.settings import parse_image_size
 
 NAME = re.compile(r"tfds:(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 INFO = "dataset_info.json"
@@ -65,7 +65,9 @@ class Tfds(Reader):
             train=train,
             test=others[0] if others else None,
             class_names=getattr(info.features[info.supervised_keys[1]], "names", None) or (),
-            preprocessing={"images": dict(zip(("height", "width"), image_size(size), strict=True))} if size else {},
+            preprocessing={"images": dict(zip(("height", "width"), parse_image_size(size), strict=True))}
+            if size
+            else {},
         )
 
     def _resized(self, part: Any) -> Any:
@@ -74,7 +76,7 @@ class Tfds(Reader):
             return part
         from kdistill.backend import tf
 
-        size = image_size(self.options.image_size)
+        size = parse_image_size(self.options.image_size)
         image = part.element_spec[0]
         if getattr(image, "dtype", None) != tf.uint8 or image.shape.rank != 3:
             raise KdistillError(f"{self.place} has no images to bring to --image-size, but {image}")

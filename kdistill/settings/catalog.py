@@ -1,0 +1,133 @@
+"""The losses, built-in networks and augmentation steps: what options can name, without TensorFlow.
+
+The functions themselves are in `training.losses`, `networks.built_in` and `data.augmentation`, under the names given
+here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SoftLoss:
+    """A loss for the soft part of the objective.
+
+    Attributes:
+        function: its name in `training.losses`.
+        formula: in short, for the line that is printed when training starts.
+        source: the paper.
+        help: one line.
+        temperature: whether it depends on T.
+        labels: whether it needs the labels.
+    """
+
+    function: str
+    formula: str
+    source: str
+    help: str
+    temperature: bool = True
+    labels: bool = False
+
+
+LOSSES = {
+    "kd": SoftLoss("soft_loss", "T^2 * KL(soft targets)", "arXiv:1503.02531", "KL divergence to the soft targets"),
+    "mse": SoftLoss(
+        "mse_loss", "MSE(logits) / 2", "arXiv:1312.6184", "squared error of the logits, without T", temperature=False
+    ),
+    "dkd": SoftLoss(
+        "dkd_loss",
+        "T^2 * (TCKD + 8 * NCKD)(soft targets)",
+        "arXiv:2203.08679",
+        "decoupled distillation: target class and other classes apart",
+        labels=True,
+    ),
+    "dist": SoftLoss(
+        "dist_loss",
+        "T^2 * (2 - r_inter - r_intra)(soft targets)",
+        "arXiv:2205.10536",
+        "correlation with the soft targets, by row and by class",
+    ),
+    "jsd": SoftLoss("jsd_loss", "T^2 * JSD(soft targets)", "arXiv:2306.13649", "Jensen-Shannon divergence"),
+    "reverse-kl": SoftLoss(
+        "reverse_kl_loss", "T^2 * KL(student || soft targets)", "arXiv:2306.08543", "KL divergence, reversed"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in network.
+
+    Attributes:
+        pattern: of its name; the groups are the arguments of the function.
+        function: its name in `networks.built_in`.
+        help: one line.
+    """
+
+    pattern: str
+    function: str
+    help: str
+
+
+NETWORKS = {
+    "cnn": BuiltIn("cnn", "cnn", "two convolutions and four dense layers"),
+    "small": BuiltIn("small", "small", "one hidden layer of 10 units"),
+    "mlp-H": BuiltIn(r"mlp-([1-9]\d{0,4})", "mlp", "two hidden layers of H units, e.g. mlp-800"),
+}
+OWN_NETWORK = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+MODEL_HELP = (
+    ", ".join(f"{name} ({network.help})" for name, network in NETWORKS.items())
+    + "; or your own: MODULE:FUNCTION, called with (input_shape, classes), FILE.keras, or keras.applications:NAME"
+)
+
+
+def built_in(model: str) -> BuiltIn | None:
+    """Return the built-in network of a name, or None."""
+    return next((network for network in NETWORKS.values() if re.fullmatch(network.pattern, model)), None)
+
+
+def is_model(model: str) -> bool:
+    """Return whether a name can be that of a network, built-in or the user's own."""
+    return built_in(model) is not None or OWN_NETWORK.fullmatch(model) is not None
+
+
+@dataclass(frozen=True)
+class AugmentationStep:
+    """One step of `--augment`: the range of its amount, in whole numbers or not."""
+
+    low: float
+    high: float
+    unit: str
+    whole: bool = False
+
+
+AUGMENTATIONS = {
+    "shift": AugmentationStep(1, 1000, "PIXELS", whole=True),
+    "crop": AugmentationStep(1, 1000, "PIXELS", whole=True),
+    "flip": AugmentationStep(0, 0, ""),
+    "rotate": AugmentationStep(0.1, 180, "DEGREES"),
+    "zoom": AugmentationStep(0.001, 0.9, "FRACTION"),
+    "elastic": AugmentationStep(0.1, 1000, "PIXELS"),
+}
+AUGMENT_SYNTAX = ", ".join(f"{name}:{step.unit}" if step.unit else name for name, step in AUGMENTATIONS.items())
+
+
+def parse_augment(augment: str) -> tuple[tuple[str, float], ...]:
+    """Return the steps of an augmentation and their amounts, from e.g. `shift:2,flip`.
+
+    Raises:
+        ValueError: if a step is unknown or repeated, its amount is out of range, or both `shift` and `crop` are given.
+    """
+    steps: dict[str, float] = {}
+    for item in augment.split(","):
+        name, _, amount = item.partition(":")
+        step = AUGMENTATIONS.get(name)
+        value = float(amount) if amount or name != "flip" else 0.0
+        if step is None or name in steps or not step.low <= value <= step.high or (step.whole and value % 1):
+            raise ValueError(augment)
+        steps[name] = value
+    if {"shift", "crop"} <= steps.keys():
+        raise ValueError(augment)
+    return tuple(steps.items())

@@ -1,0 +1,258 @@
+"""The settings of the stages that distill: train-teacher, soften, train-student, and run for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from kdistill.errors import UsageError
+from kdistill.settings.checks import (
+    artifact_name,
+    integer,
+    nonempty,
+    one_of,
+)
+from kdistill.settings.groups import AUGMENT, SEEDS, Objective, ReadOptions, Selection, Training
+from kdistill.settings.options import Only, Settings, option
+from kdistill.settings.shared import (
+    Dataset,
+    Formats,
+    Model,
+    OtherDataset,
+    ReadsDataset,
+    SoftTargetsName,
+    StudentModel,
+    TemperatureOption,
+    TensorBoard,
+    Weights,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTeacher(Settings):
+    """Train a teacher on the hard labels of a dataset."""
+
+    dataset: Dataset = "digits"
+    read: ReadOptions = ReadOptions()
+    model: Model = "cnn"
+    weights: Weights = None
+    objective: Annotated[Objective, Only(("label_smoothing",))] = Objective(alpha=1.0)
+    training: Training = Training()
+    name: Annotated[str, option("Name of the teacher.", artifact_name(), recorded=False)] = "teacher"
+    tensorboard: TensorBoard = False
+
+    @property
+    def data(self) -> str:
+        """The dataset's name with its read options."""
+        return self.read.named(self.dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soften(ReadsDataset):
+    """Run a teacher over the transfer set and store its logits.
+
+    The transfer set is the training rows of the teacher's dataset by default. Several teachers are averaged. With
+    `augment`, the teacher sees `views` of each row: the row itself and augmented copies drawn by `seed`.
+    """
+
+    teachers: Annotated[
+        tuple[str, ...],
+        option(
+            "Teacher: a name in the workspace, a SavedModel directory or a .keras file. Repeat to average several. "
+            "Default: teacher.",
+            nonempty(),
+            "Teacher",
+            metavar="NAME|PATH",
+            name="teacher",
+            recorded=False,
+        ),
+    ] = ()
+    temperature: TemperatureOption = 20.0
+    mean: Annotated[
+        str,
+        option(
+            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits.",
+            one_of("arithmetic", "geometric"),
+            "Teacher",
+        ),
+    ] = "arithmetic"
+    signature: Annotated[
+        str | None,
+        option("Signature of an external SavedModel that has several.", nonempty(), "Teacher", metavar="NAME"),
+    ] = None
+    output: Annotated[
+        str | None, option("Output of an external network that has several.", nonempty(), "Teacher", metavar="NAME")
+    ] = None
+    teacher_output: Annotated[
+        str,
+        option(
+            "What an external teacher returns. auto decides by its first rows.",
+            one_of("auto", "logits", "probabilities"),
+            "Teacher",
+        ),
+    ] = "auto"
+    teacher_input: Annotated[
+        str,
+        option(
+            "How external teachers take uint8 inputs: scaled to [0, 1], or raw, 0 to 255.",
+            one_of("scaled", "raw"),
+            "Teacher",
+        ),
+    ] = "scaled"
+    logits: Annotated[
+        str | None,
+        option(
+            "File of logits or probabilities (.npy, .npz, .h5) to use instead of a teacher, in the order of the transfer "
+            "set. Its labels are compared if it has any; rows are joined by row_keys if it has these.",
+            nonempty(),
+            "Teacher",
+            metavar="FILE",
+            recorded=False,
+        ),
+    ] = None
+    dataset: OtherDataset = None
+    read: ReadOptions = ReadOptions()
+    transfer_sets: Annotated[
+        tuple[str, ...],
+        option(
+            "Rows to use instead of the training rows, with or without labels. Repeat for several.",
+            nonempty(),
+            "Data",
+            metavar="DATA",
+            name="transfer-set",
+            recorded=False,
+        ),
+    ] = ()
+    selection: Selection = Selection()
+    augment: Annotated[
+        str | None,
+        option(
+            "Store logits of augmented views of images too, with the steps of train-teacher --augment.",
+            AUGMENT,
+            "Views",
+            metavar="STEPS",
+        ),
+    ] = None
+    views: Annotated[
+        int | None,
+        option("Views per row: the row itself and K - 1 augmented ones.", integer(2, 10_000), "Views", metavar="K"),
+    ] = None
+    seed: Annotated[int, option("Seed of the views.", SEEDS, "Views")] = 0
+    dtype: Annotated[str, option("Type in which logits are stored.", one_of("float32", "float16"), "Storage")] = (
+        "float32"
+    )
+    top_k: Annotated[
+        int | None,
+        option(
+            "Store the K largest logits of each row and the probability of the rest at T.",
+            integer(1),
+            "Storage",
+            metavar="K",
+        ),
+    ] = None
+    batch_size: Annotated[int, option("Rows per call of the teacher.", integer(1), "Compute")] = 1000
+    name: Annotated[str, option("Name of the soft targets.", artifact_name(), recorded=False)] = "soft-targets"
+
+    def check_combinations(self) -> None:
+        if self.logits is not None and self.teachers:
+            raise UsageError("--logits replaces the teacher: remove --teacher")
+        if self.augment is not None and self.logits is not None:
+            raise UsageError("--augment needs a teacher, and --logits replaces it: remove one of them")
+        if (self.augment is None) != (self.views is None):
+            raise UsageError("--augment and --views need each other, e.g. --augment shift:2 --views 16")
+        if self.seed and self.augment is None:
+            raise UsageError("--seed needs --augment, since it draws the views: remove it")
+        if not self.transfer_sets:  # without a dataset, the read options are those of the transfer sets
+            super().check_combinations()
+
+    @property
+    def transfer_data(self) -> tuple[str, ...]:
+        """The names of the transfer sets with their read options."""
+        return tuple(map(self.read.named, self.transfer_sets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStudent(ReadsDataset):
+    """Train a student from soft targets, without the teacher.
+
+    With alpha 1 it learns from hard labels only and needs no soft targets. Rows are selected from those of the
+    soft-target file, or with alpha 1 from the training rows of the dataset. With `permute_soft_targets`, each row gets
+    the soft targets of another row of the same label: a control.
+    """
+
+    objective: Objective = Objective()
+    soft_targets: SoftTargetsName = "soft-targets"
+    permute_soft_targets: Annotated[
+        bool,
+        option(
+            "Control: give each row the soft targets of another row of its label, drawn by the seed.", group="Objective"
+        ),
+    ] = False
+    dataset: OtherDataset = None
+    read: ReadOptions = ReadOptions()
+    selection: Selection = Selection()
+    model: StudentModel = None
+    weights: Weights = None
+    training: Training = Training()
+    name: Annotated[str, option("Name of the student.", artifact_name(), recorded=False)] = "student"
+    tensorboard: TensorBoard = False
+
+    def check_combinations(self) -> None:
+        augment = self.training.augment
+        if augment and self.objective.alpha < 1:
+            raise UsageError(
+                f"--augment {augment} would train on inputs that have no soft targets: store views with kdistill soften "
+                f"--augment {augment} --views 16, or use --alpha 1"
+            )
+        if self.permute_soft_targets and self.objective.alpha == 1:
+            raise UsageError("--permute-soft-targets has no effect with --alpha 1 (hard labels only): lower --alpha")
+        super().check_combinations()
+
+    def hard(self) -> TrainStudent:
+        """Return the settings of the same student with hard labels only."""
+        return replace(self, objective=self.objective.hard, permute_soft_targets=False)
+
+    def seeded(self, seed: int) -> TrainStudent:
+        """Return the settings of the same student with another seed."""
+        return replace(self, training=replace(self.training, seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """Run all four stages and evaluate, skipping what is up to date. Training options apply to both networks."""
+
+    dataset: Dataset = TrainTeacher.dataset
+    read: ReadOptions = ReadOptions()
+    model: Model = TrainTeacher.model
+    student_model: StudentModel = None
+    temperature: TemperatureOption = Soften.temperature
+    objective: Annotated[Objective, Only(omit=("temperature",))] = Objective()
+    training: Training = Training()
+    formats: Formats = ("png",)
+    tensorboard: TensorBoard = False
+
+    def check_combinations(self) -> None:
+        self.student  # noqa: B018 - all settings are checked before any work
+
+    @property
+    def teacher(self) -> TrainTeacher:
+        """The settings of train-teacher."""
+        smoothing = self.objective.label_smoothing if self.objective.alpha else None
+        return TrainTeacher(
+            dataset=self.dataset,
+            read=self.read,
+            model=self.model,
+            objective=Objective(alpha=1.0, label_smoothing=smoothing),
+            training=self.training,
+            tensorboard=self.tensorboard,
+        )
+
+    @property
+    def student(self) -> TrainStudent:
+        """The settings of train-student."""
+        return TrainStudent(
+            objective=self.objective,
+            model=self.student_model,
+            training=self.training,
+            tensorboard=self.tensorboard,
+        )

@@ -1,0 +1,373 @@
+"""Groups of options that several commands share: the objective, training, row selection, and reading a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from kdistill.errors import UsageError
+from kdistill.settings.catalog import AUGMENT_SYNTAX, LOSSES, parse_augment
+from kdistill.settings.checks import (
+    format_value,
+    fraction,
+    integer,
+    nonempty,
+    number,
+    one_of,
+    parse_classes,
+    parse_dropout,
+    parse_image_size,
+    parsed_by,
+    positive,
+)
+from kdistill.settings.options import Field, Settings, build, option, options_of
+
+TEMPERATURES = (0.01, 10_000.0)  # beyond these, a float32 softmax is an arg max or a constant
+SEEDS = integer(0, 2**32 - 1)
+MAX_PIXELS = 50_000_000  # the default of --max-pixels
+LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
+AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
+CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Settings):
+    """What training minimizes: `alpha * hard part + (1 - alpha) * soft part`, averaged over a batch.
+
+    A temperature of None is the temperature of the soft-target file.
+    """
+
+    alpha: Annotated[
+        float,
+        option(
+            "Weight of the hard labels in alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets). With 1, the student "
+            "learns from hard labels only.",
+            number(0, 1),
+            "Objective",
+        ),
+    ] = 0.1
+    temperature: Annotated[
+        float | None,
+        option(
+            "Temperature T of softmax(logits / T). Default: the temperature of the soft-target file.",
+            number(*TEMPERATURES),
+            "Objective",
+            metavar="T",
+        ),
+    ] = None
+    loss: Annotated[str, option(f"Loss of the soft part. {LOSS_HELP}.", one_of(*LOSSES), "Objective")] = "kd"
+    standardize_logits: Annotated[
+        bool, option("Match the z-scores of each row's logits. T then divides the z-scores.", group="Objective")
+    ] = False
+    label_smoothing: Annotated[
+        float | None,
+        option(
+            "Smooth the hard labels: (1 - EPS) for the label plus EPS / classes for every class.",
+            fraction(),
+            "Regularization",
+            metavar="EPS",
+        ),
+    ] = None
+
+    def check_combinations(self) -> None:
+        if self.alpha == 1:
+            for name in ("loss", "standardize_logits", "temperature"):
+                if getattr(self, name) != getattr(Objective, name):
+                    raise UsageError(
+                        f"--{name.replace('_', '-')} has no effect with --alpha 1 (hard labels only): lower --alpha"
+                    )
+        if self.temperature is not None and not LOSSES[self.loss].temperature:
+            raise UsageError(f"--temperature has no effect with --loss {self.loss}: remove it")
+        if self.alpha == 0 and self.label_smoothing is not None:
+            raise UsageError("--label-smoothing has no effect with --alpha 0 (soft targets only): raise --alpha")
+
+    @property
+    def hard(self) -> Objective:
+        """The objective that uses hard labels only, with the same label smoothing."""
+        return Objective(alpha=1.0, label_smoothing=self.label_smoothing)
+
+    def __str__(self) -> str:
+        """Return the formula with its numbers."""
+        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
+        if self.alpha == 1:
+            return f"CE({labels})"
+        loss = LOSSES[self.loss]
+        temperature = f", T = {self.temperature:g}" if loss.temperature and self.temperature else ""
+        standardized = ", logits standardized" if self.standardize_logits else ""
+        return f"{self.alpha:g} * CE({labels}) + {1 - self.alpha:.6g} * {loss.formula}{temperature}{standardized}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """How a network is trained. None means that something is not used."""
+
+    epochs: Annotated[int, option("Number of passes over the training rows.", integer(1), "Optimization")] = 30
+    batch_size: Annotated[int, option("Rows per step.", integer(1), "Optimization")] = 32
+    learning_rate: Annotated[float, option("Step size of the optimizer.", positive(), "Optimization")] = 1e-3
+    schedule: Annotated[
+        str,
+        option(
+            "Learning rate over the run: constant, or falling to 0 along a cosine.",
+            one_of("constant", "cosine"),
+            "Optimization",
+        ),
+    ] = "constant"
+    optimizer: Annotated[
+        str,
+        option("Optimizer. sgd has momentum 0.9.", one_of("adam", "sgd", "rmsprop", "adamw"), "Optimization"),
+    ] = "adam"
+    early_stopping: Annotated[
+        int | None,
+        option(
+            "Stop after this many epochs without a lower validation loss, and keep the weights of the best epoch.",
+            integer(1),
+            "Optimization",
+            metavar="PATIENCE",
+        ),
+    ] = None
+    validation_fraction: Annotated[
+        float,
+        option("Fraction of the training rows held out for validation.", number(0, 0.9), "Optimization"),
+    ] = 0.0
+    seed: Annotated[
+        int, option("Seed of the weights, the order of rows and the held-out rows.", SEEDS, "Optimization")
+    ] = 0
+    dropout: Annotated[
+        str | None,
+        option(
+            "Dropout rates of the inputs and the hidden layers, e.g. 0.2,0.5.",
+            parsed_by(parse_dropout, "two rates from 0 to 0.9, for inputs and hidden layers, e.g. 0.2,0.5"),
+            "Regularization",
+            metavar="INPUT,HIDDEN",
+        ),
+    ] = None
+    max_norm: Annotated[
+        float | None,
+        option("Largest L2 norm of the weights into a hidden unit.", positive(), "Regularization", metavar="NORM"),
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        option(
+            "Decoupled weight decay per step, multiplied by the learning rate.",
+            positive(),
+            "Regularization",
+            metavar="RATE",
+        ),
+    ] = None
+    augment: Annotated[
+        str | None,
+        option(
+            "Augment images anew in each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1, elastic:5, separated by "
+            "commas.",
+            AUGMENT,
+            "Regularization",
+            metavar="STEPS",
+        ),
+    ] = None
+    precision: Annotated[
+        str,
+        option("Keras dtype policy.", one_of("float32", "mixed_bfloat16", "mixed_float16"), "Compute"),
+    ] = "float32"
+    xla: Annotated[
+        str,
+        option(
+            "Compile the training step with XLA. auto: on a CPU only for networks of dense layers, not for bfloat16.",
+            one_of("auto", "on", "off"),
+            "Compute",
+        ),
+    ] = "auto"
+    memory: Annotated[
+        int,
+        option(
+            "Largest training data in MiB that is kept in memory. More is streamed.",
+            integer(1),
+            "Compute",
+            metavar="MIB",
+        ),
+    ] = 512
+
+    def check_combinations(self) -> None:
+        if self.early_stopping is not None and self.validation_fraction == 0:
+            raise UsageError(
+                "--early-stopping needs validation rows, since test rows never choose: add --validation-fraction 0.1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Settings):
+    """Which rows of a transfer set are used; all by default.
+
+    Classes are given by name, or by number where no class has that name. The fraction applies to each class of the rows
+    that the classes leave.
+    """
+
+    omit_class: Annotated[
+        str | None,
+        option(
+            "Leave out the rows of these classes: names or numbers, e.g. 3 or 7,8.", CLASSES, "Rows", metavar="CLASSES"
+        ),
+    ] = None
+    only_classes: Annotated[
+        str | None, option("Use only the rows of these classes.", CLASSES, "Rows", metavar="CLASSES")
+    ] = None
+    fraction: Annotated[
+        float | None,
+        option("Use this fraction of the rows of each class.", fraction(one=True), "Rows", metavar="FRACTION"),
+    ] = None
+    rows_seed: Annotated[int, option("Seed that picks the rows of --fraction.", SEEDS, "Rows")] = 0
+
+    def check_combinations(self) -> None:
+        if self.omit_class is not None and self.only_classes is not None:
+            raise UsageError("--omit-class and --only-classes exclude each other: remove one of them")
+        if self.rows_seed and self.fraction is None:
+            raise UsageError("--rows-seed needs --fraction, e.g. --fraction 0.1")
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> Selection:
+        """Return the selection that a manifest's settings record."""
+        selection: Selection = build(cls, recorded)
+        return selection
+
+    def __str__(self) -> str:
+        """Return the options as on the command line; empty if all rows are used."""
+        hidden = () if self.fraction is not None else ("rows_seed",)
+        return " ".join(
+            words for each in options_of(Selection) if each.name not in hidden and (words := each.words(each.get(self)))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(Settings):
+    """How a dataset is read, where its format leaves a choice. Each format accepts some of these options."""
+
+    inputs: Annotated[
+        str | None,
+        option(
+            "Inputs. HDF5: name of the dataset. Tables: names of the columns, e.g. a,b,c.",
+            nonempty(),
+            "Data",
+            metavar="NAMES",
+            recorded=False,
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        option(
+            "Labels. HDF5: name of the dataset. Tables: name of the column. .npy: path of the file.",
+            nonempty(),
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = None
+    test_inputs: Annotated[
+        str | None,
+        option(
+            "Test inputs. HDF5: name of the dataset. Tables and .npy: path of the file.",
+            nonempty(),
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = None
+    test_labels: Annotated[
+        str | None,
+        option(
+            "Test labels. HDF5: name of the dataset. .npy: path of the file.",
+            nonempty(),
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = None
+    image_size: Annotated[
+        str | None,
+        option(
+            "Resize the images of a folder to this size, e.g. 32 or 24x32.",
+            parsed_by(parse_image_size, "height and width in pixels, e.g. 24x32, or one number for both"),
+            "Data",
+            metavar="HxW",
+            recorded=False,
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        option(
+            f"Refuse images with more pixels than this. Default: {MAX_PIXELS}.",
+            integer(1),
+            "Data",
+            metavar="N",
+            recorded=False,
+        ),
+    ] = None
+    test_fraction: Annotated[
+        float | None,
+        option(
+            "Set this fraction of the rows aside as the test split, if the data has none.",
+            fraction(),
+            "Data",
+            metavar="FRACTION",
+            recorded=False,
+        ),
+    ] = None
+    data_format: Annotated[
+        str | None,
+        option(
+            "Format of a file whose extension does not tell it: npz, npy, hdf5, csv or parquet.",
+            one_of("npz", "npy", "hdf5", "csv", "parquet"),
+            "Data",
+            metavar="FORMAT",
+            recorded=False,
+        ),
+    ] = None
+
+    @classmethod
+    def of(cls, name: str) -> tuple[str, ReadOptions]:
+        """Split a dataset's name, as `named` writes it, into its place and its read options.
+
+        Raises:
+            UsageError: if an option is unknown or has a wrong value.
+        """
+        place, mark, query = name.rpartition("?")
+        if not mark or "=" not in query:
+            return name, cls()
+        known: dict[str, Field] = {each.flag: each for each in options_of(cls)}
+        values = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := [flag for flag in values if flag not in known]:
+            raise UsageError(f"{name}: unknown read option {unknown[0]!r} (expected one of {', '.join(known)})")
+        return place, cls(**{known[flag].name: known[flag].parse(text) for flag, text in values.items()})
+
+    def named(self, name: str) -> str:
+        """Return a dataset's name with these options appended as in a URL, after `?`; options that it has are kept."""
+        place, options = ReadOptions.of(name)
+        given = options.given() | self.given()
+        return f"{place}?{urlencode(given, quote_via=quote, safe='/:,')}" if given else place
+
+    def given(self) -> dict[str, str]:
+        """Return the options that are set, by flag, as typed on the command line."""
+        values = {each.flag: each.get(self) for each in options_of(ReadOptions)}
+        return {flag: format_value(value) for flag, value in values.items() if value is not None}
+
+    def absolute(self, flags: Sequence[str]) -> ReadOptions:
+        """Return the same options with absolute paths for those that name files."""
+        paths = {flag: str(Path(path).expanduser().absolute()) for flag, path in self.given().items() if flag in flags}
+        changes: dict[str, Any] = {flag.replace("-", "_"): path for flag, path in paths.items()}
+        return replace(self, **changes)
+
+    def allow(self, data: str, *flags: str) -> None:
+        """Refuse options that a format does not accept.
+
+        Args:
+            data: the kind of data, for the message.
+            flags: the options that it accepts.
+
+        Raises:
+            UsageError: naming the first option that it does not accept.
+        """
+        for flag in self.given():
+            if flag not in flags:
+                accepted = f" (expected --{', --'.join(flags)})" if flags else ""
+                raise UsageError(f"--{flag} has no effect on {data}{accepted}")

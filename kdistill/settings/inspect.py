@@ -1,0 +1,178 @@
+"""The settings of the commands that look at networks: plot, evaluate, export, correct-bias, status and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated
+
+from kdistill.errors import UsageError
+from kdistill.settings.checks import (
+    NAME,
+    artifact_name,
+    network_name,
+    nonempty,
+    one_of,
+    parse_frequencies,
+    parsed_by,
+)
+from kdistill.settings.groups import ReadOptions
+from kdistill.settings.options import Settings, option
+from kdistill.settings.shared import (
+    Formats,
+    MovedDataset,
+    ReadsDataset,
+    SoftTargetsName,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot(Settings):
+    """Draw the learning curves and the soft targets."""
+
+    networks: Annotated[
+        tuple[str, ...],
+        option(
+            "Teacher or student to draw. Repeat for several. Default: all.",
+            artifact_name(),
+            "Data",
+            metavar="NAME",
+            name="network",
+            recorded=False,
+        ),
+    ] = ()
+    soft_targets: SoftTargetsName = "soft-targets"
+    formats: Formats = ("png",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ReadsDataset):
+    """Measure networks on the training and test rows of their dataset."""
+
+    networks: Annotated[
+        tuple[str, ...],
+        option(
+            "Teacher or student, or SWEEP/STUDENT. Repeat for several. Default: all teachers and students.",
+            network_name(),
+            "Data",
+            metavar="NAME",
+            name="network",
+            recorded=False,
+        ),
+    ] = ()
+    dataset: MovedDataset = None
+    read: ReadOptions = ReadOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(ReadsDataset):
+    """Write a network for a phone or a server, and measure it there.
+
+    The name of an export holds its settings: `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`. A student of a sweep is
+    `SWEEP/STUDENT`, and `SWEEP@STUDENT` in the name.
+    """
+
+    network: Annotated[
+        str,
+        option(
+            "Student, or SWEEP/STUDENT, or a teacher if no student has this name.",
+            network_name(),
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = "student"
+    format: Annotated[
+        str, option("tflite for phones and small devices (LiteRT), onnx for servers.", one_of("tflite", "onnx"))
+    ] = "tflite"
+    quantize: Annotated[
+        str,
+        option(
+            "int8: weights and arithmetic. float16: weights. Inputs and logits stay float32.",
+            one_of("none", "int8", "float16"),
+        ),
+    ] = "none"
+    dataset: MovedDataset = None
+    read: ReadOptions = ReadOptions()
+
+    @property
+    def name(self) -> str:
+        """The name of the export."""
+        ending = "" if self.quantize == "none" else f"-{self.quantize}"
+        return f"{self.network.replace('/', '@')}-{self.format}{ending}"
+
+    @classmethod
+    def named(cls, name: str) -> Export | None:
+        """Return the settings of the export of a name; None if no export has such a name."""
+        for file_format, quantize in product(("tflite", "onnx"), ("none", "int8", "float16")):
+            ending = cls(format=file_format, quantize=quantize).name.removeprefix(cls.network)
+            network = name.removesuffix(ending)
+            if name.endswith(ending) and network.count("@") <= 1 and all(map(NAME.fullmatch, network.split("@"))):
+                return cls(network=network.replace("@", "/"), format=file_format, quantize=quantize)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectBias(Settings):
+    """Shift a student's output biases so that it predicts classes as often as they should occur.
+
+    For students whose transfer set lacked classes or had them in other proportions. Test labels are not used.
+    """
+
+    student: Annotated[
+        str,
+        option("Student to correct. It stays as it is.", artifact_name(), "Data", metavar="NAME", recorded=False),
+    ] = "student"
+    frequencies: Annotated[
+        str,
+        option(
+            "How often each class should be predicted: training, as in the training rows; uniform; or a number per class, "
+            "e.g. 0.2,0.5,0.3.",
+            parsed_by(parse_frequencies, "training, uniform, or numbers from 0 to 1 that sum to 1, e.g. 0.2,0.5,0.3"),
+            "Objective",
+            metavar="HOW",
+        ),
+    ] = "training"
+    inputs: Annotated[
+        str | None,
+        option(
+            "Data on whose inputs predictions are counted, labels ignored. Default: the training rows.",
+            nonempty(),
+            "Data",
+            metavar="DATA",
+            recorded=False,
+        ),
+    ] = None
+    dataset: MovedDataset = None
+    name: Annotated[
+        str | None,
+        option("Name of the corrected student. Default: STUDENT-corrected.", artifact_name(), recorded=False),
+    ] = None
+
+    def check_combinations(self) -> None:
+        artifact_name().require("name", self.corrected)
+        if self.corrected == self.student:
+            raise UsageError(f"--name {self.name} is the student to correct, which stays as it is: choose another name")
+
+    @property
+    def corrected(self) -> str:
+        """The name of the corrected student."""
+        return self.name or f"{self.student}-corrected"
+
+    def numbers(self) -> Sequence[float] | None:
+        """Return the frequencies that are given as numbers; None if the data decides."""
+        return parse_frequencies(self.frequencies)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Settings):
+    """Show all artifacts, what is stale and why, what was interrupted, and the next command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(ReadsDataset):
+    """Check every artifact against what its manifest records. Exits with 1 if anything differs."""
+
+    dataset: MovedDataset = None
+    read: ReadOptions = ReadOptions()

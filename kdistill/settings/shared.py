@@ -1,0 +1,88 @@
+"""Options that several commands declare."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kdistill.errors import UsageError
+from kdistill.settings.catalog import MODEL_HELP, is_model
+from kdistill.settings.checks import (
+    Check,
+    artifact_name,
+    nonempty,
+    number,
+    one_of,
+)
+from kdistill.settings.groups import TEMPERATURES, ReadOptions
+from kdistill.settings.options import Settings, option
+
+NEW_WEIGHTS = "new"
+MODEL = Check(f"one of {MODEL_HELP}", is_model)
+WEIGHTS = Check(
+    f"a .weights.h5 or .keras file of the same network, or {NEW_WEIGHTS}",
+    lambda value: value == NEW_WEIGHTS or value.endswith((".weights.h5", ".keras")),
+)
+DATASET_HELP = (
+    "digits, mnist, fashion_mnist, cifar10, cifar100, tfds:NAME, package.module:function, a folder of images, or a file: "
+    ".npz, .npy, .h5, .hdf5, .csv, .parquet."
+)
+FORMATS = ("png", "svg", "pdf")
+
+
+class ReadsDataset(Settings):
+    """Settings with a dataset that need not be given, and options that say how it is read."""
+
+    dataset: str | None
+    read: ReadOptions
+
+    def check_combinations(self) -> None:
+        if self.dataset is None and (given := self.read.given()):
+            raise UsageError(f"--{next(iter(given))} needs --dataset: it says how a dataset is read")
+
+    @property
+    def data(self) -> str | None:
+        """The dataset's name with its read options; None if it was not given."""
+        return None if self.dataset is None else self.read.named(self.dataset)
+
+
+# Options that several commands declare. A dataset is an input of the manifest, not one of its settings.
+Dataset = Annotated[str, option(f"Dataset: {DATASET_HELP}", nonempty(), "Data", recorded=False)]
+OtherDataset = Annotated[
+    str | None,
+    option("Dataset to use instead of the one recorded upstream.", nonempty(), "Data", recorded=False),
+]
+MovedDataset = Annotated[
+    str | None,
+    option(
+        "Where the dataset of the network is now, if it was moved. Its content must be the same.",
+        nonempty(),
+        "Data",
+        recorded=False,
+    ),
+]
+Model = Annotated[str, option(f"Network: {MODEL_HELP}.", MODEL, "Network")]
+StudentModel = Annotated[
+    str | None,
+    option("Network, as for train-teacher. Default: the teacher's architecture, with new weights.", MODEL, "Network"),
+]
+Weights = Annotated[
+    str | None,
+    option(
+        "Initial weights: a .weights.h5 or .keras file of the same network; or new, to ignore those of a .keras model.",
+        WEIGHTS,
+        "Network",
+        metavar="FILE",
+        recorded=False,
+    ),
+]
+SoftTargetsName = Annotated[
+    str, option("Name of the soft targets.", artifact_name(), "Data", metavar="NAME", recorded=False)
+]
+TensorBoard = Annotated[bool, option("Also write event files, for tensorboard --logdir WORKSPACE.", recorded=False)]
+TemperatureOption = Annotated[
+    float, option("Temperature T of softmax(logits / T).", number(*TEMPERATURES), "Objective", metavar="T")
+]
+Formats = Annotated[
+    tuple[str, ...],
+    option("File format: png, svg or pdf. Repeat for several.", one_of(*FORMATS), name="format", metavar="FORMAT"),
+]

@@ -1,0 +1,143 @@
+"""The settings of sweep, and of promote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kdistill.errors import UsageError
+from kdistill.settings.catalog import LOSSES
+from kdistill.settings.checks import (
+    Check,
+    artifact_name,
+    network_name,
+    number,
+    one_of,
+)
+from kdistill.settings.distill import TrainStudent
+from kdistill.settings.groups import SEEDS, TEMPERATURES
+from kdistill.settings.options import Only, Settings, option
+from kdistill.settings.shared import (
+    MODEL,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Settings):
+    """Train students at many settings and seeds, and compare them with hard labels.
+
+    There is a student for every model, loss, temperature, alpha and seed, and one from hard labels for every model and
+    seed. `student` has what all of them share.
+    """
+
+    temperatures: Annotated[
+        tuple[float, ...],
+        option(
+            "Temperatures, separated by commas.",
+            number(*TEMPERATURES),
+            "Grid",
+            metavar="T,...",
+            name="temperature",
+            commas=True,
+        ),
+    ] = (1.0, 2.0, 4.0, 8.0, 20.0)
+    alphas: Annotated[
+        tuple[float, ...],
+        option(
+            "Weights of the hard labels, below 1. Students with alpha 1 are always trained.",
+            number(0, 1),
+            "Grid",
+            metavar="A,...",
+            name="alpha",
+            commas=True,
+        ),
+    ] = (0.1,)
+    losses: Annotated[
+        tuple[str, ...],
+        option(
+            f"Losses of train-student: {', '.join(LOSSES)}.",
+            one_of(*LOSSES),
+            "Grid",
+            metavar="LOSS,...",
+            name="loss",
+            commas=True,
+        ),
+    ] = ("kd",)
+    models: Annotated[
+        tuple[str, ...],
+        option(
+            "Networks, as for train-teacher. Default: the teacher's architecture.",
+            MODEL,
+            "Grid",
+            metavar="MODEL,...",
+            name="model",
+            commas=True,
+        ),
+    ] = ()
+    seeds: Annotated[
+        tuple[int, ...],
+        option("Seeds. Each trains a student of every setting.", SEEDS, "Grid", metavar="N,...", commas=True),
+    ] = (0, 1, 2)
+    controls: Annotated[
+        bool,
+        option(
+            "Compare each model's best setting with label smoothing, permuted soft targets and temperature scaling.",
+            group="Grid",
+        ),
+    ] = False
+    other_soft_targets: Annotated[
+        str | None,
+        option(
+            "Soft targets of another teacher, for one more control.",
+            artifact_name(),
+            "Grid",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = None
+    student: Annotated[
+        TrainStudent,
+        Only(
+            omit=(
+                *("alpha", "temperature", "loss", "permute_soft_targets", "model"),
+                *("weights", "seed", "name", "tensorboard"),
+            )
+        ),
+    ] = TrainStudent()
+    name: Annotated[str, option("Name of the sweep.", artifact_name(), recorded=False)] = "sweep"
+
+    def check_combinations(self) -> None:
+        if 1.0 in self.alphas:
+            raise UsageError("--alpha 1 is part of every sweep (hard labels): remove it")
+        if self.other_soft_targets is not None:
+            if not self.controls:
+                raise UsageError("--other-soft-targets needs --controls")
+            if self.other_soft_targets == self.student.soft_targets:
+                raise UsageError(
+                    f"--other-soft-targets {self.other_soft_targets} is the same as --soft-targets: name the soft targets "
+                    "of another teacher"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote(Settings):
+    """Copy a student of a sweep to the students of the workspace."""
+
+    student: Annotated[
+        str,
+        option(
+            "Student of a sweep. It stays where it is.",
+            Check("a student of a sweep, SWEEP/STUDENT", lambda value: "/" in value and network_name().accepts(value)),
+            "Data",
+            metavar="SWEEP/STUDENT",
+            recorded=False,
+        ),
+    ]
+    name: Annotated[
+        str | None, option("Name of the copy. Default: its name in the sweep.", artifact_name(), recorded=False)
+    ] = None
+
+    @property
+    def promoted(self) -> str:
+        """The name of the copy."""
+        return self.student.split("/")[1] if self.name is None else self.name
