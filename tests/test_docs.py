@@ -175,7 +175,7 @@ def test_readme_examples(run, tmp_path, digits, made):
 @pytest.mark.slow
 def test_python_api_examples(run, tmp_path):
     """The examples of the Python API run in an empty directory: the stages, a sweep, Keras's `fit`, the losses."""
-    stages, _, fit, _ = run_document(PYTHON_API, tmp_path, run)
+    stages, _, fit, reading, _ = run_document(PYTHON_API, tmp_path, run)
     assert re.findall(r"^(\w+), (\w+) rows: \d+ errors of (\d+)", stages, re.MULTILINE) == [
         ("teacher", "train", "1437"),
         ("teacher", "test", "360"),
@@ -184,6 +184,7 @@ def test_python_api_examples(run, tmp_path):
     ]
     assert "1,437 rows of 10 classes, T = 20 (1437, 10)" in fit
     assert "val_accuracy" in fit
+    assert re.search(r"^1437 10 20\.0 \d+\n\(1437, 16\) \(1437,\)\n\(2, 10\)$", reading, re.MULTILINE)
     for path in ("student.keras", "workspace/plots/learning-curves.png", "workspace/sweeps/sweep/table.csv"):
         assert (tmp_path / path).exists()
 
