@@ -150,7 +150,7 @@ def run_document(path, place, run):
 
 @pytest.mark.slow
 def test_readme_examples(run, tmp_path, digits, made):
-    """The README's examples run in an empty directory with `mnist.npz`, and leave what the README says."""
+    """The README's examples run in an empty directory with `mnist.npz`, and write the documented artifacts."""
     for package in NEEDS["README"]:
         pytest.importorskip(package)
     write_data(tmp_path, digits, made)
