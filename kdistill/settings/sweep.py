@@ -21,7 +21,6 @@ from kdistill.settings.shared import (
     MODEL,
 )
 
-# At module level, since the names in a lambda inside an annotation are not found when it is called.
 SWEEP_STUDENT = Check(
     "a student of a sweep, SWEEP/STUDENT", lambda value: "/" in value and network_name().accepts(value)
 )

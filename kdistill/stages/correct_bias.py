@@ -1,6 +1,4 @@
-"""`kdistill correct-bias`: a student, the same but for output biases with which classes are predicted as often as they
-should be.
-"""
+"""`kdistill correct-bias`: adjust the output biases of a student to the expected frequencies of the classes."""
 
 from __future__ import annotations
 

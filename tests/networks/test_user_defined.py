@@ -13,7 +13,7 @@ from dataclasses import asdict
 import h5py
 import numpy as np
 import pytest
-from helpers import Stops, write_npz
+from helpers import InterruptAfter, write_npz
 
 from kdistill import data
 from kdistill.backend import keras, tf
@@ -307,8 +307,8 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, model, dtype, changed):
     inputs = some_rows(rows, dtype)
     whole, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", model, inputs, rows[1], how, Stops(1))
-    counts = Stops(100)
+        train(tmp_path / "stopped", model, inputs, rows[1], how, InterruptAfter(1))
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", model, inputs, rows[1], how, counts)
     assert 100 - counts.left == 2, "it went on, and did not start over"
     assert weights(network) == weights(whole)

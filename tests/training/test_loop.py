@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from helpers import Stops
+from helpers import InterruptAfter
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
@@ -145,8 +145,8 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, how, after):
     whole, expected = train(tmp_path / "whole", rows, how)
     (tmp_path / "stopped").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", rows, how, reporter=Stops(after))
-    counts = Stops(100)
+        train(tmp_path / "stopped", rows, how, reporter=InterruptAfter(after))
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", rows, how, reporter=counts)
     assert 100 - counts.left == expected.epoch - after, "it went on, and did not start over"
     assert history(progress) == history(expected)
@@ -157,7 +157,7 @@ def test_goes_on_to_the_same_bits(tmp_path, rows, how, after):
 def test_another_number_of_threads_is_warned_of(tmp_path, rows, monkeypatch, capsys):
     """The bits of a sum depend on it, so a resumed run says what its epochs were computed with."""
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, rows, settings(epochs=2), reporter=Stops(1))
+        train(tmp_path, rows, settings(epochs=2), reporter=InterruptAfter(1))
     monkeypatch.setattr(training, "threads", lambda: 99)
     train(tmp_path, rows, settings(epochs=2), reporter=Reporter())
     warning = capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_more_epochs_go_on(tmp_path, rows):
     (tmp_path / "whole").mkdir()
     whole, _ = train(tmp_path / "whole", rows, settings(epochs=3))
     train(tmp_path, rows, settings(epochs=2))
-    counts = Stops(100)
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path, rows, settings(epochs=3), reporter=counts)
     assert (progress.epoch, counts.left) == (3, 99)
     assert same(weights(network), weights(whole))
@@ -196,7 +196,7 @@ def test_changed_setting_never_resumes(before, after):
 def test_starting_over_is_said(tmp_path, rows, capsys):
     """A checkpoint of other settings is not gone on from, and the user is told."""
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, rows, settings(epochs=3), reporter=Stops(1))
+        train(tmp_path, rows, settings(epochs=3), reporter=InterruptAfter(1))
     _, progress = train(tmp_path, rows, settings(epochs=1, seed=9), reporter=Reporter())
     assert progress.epoch == 1
     assert "starts over" in capsys.readouterr().out
