@@ -10,7 +10,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from helpers import QUICK
+from helpers import QUICK, README
 
 import kdistill
 from kdistill.backend import keras, tf
@@ -462,6 +462,19 @@ class Heard(Reporter):
 
     def warn(self, message):
         self.warnings.append(message)
+
+
+def test_logits_of_pytorch(run, tmp_path, digits):
+    """The README's lines for PyTorch, as they stand there, write a file that soften takes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    readme = README.read_text()
+    (lines,) = re.findall(r"^```python\n(with torch\.no_grad.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
+    names = {"torch": torch, "np": np, "kdistill": kdistill, "network": network, "x_train": digits.train.read()}
+    exec(lines, names)
+    assert run("soften", "--logits", "logits.npz", *DIGITS).code == 0
+    np.testing.assert_array_equal(stored(tmp_path / "workspace")[0], names["logits"].numpy())
 
 
 def pool(path, inputs, labels=None):
