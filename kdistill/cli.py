@@ -30,23 +30,9 @@ from kdistill.console import (
     watched,
 )
 from kdistill.errors import KdistillError, UsageError, first_line
-from kdistill.settings import Field, Settings, build, option, options_of
+from kdistill.settings import COMMANDS, Field, Settings, build, option, options_of
 from kdistill.workspace import Workspace
 
-COMMANDS: dict[str, type[Settings]] = {
-    "train-teacher": settings.TrainTeacher,
-    "soften": settings.Soften,
-    "train-student": settings.TrainStudent,
-    "sweep": settings.Sweep,
-    "promote": settings.Promote,
-    "plot": settings.Plot,
-    "evaluate": settings.Evaluate,
-    "export": settings.Export,
-    "correct-bias": settings.CorrectBias,
-    "status": settings.Status,
-    "verify": settings.Verify,
-    "run": settings.Run,
-}
 READ_ONLY = ("evaluate", "status", "verify")
 
 
