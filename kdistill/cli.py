@@ -167,6 +167,17 @@ for _name, _kind in COMMANDS.items():
     register(_name, _kind)
 
 
+@app.command()
+def guide(
+    topic: Annotated[str | None, typer.Argument(help="Topic. Without one, the topics are listed.")] = None,
+) -> None:
+    """Show a guide, e.g. `kdistill guide data`."""
+    from kdistill import guides
+
+    with _one_line_errors({"workspace": Session.workspace, "debug": False}):
+        guides.show(topic)
+
+
 @contextlib.contextmanager
 def _one_line_errors(values: Mapping[str, Any]) -> Iterator[None]:
     workspace, debug = Path(values["workspace"]), values["debug"]
