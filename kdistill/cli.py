@@ -22,23 +22,9 @@ from kdistill import __version__, settings
 from kdistill.console import Reporter, interrupts, printable, printable_lines
 from kdistill.console.native_stderr import keep_log, log_hint, report_death, silence_native_stderr
 from kdistill.errors import KdistillError, UsageError, first_line
-from kdistill.settings import Field, Settings, build, option, options_of
+from kdistill.settings import COMMANDS, Field, Settings, build, option, options_of
 from kdistill.workspace import Workspace
 
-COMMANDS: dict[str, type[Settings]] = {
-    "train-teacher": settings.TrainTeacher,
-    "soften": settings.Soften,
-    "train-student": settings.TrainStudent,
-    "sweep": settings.Sweep,
-    "promote": settings.Promote,
-    "plot": settings.Plot,
-    "evaluate": settings.Evaluate,
-    "export": settings.Export,
-    "correct-bias": settings.CorrectBias,
-    "status": settings.Status,
-    "verify": settings.Verify,
-    "run": settings.Run,
-}
 READ_ONLY = ("evaluate", "status", "verify")
 
 
@@ -171,6 +157,17 @@ def execute(name: str, kind: type[Settings], values: Mapping[str, Any]) -> None:
 
 for _name, _kind in COMMANDS.items():
     register(_name, _kind)
+
+
+@app.command()
+def guide(
+    topic: Annotated[str | None, typer.Argument(help="Topic. Without one, the topics are listed.")] = None,
+) -> None:
+    """Show a guide, e.g. `kdistill guide data`."""
+    from kdistill import guides
+
+    with _one_line_errors({"workspace": Session.workspace, "debug": False}):
+        guides.show(topic)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from kdistill import workspace
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.labels import category_names, class_numbers, class_warnings, refuse_regression
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
@@ -36,14 +35,14 @@ class Source:
         """Where the data is, for messages."""
         return self.reader.place
 
-    def identity(self) -> workspace.Input:
-        """Return the name of the data, and a digest of its bytes and of the options that it is read with."""
+    def digest(self) -> str:
+        """Return a digest of the data and of the options that it is read with."""
         digest = self.reader.digest()
         without_effect = (*self.reader.files, *self.reader.limits)
         given = self.reader.options.given()
         if options := sorted(item for item in given.items() if item[0] not in without_effect):
             digest = "sha256:" + hashlib.sha256(f"{digest} {options}".encode()).hexdigest()
-        return workspace.Input(self.name, digest)
+        return digest
 
     def load(self) -> Dataset:
         """Read and check the labels, and return a dataset whose inputs are read when needed.

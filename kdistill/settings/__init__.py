@@ -30,7 +30,23 @@ from kdistill.settings.options import (
 from kdistill.settings.shared import NEW_WEIGHTS
 from kdistill.settings.sweep import Promote, Sweep
 
+COMMANDS: dict[str, type[Settings]] = {
+    "train-teacher": TrainTeacher,
+    "soften": Soften,
+    "train-student": TrainStudent,
+    "sweep": Sweep,
+    "promote": Promote,
+    "plot": Plot,
+    "evaluate": Evaluate,
+    "export": Export,
+    "correct-bias": CorrectBias,
+    "status": Status,
+    "verify": Verify,
+    "run": Run,
+}
+
 __all__ = [
+    "COMMANDS",
     "DATA_FORMATS",
     "LOSSES",
     "MAX_PIXELS",

@@ -76,7 +76,7 @@ def align(
     if missing := int((rows < 0).sum()):
         raise KdistillError(
             f"{missing:,} of the {len(keys):,} {rows_name} are not in {soft.path}, which was made from "
-            f"{soft.manifest.inputs['dataset'].name}: {remedy or soft.remedy}"
+            f"{soft.manifest.require_input('dataset').name}: {remedy or soft.remedy}"
         )
     if labels is not None:
         sorted_names, sorted_labels = names[order], soft.labels[order]

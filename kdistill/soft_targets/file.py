@@ -35,7 +35,7 @@ from kdistill.evaluation import metrics
 from kdistill.settings import Objective, check_value
 from kdistill.soft_targets.storage import UNUSABLE, Logits, LogitStorage, check_usable
 from kdistill.soft_targets.transfer_sets import teacher_names
-from kdistill.workspace import FORMAT, Artifact, Manifest, commands, hdf5_manifest
+from kdistill.workspace import FORMAT, Artifact, Manifest, hdf5_manifest
 
 if TYPE_CHECKING:
     from kdistill.data.augmentation import Views
@@ -139,8 +139,7 @@ class SoftTargets:
         artifact.refuse_links()
         if not artifact.path.exists():
             return None
-        recovered = Manifest.recovered(hdf5_manifest.recovered_text(artifact.path), artifact.kind)
-        return cls(artifact.path, remedy=commands.remedy(artifact, recovered))
+        return cls(artifact.path, remedy=artifact.remedy)
 
     @property
     def digest(self) -> str:

@@ -11,10 +11,10 @@ from kdistill.workspace import Manifest
 
 def teacher_names(manifest: Manifest) -> list[str]:
     """Return the names or paths of the teachers, or the path of the file of precomputed logits."""
-    return [teacher.name for teacher in manifest.made_from("teacher", "logits").values()]
+    return [teacher.name for teacher in manifest.inputs_of("teacher", "logits")]
 
 
-def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str, Source]:
+def transfer_sources(manifest: Manifest, cache: Path | None = None) -> list[Source]:
     """Return the sources of the transfer sets.
 
     Args:
@@ -22,15 +22,14 @@ def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str,
         cache: directory for decoded rows.
 
     Returns:
-        The sources by their role in the manifest; empty if the transfer set is the training rows of the dataset.
+        The sources in order; none if the transfer set is the training rows of the dataset.
     """
-    inputs = manifest.made_from("transfer_set")
-    return {role: resolve(transfer_set.name, cache=cache) for role, transfer_set in inputs.items()}
+    return [resolve(transfer_set.name, cache=cache) for transfer_set in manifest.inputs_of("transfer_set")]
 
 
 def full_transfer_set(manifest: Manifest, dataset: Dataset, cache: Path | None = None) -> Split:
     """Return the rows of all transfer sets, before any selection by class or fraction."""
-    sources = transfer_sources(manifest, cache).values()
+    sources = transfer_sources(manifest, cache)
     return concatenate([source.load_transfer_set(dataset) for source in sources]) if sources else dataset.train
 
 

@@ -18,7 +18,7 @@ from kdistill.evaluation import metrics
 from kdistill.soft_targets.file import Content
 from kdistill.soft_targets.storage import LogitStorage
 from kdistill.soft_targets.transfer_sets import teacher_names
-from kdistill.workspace import FORMAT, Manifest, hdf5_manifest, recorded
+from kdistill.workspace import FORMAT, Manifest, hdf5_manifest
 from kdistill.workspace.resume_log import BlockLog
 
 CHUNK_BYTES = 1 << 20
@@ -70,18 +70,18 @@ def write(
                 datasets[name][start:end] = values
             content.add(block, logits)
             start = end
-        labelled = int((labels != NO_LABEL).sum())
-        results = {"rows": log.rows, "classes": storage.classes, "labelled": labelled, "correct": content.correct}
+        labeled = int((labels != NO_LABEL).sum())
+        results = {"rows": log.rows, "classes": storage.classes, "labeled": labeled, "correct": content.correct}
         outputs = {"content": content.digest()}
         seconds = time.perf_counter() - start_time
-        manifest = recorded(identity, outputs=outputs, results={**results, "teacher": teacher}, seconds=seconds)
+        manifest = identity.with_results(outputs=outputs, results={**results, "teacher": teacher}, seconds=seconds)
         attributes: dict[str, Any] = {
             "kdistill_format": FORMAT,
             "temperature": storage.temperature,
             "classes": storage.classes,
             "teacher": ", ".join(names),
-            "dataset": identity.inputs["dataset"].name,
-            "accuracy": content.correct / labelled if labelled else float("nan"),
+            "dataset": identity.require_input("dataset").name,
+            "accuracy": content.correct / labeled if labeled else float("nan"),
             "digest": content.digest(),
             hdf5_manifest.ATTRIBUTE: manifest.to_json(),
         }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.workspace import LOOSE, Artifact, Manifest, Workspace, staleness, unfinished
+from kdistill.stages.inputs import recorded_dataset, staleness
+from kdistill.workspace import Artifact, Manifest, Workspace, commands, unfinished
+from kdistill.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
@@ -36,9 +38,9 @@ def find_networks(
     """
     sweep = name.rpartition("/")[0]
     prefix = f"{sweep}/" if sweep else ""
-    networks = workspace.sweep_students(sweep) if sweep else workspace.students()
+    networks = workspace.sweep_students(sweep) if sweep else workspace.artifacts("student")
     if teachers and not sweep:
-        networks += workspace.teachers()
+        networks += workspace.artifacts("teacher")
     if matches := [network for network in networks if prefix + network.name == name]:
         return [workspace.student(name)] if sweep else matches
     role = "network" if teachers else "student"
@@ -49,9 +51,10 @@ def find_networks(
         raise KdistillError(f"{workspace.root} has no {missing}: {remedy}")
     names = [prefix + network.name for network in networks]
     available = ", ".join(names[:LISTED_NAMES]) + ", ..." * (len(names) > LISTED_NAMES)
+    example: dict[str, Any] = {option: names[0]}
     raise KdistillError(
         f"there is no {role} {name!r} in {workspace.root} (available: {available}): "
-        f"{workspace.command(command)} --{option} {names[0]}"
+        f"{commands.command(workspace.root, command, **example)}"
     )
 
 
@@ -64,14 +67,16 @@ def select_networks(workspace: Workspace, names: Sequence[str], command: str) ->
     if names:
         networks = [network for name in names for network in find_networks(workspace, name, command)]
         return sorted(dict.fromkeys(networks), key=lambda network: network.kind != "teacher")
-    if networks := [*workspace.teachers(), *workspace.students()]:
+    if networks := workspace.artifacts("teacher", "student"):
         return networks
-    raise KdistillError(f"{workspace.root} has no networks to {command}: {workspace.command('train-teacher')}")
+    raise KdistillError(
+        f"{workspace.root} has no networks to {command}: {commands.command(workspace.root, 'train-teacher')}"
+    )
 
 
-def warn_if_stale(look: staleness.Look, artifact: Artifact, manifest: Manifest, reporter: Reporter) -> None:
+def warn_if_stale(look: Staleness, artifact: Artifact, manifest: Manifest, reporter: Reporter) -> None:
     """Warn of each reason why an artifact is stale, with the command that makes it again."""
-    for reason in look.stale(manifest):
+    for reason in look.reasons(manifest):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(manifest)}")
 
 
@@ -90,9 +95,9 @@ def open_network(
         KdistillError: If the network is missing or damaged, or if the dataset has changed.
     """
     manifest = network.require()
-    source = staleness.source(manifest.inputs["dataset"], dataset, network)
-    available = {manifest.inputs["dataset"].digest} if dataset else ()
-    warn_if_stale(staleness.Look(workspace, available), network, manifest, reporter)
+    made_from = manifest.require_input("dataset")
+    source = recorded_dataset(made_from, dataset, network)
+    warn_if_stale(staleness(workspace, {made_from.digest} if dataset else ()), network, manifest, reporter)
     return manifest, source
 
 
@@ -143,13 +148,13 @@ def reason_to_run(
 
             write_events(artifact, events)
     elif not force:
-        unfinished.protect(artifact, identity)
+        unfinished.protect(artifact, identity, staleness(Workspace(artifact.root)))
     return reason
 
 
 def announce_rerun(artifact: Artifact, reason: str, reporter: Reporter) -> None:
     """Print why an existing artifact is re-run. Stages call this after every check that could refuse the work."""
-    if artifact.path.exists() and artifact.kind not in LOOSE:
+    if artifact.path.exists() and not artifact.record.shared:
         reporter.say(f"Re-running {artifact.place}: {reason}")
 
 

@@ -35,7 +35,7 @@ class CorrectBiasResult(Result):
         results = self.manifest.results
         names = ("inputs", "classes", "test_rows", "student_test_errors", "test_errors")
         return {
-            "student": self.manifest.inputs["student"].name,
+            "student": self.manifest.require_input("student").name,
             "corrected": self.artifact.name,
             "path": str(self.artifact.path),
             "frequencies": self.manifest.settings["frequencies"],
@@ -54,7 +54,7 @@ class CorrectBiasResult(Result):
         ]
         only = f"; only the {len(shown)} largest shifts of {len(classes):,}" if len(shown) < len(classes) else ""
         reporter.table(
-            f"{self.manifest.inputs['student'].name}: predictions on {results['inputs']:,} inputs",
+            f"{self.manifest.require_input('student').name}: predictions on {results['inputs']:,} inputs",
             ("class", "wanted", "before", "after", "shift"),
             rows,
             note=f"shift: added to the output bias of the class, in logits{only}",
@@ -88,8 +88,8 @@ def run(
     """
     (student,) = common.find_networks(workspace, settings.student, "correct-bias", option="student", teachers=False)
     trained, source = common.open_network(workspace, student, settings.dataset, reporter)
-    if "student" in trained.inputs:
-        origin = trained.inputs["student"].name
+    if corrected := trained.input("student"):
+        origin = corrected.name
         remedy = workspace.corrected(CorrectBias(student=origin)).command
         raise KdistillError(f"{student} is a corrected student: correct the one that it was made from, {remedy}")
     pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
@@ -98,11 +98,11 @@ def run(
     identity = Manifest(
         kind="student",
         settings={**trained.settings, "frequencies": settings.frequencies},
-        inputs={
-            "dataset": source.identity(),
-            "student": Input(student.name, trained.outputs["saved_model"]),
-            **({"inputs": pool.identity()} if pool else {}),
-        },
+        inputs=(
+            Input("dataset", source.name, source.digest()),
+            Input("student", student.name, trained.outputs["saved_model"]),
+            *([Input("inputs", pool.name, pool.digest())] if pool else []),
+        ),
     )
     reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
     if reason is None:
@@ -166,7 +166,7 @@ def _refuse_trained(artifact: Artifact) -> None:
         manifest = artifact.manifest()
     except KdistillError:  # A damaged student is replaced.
         return
-    if manifest and "student" not in manifest.inputs:
+    if manifest and manifest.input("student") is None:
         raise KdistillError(f"{artifact} is a trained student, which is never replaced: pass another --name")
 
 

@@ -38,11 +38,11 @@ def dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     """Draw the inputs of some rows, with their probabilities at T = 1 and at the temperature of the file."""
     from kdistill.evaluation import figures
 
-    made_from = soft.manifest.inputs["dataset"]
+    made_from = soft.manifest.require_input("dataset")
     dataset = data.resolve(made_from.name, cache=workspace.cache).load()
     rows = transfer_set(soft.manifest, dataset, workspace.cache)
     columns = dataset.preprocessing.get("table", {}).get("inputs", ())
-    sources = [source.name for source in transfer_sources(soft.manifest).values()] or [made_from.name]
+    sources = [source.name for source in transfer_sources(soft.manifest)] or [made_from.name]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of "
         f"{' + '.join(map(data.short_name, teacher_names(soft.manifest)))}, the label's bar in orange. One row per class: "

@@ -13,8 +13,9 @@ from kdistill.errors import KdistillError
 from kdistill.settings import NAME, Evaluate
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import select_networks, warn_if_stale
+from kdistill.stages.inputs import recorded_dataset, staleness
 from kdistill.stages.measurement import Measurement, NetworkToMeasure, measure
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, staleness
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
     networks = select_networks(workspace, settings.networks, "evaluate")
     manifests = {network: network.require("saved_model") for network in networks}
     groups, available = _group_by_dataset(manifests, settings.data)
-    look = staleness.Look(workspace, available)
+    look = staleness(workspace, available)
     for artifact, manifest in manifests.items():
         warn_if_stale(look, artifact, manifest, reporter)
     measurements: list[Measurement] = []
@@ -117,12 +118,12 @@ def _group_by_dataset(
     replaced: set[str] = set()
     groups: dict[str, dict[Artifact, Manifest]] = {}
     for artifact, manifest in manifests.items():
-        made_from = manifest.inputs["dataset"]
+        made_from = manifest.require_input("dataset")
         if made_from not in names:
             names[made_from] = made_from.name
             if dataset is not None:
                 try:
-                    names[made_from] = staleness.source(made_from, dataset, artifact).name
+                    names[made_from] = recorded_dataset(made_from, dataset, artifact).name
                     replaced.add(made_from.digest)
                 except KdistillError as error:
                     mismatches.append(error)
@@ -163,18 +164,19 @@ class _Plan:
 
     def _teacher(self, manifest: Manifest) -> NetworkToMeasure | None:
         """Return the teacher of a student if it is unchanged since it made the student's soft targets."""
-        if corrected := manifest.inputs.get("student"):  # its teacher is that of the student before the correction
+        if corrected := manifest.input("student"):  # its teacher is that of the student before the correction
             student = self._workspace.student(corrected.name).manifest()
             if student is None or student.outputs["saved_model"] != corrected.digest:
                 return None
             manifest = student
         name = manifest.results.get("teacher")
-        if not name or "soft_targets" not in manifest.inputs:
+        soft_targets = manifest.input("soft_targets")
+        if not name or soft_targets is None:
             return None
         if NAME.fullmatch(name):
             return self._teacher_in_workspace(self._workspace.teacher(name), manifest)
-        soft = self._open(manifest.inputs["soft_targets"].name)
-        if soft is None or soft.digest != manifest.inputs["soft_targets"].digest:
+        soft = self._open(soft_targets.name)
+        if soft is None or soft.digest != soft_targets.digest:
             return None
         if name not in self._entries:
             members = " + ".join(Path(member).name for member in name.split(", "))
@@ -185,7 +187,7 @@ class _Plan:
     def _teacher_in_workspace(self, teacher: Artifact, student: Manifest) -> NetworkToMeasure | None:
         """Return a teacher of the student's dataset. If it is not to be measured, it is added, but not listed."""
         manifest = self._manifests.get(teacher) or (teacher.path.exists() and teacher.require("saved_model"))
-        if not manifest or manifest.inputs["dataset"].digest != student.inputs["dataset"].digest:
+        if not manifest or manifest.require_input("dataset").digest != student.require_input("dataset").digest:
             return None
         if str(teacher) not in self._entries:
             self._entries[str(teacher)] = NetworkToMeasure(

@@ -45,7 +45,7 @@ class ExportResult(Result):
     def show(self, reporter: Reporter) -> None:
         """Print a row for the SavedModel and one for the exported network."""
         results, settings = self.manifest.results, self.manifest.settings
-        network = next(made_from.name for role, made_from in self.manifest.inputs.items() if role != "dataset")
+        network = self.manifest.inputs_of("student", "teacher")[0].name
         quantized = "" if settings["quantize"] == "none" else f" {settings['quantize']}"
         rows = [
             (
@@ -87,7 +87,10 @@ def run(
     identity = Manifest(
         kind="export",
         settings={"format": settings.format, "quantize": settings.quantize, **recorded},
-        inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
+        inputs=(
+            Input("dataset", source.name, source.digest()),
+            Input(network.kind, network.name, trained.outputs["saved_model"]),
+        ),
     )
     reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
     if reason is None:

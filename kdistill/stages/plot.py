@@ -12,9 +12,10 @@ from kdistill.settings import Plot
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import reason_to_run, select_networks, warn_if_stale
 from kdistill.stages.dark_knowledge import dark_knowledge
+from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.training import history
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, staleness
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands
 
 if TYPE_CHECKING:
     from kdistill.evaluation.figures import Curve
@@ -32,15 +33,15 @@ def run(
         KdistillError: If there is no network to draw, or a named one is missing.
     """
     networks = _select_trained(workspace, settings, reporter)
-    inputs: dict[str, Input] = {}
-    look = staleness.Look(workspace)
+    inputs: list[Input] = []
+    look = staleness(workspace)
     for network, manifest in networks.items():
         warn_if_stale(look, network, manifest, reporter)
-        inputs[f"{network.kind} {network.name}"] = Input(network.name, manifest.outputs["history.csv"])
+        inputs.append(Input(network.kind, network.name, manifest.outputs["history.csv"], len(inputs) + 1))
     soft = _open_soft_targets(workspace, settings.soft_targets)
     if soft:
-        inputs["soft_targets"] = Input(settings.soft_targets, soft.digest)
-    identity = Manifest(kind="plots", settings={"format": sorted(set(settings.formats))}, inputs=inputs)
+        inputs.append(Input("soft_targets", settings.soft_targets, soft.digest))
+    identity = Manifest(kind="plots", settings={"format": sorted(set(settings.formats))}, inputs=tuple(inputs))
     artifact = workspace.plots
     if reason_to_run(artifact, identity, force=force, reporter=reporter) is None:
         return Result(artifact, artifact.require())
@@ -48,7 +49,7 @@ def run(
     from kdistill.evaluation import figures
 
     start = time.perf_counter()
-    datasets = dict.fromkeys(manifest.inputs["dataset"].name for manifest in networks.values())
+    datasets = dict.fromkeys(manifest.require_input("dataset").name for manifest in networks.values())
     title = ", ".join(map(data.short_name, datasets))
     pictures = {"learning-curves": figures.learning_curves([_curve(network) for network in networks], title)}
     if soft:
@@ -57,7 +58,7 @@ def run(
         for name, picture in pictures.items():
             for file_format in settings.formats:
                 figures.save(picture, staging.path / f"{name}.{file_format}")
-        manifest = staging.commit_loose(identity, results={}, seconds=time.perf_counter() - start)
+        manifest = staging.commit(identity, results={}, seconds=time.perf_counter() - start)
     files = ", ".join(str(artifact.path / name) for name in manifest.outputs)
     reporter.say(f"Wrote {files} in {manifest.seconds:.1f} s")
     if not soft:
@@ -75,8 +76,8 @@ def _select_trained(workspace: Workspace, settings: Plot, reporter: Reporter) ->
     corrected = [network for network in networks if network not in trained]
     why = "has no learning curve, since only its biases were changed"
     if not trained:
-        original = manifests[corrected[0]].inputs["student"].name
-        raise KdistillError(f"{corrected[0]} {why}: {workspace.command('plot')} --network {original}")
+        original = manifests[corrected[0]].require_input("student").name
+        raise KdistillError(f"{corrected[0]} {why}: {commands.command(workspace.root, 'plot', network=[original])}")
     if settings.networks:
         for network in corrected:
             reporter.say(f"Skipping {network}: it {why}")

@@ -9,7 +9,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Promote
 from kdistill.stages.common import find_networks
 from kdistill.stages.result import Result
-from kdistill.workspace import Workspace, digest, exchange, flush
+from kdistill.workspace import Workspace, commands, digest, exchange, flush
 
 
 def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporter: Reporter = Reporter()) -> Result:
@@ -34,9 +34,9 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
         if artifact.manifest() != manifest:
             raise KdistillError(
                 f"{artifact} is another student: pass another --name, or replace it with "
-                f"{workspace.command('promote')} --student {settings.student} --name {artifact.name} --force"
+                f"{commands.command(workspace.root, 'promote', student=settings.student, name=artifact.name)} --force"
             )
-        if artifact.broken(manifest) is None:
+        if artifact.damage(manifest) is None:
             reporter.say(f"Up to date: {artifact.place}")
             return Result(artifact, manifest)
     with artifact.writing() as staging:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
@@ -15,11 +17,12 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
+from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size, staleness
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
+from kdistill.workspace.kinds import BLOCKS
 from kdistill.workspace.resume_log import BlockLog
-from kdistill.workspace.unfinished import BLOCKS
 
 EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input")
 MIN_TIMES_CHANCE = 2.0  # below this many times the accuracy of guessing, there is a warning
@@ -40,7 +43,7 @@ def run(
     members = [teachers.find_teacher(workspace, name) for name in requested]
     option = "dataset" if settings.data else None
     source = data.resolve(settings.data or _dataset_of(members), option=option, cache=workspace.cache)
-    look = staleness.Look(workspace, {source.identity().digest} if settings.data else ())
+    look = staleness(workspace, {source.digest()} if settings.data else ())
     for member in members:
         if member.artifact and member.manifest:
             warn_if_stale(look, member.artifact, member.manifest, reporter)
@@ -48,7 +51,7 @@ def run(
     artifact, identity = workspace.soft_targets(settings.name), _identity(settings, members, source, external=external)
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, out_of_date=_out_of_date)
     if reason is None:
-        return Result(artifact, staleness.manifest_of(artifact) or identity)
+        return Result(artifact, artifact.manifest() or identity)
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(
@@ -65,7 +68,9 @@ def run(
     start = time.perf_counter()
     teacher: Ensemble | PrecomputedLogits
     if settings.logits:
-        teacher = logits = teachers.read_logits(Path(identity.inputs["logits"].name), settings, dataset, full, mask)
+        teacher = logits = teachers.read_logits(
+            Path(identity.require_input("logits").name), settings, dataset, full, mask
+        )
         reporter.say(logits.order)
     else:
         teacher = teachers.load_ensemble(members, settings, dataset, rows)
@@ -75,37 +80,53 @@ def run(
     if len(members) == 1 and members[0].manifest:
         architecture = {name: members[0].manifest.results[name] for name in architecture}
     storage = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
-    with artifact.writing(keep=BLOCKS) as staging:
+    manifest = _write(artifact, identity, teacher, rows, storage, settings.batch_size, architecture, start, reporter)
+    _report(artifact, manifest, settings, dataset, reporter)
+    if external:
+        _warn_if_trained_on(manifest, rows, dataset, reporter)
+    reporter.say(f"Next: {commands.after_soften(workspace.root, settings.name, manifest.results)}")
+    return Result(artifact, manifest)
+
+
+def _write(
+    artifact: Artifact,
+    identity: Manifest,
+    teacher: Ensemble | PrecomputedLogits,
+    rows: Split,
+    storage: LogitStorage,
+    batch_size: int,
+    architecture: Mapping[str, Any],
+    start_time: float,
+    reporter: Reporter,
+) -> Manifest:
+    """Fill the log with logits, and write the file from it."""
+    with artifact.writing() as staging:
         log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **storage.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
             names = " + ".join(soft_targets.teacher_names(identity))
-            _fill_log(log, teacher, rows, storage, settings.batch_size, names, reporter)
+            _fill_log(log, teacher, rows, storage, batch_size, names, reporter)
             manifest = soft_targets.write(
                 file,
                 log,
                 identity,
                 rows.labels,
                 storage,
-                start_time=start,
+                start_time=start_time,
                 teacher={**architecture, "probabilities": list(teacher.probabilities)},
             )
-        except KdistillError:  # The same command would fail again, so it must not resume from the log.
+        except KdistillError:  # the same command would fail again, so it must not resume from the log
             log.path.unlink()
             raise
         finally:
             log.close()
         staging.commit_file(file)
-    _report(artifact, manifest, settings, dataset, reporter)
-    if external:
-        _warn_if_trained_on(manifest, rows, dataset, reporter)
-    reporter.say(f"Next: {commands.next_student(workspace.root, settings.name, manifest.results)}")
-    return Result(artifact, manifest)
+    return manifest
 
 
 def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
     """Return the name of the dataset that all teachers were trained on."""
-    names = list(dict.fromkeys(member.manifest.inputs["dataset"].name for member in members if member.manifest))
+    names = list(dict.fromkeys(member.manifest.require_input("dataset").name for member in members if member.manifest))
     if not names:
         raise UsageError("--dataset is missing: an external teacher has no record of its dataset")
     if len(names) > 1:
@@ -116,11 +137,11 @@ def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
 
 
 def _identity(settings: Soften, members: Sequence[UnloadedTeacher], source: Source, *, external: bool) -> Manifest:
-    inputs = {"dataset": source.identity()}
-    for number, name in enumerate(settings.transfer_data, 1):
-        inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
-    for number, member in enumerate(members, 1):
-        inputs["teacher" if number == 1 else f"teacher {number}"] = member.identity
+    inputs = [Input("dataset", source.name, source.digest())]
+    for index, name in enumerate(settings.transfer_data, 1):
+        transfer_set = data.resolve(name, option="transfer-set")
+        inputs.append(Input("transfer_set", transfer_set.name, transfer_set.digest(), index))
+    inputs += [replace(member.identity, index=index) for index, member in enumerate(members, 1)]
     if settings.logits:
         path = Path(settings.logits).expanduser().absolute()
         if not path.exists():
@@ -129,14 +150,14 @@ def _identity(settings: Soften, members: Sequence[UnloadedTeacher], source: Sour
             raise KdistillError(
                 f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
             )
-        inputs["logits"] = Input(str(path), digest(path))
+        inputs.append(Input("logits", str(path), digest(path)))
     recorded = settings.recorded()
     recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
     if not external:  # These options have no effect on teachers of the workspace.
         recorded |= {name: getattr(Soften, name) for name in EXTERNAL_OPTIONS}
     if len(members) < 2:
         recorded["mean"] = None
-    return Manifest(kind="soft targets", settings=recorded, inputs=inputs)
+    return Manifest(kind="soft targets", settings=recorded, inputs=tuple(inputs))
 
 
 def _out_of_date(artifact: Artifact, identity: Manifest) -> str | None:
@@ -148,7 +169,7 @@ def _out_of_date(artifact: Artifact, identity: Manifest) -> str | None:
             raise
         return str(error)
     if soft is None:
-        return "not there yet"
+        return "it does not exist"
     return "; ".join(soft.manifest.differences(identity)) or None
 
 
@@ -160,7 +181,7 @@ def _describe(
         if is_probabilities:
             reporter.say(f"{name} returns probabilities: their logarithms are used as logits")
     views = f"{settings['views']} views ({settings['augment']}) of " if settings["views"] else ""
-    transfer_sets = " + ".join(made_from.name for made_from in identity.made_from("transfer_set").values())
+    transfer_sets = " + ".join(each.name for each in identity.inputs_of("transfer_set"))
     labeled = f" ({rows.labeled_rows:,} labeled)" if rows.labeled_rows < len(rows) else ""
     mean = f" ({settings['mean']} mean)" if len(names) > 1 else ""
     reporter.say(
@@ -195,7 +216,7 @@ def _fill_log(
 
 
 def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
-    rows, labeled, correct = (manifest.results[name] for name in ("rows", "labelled", "correct"))
+    rows, labeled, correct = (manifest.results[name] for name in ("rows", "labeled", "correct"))
     of_labeled = f"{labeled:,} labeled rows" if labeled < rows else f"{rows:,}"
     accuracy = f"; teacher correct on {correct:,} of {of_labeled} ({correct / labeled:.2%})" if labeled else ""
     reporter.say(
@@ -216,13 +237,13 @@ def _warn_if_trained_on(manifest: Manifest, rows: Split, dataset: Dataset, repor
     A teacher of the workspace is not suspect: its logits, unlike rounded probabilities, differ between wrong classes.
     """
     results = manifest.results
-    if not results["labelled"] or results["correct"] < results["labelled"]:
+    if not results["labeled"] or results["correct"] < results["labeled"]:
         return
     labeled = rows.select(rows.labels != NO_LABEL)
-    if manifest.made_from("transfer_set") and not (positions(labeled.keys(), dataset.train.keys()) >= 0).any():
+    if manifest.inputs_of("transfer_set") and not (positions(labeled.keys(), dataset.train.keys()) >= 0).any():
         return
     reporter.warn(
-        f"the teacher is correct on all {results['labelled']:,} labeled rows, so it was probably trained on them, and its "
+        f"the teacher is correct on all {results['labeled']:,} labeled rows, so it was probably trained on them, and its "
         "logits add little to the labels: use out-of-fold logits (cross-validated predictions), or rows that it was not "
         "trained on (--transfer-set DATA)"
     )

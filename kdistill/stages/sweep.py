@@ -15,9 +15,11 @@ from kdistill.evaluation.sweeps import Row, Summary
 from kdistill.settings import Sweep
 from kdistill.stages import sweep_report
 from kdistill.stages.common import reason_to_run
+from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.stages.sweep_students import SweepPlan, SweepStudent, measure_controls
 from kdistill.workspace import Workspace, unfinished
+from kdistill.workspace.kinds import SWEEP
 
 TABLE, SUMMARY, PICTURE = "table.csv", "summary.json", "errors.png"
 
@@ -57,11 +59,12 @@ def run(
         if rows := plan.finished_rows(identity, TABLE):
             reason_to_run(artifact, identity, force=False, reporter=reporter)  # prints that there is none
             return SweepResult(artifact, artifact.require(), sweeps.summarize(rows))
+        look = staleness(workspace)
         for student in plan.grid_students():
-            unfinished.protect(student.artifact, student.identity)
+            unfinished.protect(student.artifact, student.identity, look)
 
     start = time.perf_counter()
-    with artifact.writing(keep=unfinished.SWEEP) as staging:
+    with artifact.writing() as staging:
         students: list[SweepStudent] = []
         rows = []
         unfinished.write_sweep(staging.path, identity, 0, plan.total)
@@ -76,8 +79,8 @@ def run(
         text = json.dumps([asdict(summary) for summary in summaries], indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
         sweep_report.draw(summaries, settings, staging.path / PICTURE, _title(plan, rows))
-        (staging.path / unfinished.SWEEP).unlink()
-        manifest = staging.commit_loose(
+        (staging.path / SWEEP).unlink()
+        manifest = staging.commit(
             identity, results={"students": plan.digests(students)}, seconds=time.perf_counter() - start
         )
     reporter.say(f"Wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE} in {time.perf_counter() - start:.1f} s")

@@ -17,8 +17,9 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.sweeps import Row, Setting
 from kdistill.settings import Sweep, TrainStudent
+from kdistill.stages.inputs import staleness
+from kdistill.stages.student_inputs import StudentInputs
 from kdistill.training import history
-from kdistill.training.student_inputs import StudentInputs
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
@@ -105,15 +106,14 @@ class SweepPlan:
         hard = [setting for setting in self.grid() if setting.kind == sweeps.HARD]
         distilled = next(setting for setting in self.grid() if setting.kind != sweeps.HARD)
         shared = self.inputs.identity(distilled.student).inputs
-        inputs = {role: made_from for role, made_from in shared.items() if role not in ("model", "weights")}
-        for number, setting in enumerate(hard, 1):
-            files = self.inputs.model(setting.student).inputs()
-            inputs |= {f"{role} {number}": made_from for role, made_from in files.items()}
+        inputs = [made_from for made_from in shared if made_from.kind not in ("model", "weights")]
+        for index, setting in enumerate(hard, 1):
+            inputs += self.inputs.model(setting.student).inputs(index)
         if self.other:
             assert self.other.soft is not None
-            inputs["other_soft_targets"] = Input(str(self.settings.other_soft_targets), self.other.soft.digest)
+            inputs.append(Input("other_soft_targets", str(self.settings.other_soft_targets), self.other.soft.digest))
         settings = self.settings.recorded() | {"model": [name for name, _ in self.models]}
-        return Manifest(kind="sweep", settings=settings, inputs=inputs)
+        return Manifest(kind="sweep", settings=settings, inputs=tuple(inputs))
 
     def grid(self) -> list[Setting]:
         """Return all settings except controls."""
@@ -188,7 +188,7 @@ class SweepPlan:
         rerun = f"; re-run: {reason}" if reason and artifact.path.exists() else ""
         if reason:
             if not force:
-                unfinished.protect(artifact, student.identity)
+                unfinished.protect(artifact, student.identity, staleness(self.workspace))
             warning = student.inputs.temperature_warning(student.settings)
             if warning and warning not in self.warned:
                 self.warned.add(warning)

@@ -6,7 +6,7 @@ from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
 from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
-from kdistill.training.student_inputs import StudentInputs
+from kdistill.stages.student_inputs import StudentInputs
 from kdistill.workspace import Workspace, commands
 
 
@@ -36,6 +36,6 @@ def run(
     if warning := inputs.temperature_warning(settings):
         reporter.warn(warning)
     manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
-    next_plot = commands.next_plot(workspace.root, settings.soft_targets)
-    reporter.say(f"Next: {next_plot}, {workspace.command('evaluate')}")
+    next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
+    reporter.say(f"Next: {next_plot}, {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)

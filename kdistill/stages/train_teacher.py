@@ -8,7 +8,7 @@ from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
-from kdistill.workspace import Manifest, Workspace, commands
+from kdistill.workspace import Input, Manifest, Workspace, commands
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     identity = Manifest(
         kind="teacher",
         settings=settings.recorded() | model.settings(),
-        inputs={"dataset": source.identity(), **model.inputs()},
+        inputs=(Input("dataset", source.name, source.digest()), *model.inputs()),
     )
     events = workspace.events(artifact) if settings.tensorboard else None
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
@@ -56,5 +56,5 @@ def run(
         events=events,
         show_layers=True,
     )
-    reporter.say(f"Next: {commands.next_soften(workspace.root, settings.name)}")
+    reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name)}")
     return Result(artifact, manifest)

@@ -49,10 +49,10 @@ def find_teacher(place: Workspace, name: str) -> UnloadedTeacher:
         artifact = place.teacher(name)
         if artifact.path.exists():
             manifest = artifact.require()
-            identity = Input(name, manifest.outputs["saved_model"])
+            identity = Input("teacher", name, manifest.outputs["saved_model"])
             return UnloadedTeacher(identity, artifact.path / "saved_model", artifact, manifest)
         if not path.exists() and path.suffix != ".keras":
-            names = ", ".join(teacher.name for teacher in place.teachers()) or "none"
+            names = ", ".join(teacher.name for teacher in place.artifacts("teacher")) or "none"
             raise KdistillError(f"there is no {artifact} in {place.root} (teachers: {names}): {artifact.command}")
     if not path.exists():
         raise KdistillError(
@@ -62,7 +62,7 @@ def find_teacher(place: Workspace, name: str) -> UnloadedTeacher:
         raise KdistillError(f"--teacher {name} is not a regular file (expected a .keras file)")
     if path.suffix != ".keras" and not (path / "saved_model.pb").exists():
         raise KdistillError(f"--teacher {name} {_not_a_network(name)}")
-    return UnloadedTeacher(Input(str(path), digest(path)), path)
+    return UnloadedTeacher(Input("teacher", str(path), digest(path)), path)
 
 
 def _not_a_network(name: str) -> str:
@@ -118,13 +118,13 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
     Returns:
         The teachers; None if they have changed, are not networks, or their zero probabilities were treated differently.
     """
-    inputs = list(manifest.made_from("teacher").values())
+    inputs = manifest.inputs_of("teacher")
     settings, probabilities = manifest.settings, manifest.results["teacher"]["probabilities"]
     if not inputs or (any(probabilities) and settings.get("zero_mass") != ZERO_MASS):
         return None
     try:
         teachers = [find_teacher(place, teacher.name) for teacher in inputs]
-        if [teacher.identity for teacher in teachers] != inputs:
+        if [teacher.identity.digest for teacher in teachers] != [recorded.digest for recorded in inputs]:
             return None
         how = settings["signature"], settings["output"], settings["teacher_input"]
         members = [teacher.load(*how) for teacher in teachers]

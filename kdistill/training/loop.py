@@ -147,11 +147,11 @@ def _train_epoch(
             step += steps
             advance(steps)
     loss, hard, soft, correct = sums.tolist()
-    rows, labelled = len(feed.rows), feed.rows.split.labeled_rows or math.nan
+    rows, labeled = len(feed.rows), feed.rows.split.labeled_rows or math.nan
     return {
         "train_loss": loss / rows,
-        "train_accuracy": correct / labelled,
-        "hard_loss": hard / labelled,
+        "train_accuracy": correct / labeled,
+        "hard_loss": hard / labeled,
         "soft_loss": soft / rows if feed.rows.teacher else math.nan,
     }
 

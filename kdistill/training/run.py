@@ -22,7 +22,8 @@ from kdistill.training.loop import Trainers, train
 from kdistill.training.tensorboard import EventFiles
 from kdistill.training.training_rows import TrainingRows, hold_out
 from kdistill.workspace import Artifact, Manifest, size
-from kdistill.workspace.unfinished import CHECKPOINT, continues
+from kdistill.workspace.kinds import CHECKPOINT
+from kdistill.workspace.unfinished import continues
 
 Compiled = dict[tuple[Any, ...], Trainers]  # by architecture
 
@@ -99,7 +100,7 @@ def train_network(
 
     architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
     trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
-    with artifact.writing(keep=CHECKPOINT) as staging:
+    with artifact.writing() as staging:
         checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
         if not checkpoint.path.exists() and _needs_only_more_epochs(artifact, identity):
             shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)
@@ -129,7 +130,7 @@ def train_network(
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch or progress.epoch,
             "training_rows": len(rows),
-            "labelled_rows": rows.split.labeled_rows,
+            "labeled_rows": rows.split.labeled_rows,
             "held_out": held_out_name,
             "held_out_rows": len(held_out),
             "test_rows": test_rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,18 @@ def manifest_text(file: Any) -> str | bytes:
     return text
 
 
-def recovered_text(path: Path) -> str | bytes:
-    """Return the text of the manifest in an HDF5 file that may be damaged, "" if it cannot be read or is a link."""
+def read(path: Path) -> str | bytes:
+    """Return the text of the manifest in an HDF5 file.
+
+    Raises:
+        OSError: if the file is damaged or has no manifest.
+    """
     import h5py
 
-    with contextlib.suppress(*DAMAGED):
-        if not path.is_symlink():
-            with h5py.File(path, "r", locking=False) as file:
-                return manifest_text(file)
-    return ""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return manifest_text(file)
+    except PermissionError:
+        raise
+    except DAMAGED as error:
+        raise OSError(f"{path} has no readable manifest") from error

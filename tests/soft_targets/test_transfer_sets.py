@@ -37,7 +37,7 @@ def test_unlabelled_transfer_set(run, workspace, digits):
     results = json.loads((workspace / "students/student/manifest.json").read_text())["results"]
     held_out = validation_rows(digits.train.keys(), 0.2, 0).sum()
     assert mentions(outcome.out, 30 + held_out, "digits")
-    assert (results["training_rows"], results["labelled_rows"]) == (2 * 1437 - held_out, 0)
+    assert (results["training_rows"], results["labeled_rows"]) == (2 * 1437 - held_out, 0)
     first = history(workspace)
     assert first["train_accuracy"] == first["hard_loss"] == ""
     assert float(first["train_loss"]) == pytest.approx(float(first["soft_loss"]), rel=1e-6)
@@ -45,11 +45,11 @@ def test_unlabelled_transfer_set(run, workspace, digits):
     assert run("plot").code == run("verify").code == run("evaluate").code == 0
     assert run(*command).up_to_date
     rows = transfer_set(SoftTargets("workspace/soft-targets/soft-targets.h5").manifest, digits)
-    assert (len(rows), rows.labelled) == (2 * 1437 + 30, 0)
+    assert (len(rows), rows.labeled) == (2 * 1437 + 30, 0)
 
 
 def test_labelled_and_unlabelled_transfer_sets(run, workspace, digits):
-    """The hard part of the loss counts labelled rows only; a transfer set that changes makes the soft targets stale."""
+    """The hard part of the loss counts labeled rows only; a transfer set that changes makes the soft targets stale."""
     inputs, labels = digits.train.read(), digits.train.labels
     np.savez("some.npz", x_train=inputs[:400], y_train=labels[:400])
     np.savez("pool.npz", x_train=np.roll(inputs, 1, axis=2))

@@ -155,8 +155,8 @@ def test_labels_are_compared(run, digits, tmp_path, names):
     outcome = run("soften", "--logits", "right.npz", *options)
     assert outcome.code == 0, outcome.err
     assert "np.savez" not in outcome.out
-    np.savez("unlabelled.npz", x_train=inputs)
-    outcome = run("soften", "--logits", "right.npz", *DIGITS, "--transfer-set", "unlabelled.npz", "--name", "b")
+    np.savez("unlabeled.npz", x_train=inputs)
+    outcome = run("soften", "--logits", "right.npz", *DIGITS, "--transfer-set", "unlabeled.npz", "--name", "b")
     assert "np.savez" in outcome.out
 
 

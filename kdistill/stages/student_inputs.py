@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
+from kdistill.stages.inputs import staleness
 from kdistill.training.training_rows import TrainingRows
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, staleness
+from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
     from kdistill.training.run import Compiled
@@ -57,7 +58,7 @@ class StudentInputs:
         if settings.data is not None:
             source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
         if settings.objective.alpha < 1:
-            digests = (source.identity().digest,) if source else ()
+            digests = (source.digest(),) if source else ()
             soft = _open_soft_targets(workspace, settings.soft_targets, reporter, digests)
         if source is None or settings.model is None:
             teacher_dataset, model = _from_teacher(workspace, soft, settings.soft_targets)
@@ -102,14 +103,14 @@ class StudentInputs:
     def identity(self, settings: TrainStudent) -> Manifest:
         """Return the manifest of a student before it is trained: its settings and inputs."""
         soft, model = self._soft_for(settings), self.model(settings)
-        inputs = {"dataset": self._dataset_identity, **model.inputs()}
+        inputs = [self._dataset_input, *model.inputs()]
         if soft:
-            inputs |= {"soft_targets": Input(settings.soft_targets, soft.digest), **self._transfer_identities}
+            inputs += [Input("soft_targets", settings.soft_targets, soft.digest), *self._transfer_inputs]
         temperature = self.objective(settings).temperature
         return Manifest(
             kind="student",
             settings=settings.recorded() | {"temperature": temperature} | model.settings(),
-            inputs=inputs,
+            inputs=tuple(inputs),
         )
 
     def temperature_warning(self, settings: TrainStudent) -> str | None:
@@ -172,13 +173,14 @@ class StudentInputs:
         return None if settings.objective.alpha == 1 else self.soft
 
     @cached_property
-    def _dataset_identity(self) -> Input:
-        return self.source.identity()
+    def _dataset_input(self) -> Input:
+        return Input("dataset", self.source.name, self.source.digest())
 
     @cached_property
-    def _transfer_identities(self) -> Mapping[str, Input]:
+    def _transfer_inputs(self) -> list[Input]:
         assert self.soft is not None
-        return {role: source.identity() for role, source in transfer_sources(self.soft.manifest).items()}
+        sources = enumerate(transfer_sources(self.soft.manifest), 1)
+        return [Input("transfer_set", source.name, source.digest(), index) for index, source in sources]
 
     @cached_property
     def _hard_rows(self) -> TrainingRows:
@@ -202,7 +204,7 @@ class StudentInputs:
         split = transfer_set(soft.manifest, dataset, self.workspace.cache)
         for warning in split.warnings:
             self.reporter.warn(warning)
-        source = " + ".join(each.name for each in transfer_sources(soft.manifest).values()) or None
+        source = " + ".join(each.name for each in transfer_sources(soft.manifest)) or None
         keys = split.keys()
         aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)
         return self._selected(TrainingRows(split, keys, aligned, source, soft.views))
@@ -226,7 +228,7 @@ def _open_soft_targets(
             f"no soft targets {name!r} in {artifact.path.parent}: run {artifact.command}, or train from hard labels only "
             "with --alpha 1"
         )
-    for reason in staleness.stale(workspace, soft.manifest, known_digests):
+    for reason in staleness(workspace, known_digests).reasons(soft.manifest):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")
     return soft
 
@@ -239,12 +241,12 @@ def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> 
     """
     soft = soft or SoftTargets.open(workspace.soft_targets(name))
     if soft:
-        return soft.manifest.inputs["dataset"].name, soft.model
-    teachers = workspace.teachers()
+        return soft.manifest.require_input("dataset").name, soft.model
+    teachers = workspace.artifacts("teacher")
     if not teachers:
         return TrainTeacher.dataset, TrainTeacher.model
     if len(teachers) > 1:
         names = ", ".join(teacher.name for teacher in teachers)
         raise KdistillError(f"several teachers in {workspace.root} ({names}): choose with --dataset and --model")
     manifest = teachers[0].require()
-    return manifest.inputs["dataset"].name, manifest.settings["model"]
+    return manifest.require_input("dataset").name, manifest.settings["model"]
