@@ -2,7 +2,7 @@
 
 A dataset has training and test rows: inputs of one shape, either uint8 (which networks see scaled to [0, 1]) or other
 numbers (which they see as they are), and class numbers from 0. A transfer set has only training rows, with or without
-labels. To add a format, write a `Reader` in `kdistill.data.readers` and add its line to `sources.FILE_FORMATS`.
+labels. To add a format, write a `Reader` in `kdistill.data.readers` and add a line to `settings.catalog.DATA_FORMATS`.
 """
 
 from kdistill.data.dataset import Dataset, Split, concatenate

@@ -1,7 +1,7 @@
 """Augmentation: views of image rows as a pure function of row key, view number and seed, computed on the device.
 
-Shift, flip, rotation and zoom combine to one affine map per row, which a TensorFlow operation applies. Elastic distortion
-adds an offset per pixel, which no operation supports, so `_sample` reads the pixels.
+Shift, flip, rotation and zoom combine to one affine map per row, which a TensorFlow operation applies. Elastic
+distortion adds an offset per pixel, which TensorFlow has no operation for.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Views:
     - `crop:N`: the same, but the border is the mirrored image.
     - `flip`: horizontal mirror image with probability 1/2.
     - `rotate:D`: rotation by up to D degrees. `zoom:S`: scaling by a factor of up to 1 + S, or its inverse. Bilinear.
-    - `elastic:N`: smooth distortion by up to N pixels along each axis (Simard, Steinkraus and Platt 2003, with offsets on
-      a grid instead of a smoothed random field). Bilinear.
+    - `elastic:N`: smooth distortion by up to N pixels along each axis (Simard, Steinkraus and Platt 2003, with offsets
+      on a grid instead of a smoothed random field). Bilinear.
 
     Attributes:
         augment: the steps, e.g. `shift:2,flip`.

@@ -38,20 +38,19 @@ def class_numbers(part: Part, place: str, class_names: Sequence[str] | None) -> 
     labels = part.labels if class_names is None else _number_names(part.labels, class_names, where)
     check_labels(labels.shape, labels.dtype, rows, where)
     if labels.size != rows:
-        fault = explain_label_matrix(labels, "labels.argmax(axis=1)")
-        raise KdistillError(f"{where} has shape {labels.shape}: {fault}")
+        explanation = explain_label_matrix(labels, "labels.argmax(axis=1)")
+        raise KdistillError(f"{where} has shape {labels.shape}: {explanation}")
     labels = labels.reshape(-1)
-    kind = labels.dtype.kind
-    if kind == "f" and not np.isfinite(labels).all():
-        raise KdistillError(f"{where} holds NaN or infinity, first in row {int(np.argmin(np.isfinite(labels)))}")
-    if kind not in "iufb" or (kind == "f" and not np.array_equal(labels, np.floor(labels))):
+    if labels.dtype.kind not in "iufb":
+        raise KdistillError(f"{where} has type {labels.dtype} (expected class numbers)")
+    values = labels.astype(np.float64)
+    wrong = ~((values >= 0) & (values < MAX_CLASSES) & (values == np.floor(values)))  # true for NaN
+    if wrong.any():
+        row = int(np.argmax(wrong))
         raise KdistillError(
-            f"{where} holds {labels.dtype} values that are not class numbers: expected 0, 1, 2, ... (regression is not "
-            "supported)"
+            f"{where} holds {labels[row]} in row {row} (expected class numbers from 0 to {MAX_CLASSES - 1}, since "
+            "regression is not supported)"
         )
-    for label in (labels.min(), labels.max()):
-        if not 0 <= label < MAX_CLASSES:
-            raise KdistillError(f"{where} holds the label {label}: expected class numbers from 0 to {MAX_CLASSES - 1}")
     return labels.astype(np.int64)
 
 
@@ -68,7 +67,7 @@ def _number_names(labels: NDArray[Any], class_names: Sequence[str], where: str) 
     names = category_names(values)
     if unknown := [name for name in names if name not in numbers]:
         classes = ", ".join(class_names[:10]) + ", ..." * (len(class_names) > 10)
-        raise KdistillError(f"{where} holds {unknown[0]!r}: expected one of the classes {classes}")
+        raise KdistillError(f"{where} holds {unknown[0]!r} (expected one of the classes {classes})")
     return np.array([numbers[name] for name in names], np.int64)[inverse.reshape(-1)]
 
 
@@ -106,8 +105,8 @@ def refuse_regression(part: Part, where: str, *, table: bool) -> None:
 
 
 def class_warnings(classes: int, used: int, where: str) -> tuple[str, ...]:
-    """Return a warning if there are very many classes or more than half are unused; networks have an output for each."""
+    """Return a warning if there are very many classes, or if more than half of them have no rows."""
     if classes <= MANY_CLASSES and classes <= 2 * used:
         return ()
-    fix = "; to number only the used ones, store numpy.unique(labels, return_inverse=True)[1]" if used < classes else ""
-    return (f"{where} has {classes:,} classes, {used:,} of them with rows, and networks have an output for each{fix}",)
+    fix = ": store numpy.unique(labels, return_inverse=True)[1] to number only the used ones" if used < classes else ""
+    return (f"{where} has {classes:,} classes, {used:,} of them used, and networks have an output for each class{fix}",)

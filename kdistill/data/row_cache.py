@@ -1,9 +1,9 @@
 """A cache of decoded rows on disk, so that data that is slow to decode is decoded once.
 
-An entry is a file `KEY.rows`: an `.npy` of the rows, and the SHA-256 of the key and the `.npy`. Entries are verified when
-they are opened; damaged ones are removed. They are written to a temporary file that is then renamed, so processes can
-read, write and remove entries at the same time, and can be killed at any time. A key must depend on everything that the
-rows depend on. The directory can be deleted at any time.
+An entry is a file `KEY.rows`: an `.npy` of the rows, and the SHA-256 of the key and the `.npy`. Entries are verified
+when they are opened; damaged ones are removed. They are written to a temporary file that is then renamed, so processes
+can read, write and remove entries at the same time, and can be killed at any time. A key must depend on everything that
+the rows depend on. The directory can be deleted at any time.
 """
 
 from __future__ import annotations

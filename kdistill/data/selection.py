@@ -37,15 +37,15 @@ def selection_mask(
             numbers = [_class_number(name, option, dataset) for name in split_list(value)]
             if unlabeled := len(rows) - rows.labeled_rows:
                 raise KdistillError(
-                    f"--{option} {value}: {unlabeled:,} of the {len(rows):,} rows are unlabeled: omit --{option}, or the "
-                    "unlabeled transfer set"
+                    f"--{option} {value}: {unlabeled:,} of the {len(rows):,} rows have no label; omit --{option} or "
+                    "these rows"
                 )
             mask = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and mask.any():
         kept_keys = rows.select(mask).keys() if keys is None else keys[mask]
         mask[mask] = fraction_mask(kept_keys, rows.labels[mask], selection.fraction, selection.rows_seed)
     if not mask.any():
-        raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows: select at least one")
+        raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows (expected at least one)")
     return mask
 
 

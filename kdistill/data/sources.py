@@ -18,15 +18,8 @@ from kdistill.data.labels import category_names, class_numbers, class_warnings, 
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
 from kdistill.data.rows import Standardized, column_statistics
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import ReadOptions
+from kdistill.settings import DATA_FORMATS, ReadOptions
 
-FILE_FORMATS = {  # by the name that --data-format takes: module and class of the reader, and file extensions
-    "npz": ("npz:Npz", [".npz"]),
-    "npy": ("npy:Npy", [".npy"]),
-    "hdf5": ("hdf5:Hdf5", [".h5", ".hdf5"]),
-    "csv": ("tables:Table", [".csv"]),
-    "parquet": ("tables:Table", [".parquet"]),
-}
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMED_DATASETS = {"digits": "builtin:Digits"} | dict.fromkeys(KERAS_DATASETS, "builtin:KerasDataset")
 
@@ -47,10 +40,8 @@ class Source:
         """Return the name of the data, and a digest of its bytes and of the options that it is read with."""
         digest = self.reader.digest()
         without_effect = (*self.reader.files, *self.reader.limits)
-        options = sorted(
-            (name, value) for name, value in self.reader.options.given().items() if name not in without_effect
-        )
-        if options:
+        given = self.reader.options.given()
+        if options := sorted(item for item in given.items() if item[0] not in without_effect):
             digest = "sha256:" + hashlib.sha256(f"{digest} {options}".encode()).hexdigest()
         return workspace.Input(self.name, digest)
 
@@ -68,14 +59,13 @@ class Source:
         refuse_regression(contents.train, where, table=contents.categories)
         classes = max(len(names), int(train.labels.max()) + 1)
         if classes < 2:
-            raise KdistillError(f"{where} holds a single class: expected two or more")
+            raise KdistillError(f"{where} holds a single class (expected two or more)")
         if names and len(names) < classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
         if contents.test:
             test = self._split(contents.test, "test", names if contents.by_name else None)
             self._refuse_test_fraction()
-            _check_same_rows(train, contents.train.name, test, contents.test.name, self.place)
-            self._check_range(contents.test, test, classes, contents.train.labels_name)
+            self._check_match(contents.test, test, train, classes, "the training rows")
         else:
             train, test = self._hold_out(train)
         preprocessing = dict(contents.preprocessing)
@@ -107,7 +97,7 @@ class Source:
         if contents.class_names and not contents.by_name and tuple(contents.class_names) != dataset.class_names:
             raise KdistillError(
                 f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., but {dataset.name} has "
-                f"{', '.join(dataset.class_names[:5])}...: expected the classes of the dataset, or no labels"
+                f"{', '.join(dataset.class_names[:5])}...: use the classes of the dataset, or no labels"
             )
         split = self._split(contents.train, "transfer set", dataset.class_names if contents.by_name else None)
         if contents.test:
@@ -116,45 +106,44 @@ class Source:
             split = self._hold_out(split)[0]
         if contents.columns and (statistics := dataset.preprocessing.get("standardised")):
             split = _standardize(split, statistics, self.place)
-        _check_same_rows(dataset.train, dataset.name, split, self.place, "the transfer set")
-        self._check_range(contents.train, split, dataset.classes, dataset.name)
+        self._check_match(contents.train, split, dataset.train, dataset.classes, dataset.name)
         return replace(split, warnings=contents.warnings)
 
     def _class_names(self, contents: Contents) -> list[str]:
         """Return the class names, or an empty list if labels are numbers without names."""
         for part in (contents.train, contents.test):
             if part and part.labels is None:
-                raise KdistillError(
-                    f"{self.place} has no {part.labels_name}: a dataset needs labels; without, use it as a --transfer-set"
-                )
+                raise KdistillError(f"{self.place} has no {part.labels_name} (without labels: use --transfer-set)")
         names = list(contents.class_names)
         if contents.by_name and not names:
             assert contents.train.labels is not None
             names = category_names(contents.train.labels)
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
-            raise KdistillError(f"{self.place}: class_names has {repeated[0]!r} twice: expected distinct names")
+            raise KdistillError(f"{self.place}: class_names has {repeated[0]!r} twice (expected distinct names)")
         return names
 
     def _split(self, part: Part, name: str, class_names: Sequence[str] | None) -> Split:
         """Check the inputs and labels of a part; `class_names` is None if its labels are class numbers."""
         inputs, where = part.inputs, f"{self.place}: {part.name}"
         if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
-            raise KdistillError(
-                f"{where} is of type {inputs.dtype}: expected uint8, floats or integers of up to 64 bits, e.g. after "
-                ".astype('float32')"
-            )
+            raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
         if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
-            raise KdistillError(f"{where} has shape {inputs.shape}: expected rows of one or more values each")
+            raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
             raise KdistillError(f"{where} has no rows")
         return Split(name, inputs, class_numbers(part, self.place, class_names))
 
-    def _check_range(self, part: Part, split: Split, classes: int, classes_of: str) -> None:
-        if split.labels.max() >= classes:
+    def _check_match(self, part: Part, split: Split, train: Split, classes: int, train_name: str) -> None:
+        """Check that the rows and labels of a part match the training rows of a dataset."""
+        actual, expected = split.inputs, train.inputs
+        if actual.shape[1:] != expected.shape[1:] or actual.dtype != expected.dtype:
             raise KdistillError(
-                f"{self.place}: {part.labels_name} holds the label {split.labels.max()}, beyond the {classes} classes of "
-                f"{classes_of}"
+                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {actual.dtype} (expected "
+                f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
             )
+        if split.labels.max() >= classes:
+            label = f"{part.labels_name} holds the label {split.labels.max()}"
+            raise KdistillError(f"{self.place}: {label}, beyond the {classes} classes of {train_name}")
 
     def _refuse_test_fraction(self) -> None:
         if self.reader.options.test_fraction is not None:
@@ -170,8 +159,8 @@ class Source:
         is_test[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True
         if not 0 < is_test.sum() < rows:
             raise KdistillError(
-                f"--test-fraction {fraction} sets aside {is_test.sum()} of the {rows} rows of {self.place}: expected at "
-                "least one training row and one test row"
+                f"--test-fraction {fraction} sets aside {is_test.sum()} of the {rows} rows of {self.place} (expected "
+                "at least one training row and one test row)"
             )
         return split.select(~is_test), replace(split.select(is_test), name="test")
 
@@ -218,40 +207,29 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
     module, colon, function = place.rpartition(":")
     if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
         return place, _import_reader("functions:Function")
-    if option is None and not path.exists():
-        raise KdistillError(f"dataset {place} no longer exists: put it back")
+    argument = f"--{option} {place}" if option else f"dataset {place}"
     if not place or not path.exists():
         raise KdistillError(
-            f"--{option} {place}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
+            f"{argument}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
             f"package.module:function){did_you_mean(place, NAMED_DATASETS)}"
         )
     if path.is_dir():
         return str(path), _import_reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
     check_file(option or "dataset", place)
-    extensions = {extension: reader for reader, known in FILE_FORMATS.values() for extension in known}
-    reader = FILE_FORMATS[data_format][0] if data_format else extensions.get(path.suffix.lower())
-    if reader is None:
+    by_extension = {extension: each for each in DATA_FORMATS.values() for extension in each.extensions}
+    file_format = DATA_FORMATS[data_format] if data_format else by_extension.get(path.suffix.lower())
+    if file_format is None:
         raise KdistillError(
-            f"{f'--{option} ' if option else ''}{place}: unrecognized file extension {path.suffix!r} (expected "
-            f"{', '.join(extensions)}, or a directory of images or .npy files); pass --data-format, one of "
-            f"{', '.join(FILE_FORMATS)}"
+            f"{argument}: unrecognized file extension {path.suffix!r} (expected {', '.join(by_extension)}, or a "
+            f"directory of images or .npy files): pass --data-format {'|'.join(DATA_FORMATS)}"
         )
-    return str(path), _import_reader(reader)
+    return str(path), _import_reader(file_format.reader)
 
 
 def _import_reader(name: str) -> type[Reader]:
     module, _, kind = name.partition(":")
     reader: type[Reader] = getattr(importlib.import_module(f"kdistill.data.readers.{module}"), kind)
     return reader
-
-
-def _check_same_rows(split: Split, name: str, other: Split, other_name: str, where: str) -> None:
-    expected, actual = split.inputs, other.inputs
-    if expected.shape[1:] != actual.shape[1:] or expected.dtype != actual.dtype:
-        raise KdistillError(
-            f"{where}: {name} has rows of {expected.shape[1:]} {expected.dtype} and {other_name} of {actual.shape[1:]} "
-            f"{actual.dtype}: expected the same shape and type"
-        )
 
 
 def _standardize(split: Split, statistics: dict[str, Any], where: str) -> Split:

@@ -37,7 +37,7 @@ def find_source(name: str, option: str) -> Path:
     module, _, function = name.partition(":")
     if module.endswith(".py"):
         raise KdistillError(
-            f"--{option} {name}: expected a module name without .py: --{option} {module.removesuffix('.py')}:{function}"
+            f"--{option} {name}: name the module without .py: --{option} {module.removesuffix('.py')}:{function}"
         )
     top, *rest = module.split(".")
     specs = (find(top, None) for finder in sys.meta_path if (find := getattr(finder, "find_spec", None)))

@@ -4,7 +4,7 @@
 options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
-from kdistill.settings.catalog import LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -31,6 +31,7 @@ from kdistill.settings.shared import NEW_WEIGHTS
 from kdistill.settings.sweep import Promote, Sweep
 
 __all__ = [
+    "DATA_FORMATS",
     "LOSSES",
     "MAX_PIXELS",
     "NAME",

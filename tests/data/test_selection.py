@@ -118,14 +118,11 @@ def test_fraction_of_selected_classes(digits):
     assert (data.selection_mask(rows, Selection(only_classes="7,8", fraction=0.1), digits, rows.keys()) == kept).all()
 
 
-def test_settings_of_old_manifests():
-    """Settings without selection options select all rows, and unused options are recorded as None."""
-    assert Selection.of({"temperature": 4.0}) == Selection()
-    assert set(Selection().settings().values()) == {None}
-    given = Selection(omit_class="3", fraction=0.5)
-    assert given.settings() == {"omit_class": "3", "only_classes": None, "fraction": 0.5, "rows_seed": 0}
-    assert given.settings() == Selection(omit_class="3", fraction=0.5, rows_seed=0).settings()
-    assert Soften().selection == TrainStudent().selection == Selection()
+def test_selection_of_manifest_settings():
+    """A selection is restored from recorded settings; settings without one select all rows."""
+    selection = Selection(omit_class="3", fraction=0.5, rows_seed=2)
+    assert Selection.of(selection.recorded() | {"temperature": 4.0}) == selection
+    assert Selection.of({"temperature": 4.0}) == Selection() == Soften().selection == TrainStudent().selection
 
 
 def student(workspace, name="student"):
@@ -154,7 +151,8 @@ def test_omitted_class(run, workspace, digits):
     assert len(json.loads(run("evaluate", "--json").out)) == 4
     artifacts = status(run)
     assert "--omit-class 3" in artifacts["soft-targets"]["summary"]
-    assert artifacts["soft-targets"]["command"] == "kdistill soften --temperature 20 --omit-class 3"
+    assert artifacts["soft-targets"]["command"].split()[:2] == ["kdistill", "soften"]
+    assert "--omit-class 3" in artifacts["soft-targets"]["command"]
     before = stamps(workspace)
     for name in ("soft-targets", "student"):
         assert run(*artifacts[name]["command"].split()[1:]).code == 0
@@ -175,7 +173,7 @@ def test_selection_of_a_student(run, workspace, digits):
     assert re.search(rf"{rows}.*1,437.*\b2\b.*10", outcome.out)
     assert student(workspace)["results"]["training_rows"] == len(digits.train)
     command = status(run)["some"]["command"]
-    assert command.endswith(" ".join([*options, "--epochs 1 --batch-size 16"]))
+    assert " ".join(options) in command
     before = stamps(workspace)
     assert run(*command.split()[1:]).code == 0
     assert stamps(workspace) == before
