@@ -15,14 +15,9 @@ def teacher_names(manifest: Manifest) -> list[str]:
 
 
 def transfer_sources(manifest: Manifest, cache: Path | None = None) -> dict[str, Source]:
-    """Return the sources of the transfer sets.
+    """Return the sources of the transfer sets by their role; empty if the dataset's training rows are the transfer set.
 
-    Args:
-        manifest: of the soft targets.
-        cache: directory for decoded rows.
-
-    Returns:
-        The sources by their role in the manifest; empty if the transfer set is the training rows of the dataset.
+    `cache` is a directory for decoded rows.
     """
     inputs = manifest.made_from("transfer_set")
     return {role: resolve(transfer_set.name, cache=cache) for role, transfer_set in inputs.items()}
