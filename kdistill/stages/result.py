@@ -24,7 +24,7 @@ class Result:
     exit_status = 0
 
     def as_json(self) -> Any:
-        """Return the result as JSON has it."""
+        """Return the result as an object that JSON can hold."""
         return {"name": self.artifact.name, "path": str(self.artifact.path), **asdict(self.manifest)}
 
     def show(self, reporter: Reporter) -> None:

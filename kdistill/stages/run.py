@@ -23,7 +23,7 @@ class RunResult:
     exit_status = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the results of all stages as JSON has them."""
+        """Return the results of all stages as an object that JSON can hold."""
         return {"stages": [result.as_json() for result in self.stages], "evaluation": self.evaluation.as_json()}
 
     def show(self, reporter: Reporter) -> None:
