@@ -18,17 +18,8 @@ MOST_ENTRIES = 16
 MOST_LINES = 400
 
 # What still breaks a rule. Both lists are exact: shorten them with the code, until they are empty.
-TOO_LONG = {
-    "data",
-    "data.readers",
-    "data.readers.images",
-    "workspace",
-}
-WRONG_WAY = {
-    ("workspace", "__init__"),
-    ("workspace", "data"),
-    ("workspace", "soft_targets"),
-}
+TOO_LONG: set[str] = set()
+WRONG_WAY = {("workspace", "__init__")}
 
 
 def modules():
