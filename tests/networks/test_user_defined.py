@@ -265,7 +265,6 @@ def train(place, network, inputs, labels, how, reporter=None):
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
         Examples(ArrayRows(inputs, "some"), labels),
         Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
-        held_out_name="test",
         objective=training.Objective(),
         settings=how,
         role="teacher",

@@ -34,7 +34,7 @@ def rows(digits):
 
 def training_rows(inputs, labels, teacher_logits=None):
     teacher = None if teacher_logits is None else Logits(LogitStorage(10, 4.0), teacher_logits)
-    return TrainingRows(Split("train", Array(inputs, "digits"), labels), teacher=teacher)
+    return TrainingRows(Split("validation", Array(inputs, "digits"), labels), teacher=teacher)
 
 
 def settings(**changes):
@@ -60,7 +60,6 @@ def train(
         lambda: build(model, role=role, seed=training.seed, precision=training.precision),
         train_rows,
         held_out,
-        held_out_name="validation",
         objective=objective,
         settings=training,
         role=role,
