@@ -25,6 +25,7 @@ from kdistill import (
 )
 from kdistill.backend import keras, tf
 from kdistill.settings import Objective
+from kdistill.soft_targets.keras_dataset import pack_targets
 from kdistill.training import losses
 
 CLASSES = 10
@@ -138,7 +139,7 @@ def test_loss_is_the_objective(batch, compiled):
     """The loss is the mean of `distillation_loss`, for each reduction and with weights of rows."""
     labels, teacher, student = batch
     rows = distillation_loss(labels, teacher, student, temperature=4.0, alpha=0.3).numpy().astype(np.float64)
-    y_true, weights = losses.targets(labels, teacher), np.arange(64, dtype=np.float32)
+    y_true, weights = pack_targets(labels, teacher), np.arange(64, dtype=np.float32)
     for reduction, expected in (
         ("sum_over_batch_size", (rows * weights).mean()),
         ("sum", (rows * weights).sum()),
@@ -157,13 +158,13 @@ def test_rows_without_label_or_teacher(batch):
     unlabeled = np.where(np.arange(64) < 20, -1, labels)
     soft = losses.soft_loss(teacher, student, temperature=4.0)
     np.testing.assert_array_equal(hard_loss(unlabeled, student)[:20], 0)
-    values = loss(losses.targets(unlabeled, teacher), student)
+    values = loss(pack_targets(unlabeled, teacher), student)
     np.testing.assert_allclose(values[:20], 0.7 * soft[:20], rtol=1e-5)
     np.testing.assert_allclose(values[20:], (0.3 * hard_loss(labels, student) + 0.7 * soft)[20:], rtol=1e-5)
     untaught = keras.utils.to_categorical(labels, 2 * CLASSES)
     np.testing.assert_allclose(loss(untaught, student), hard_loss(labels, student), rtol=1e-6)
     logits = tf.Variable(student)
-    for y_true in (losses.targets(unlabeled, teacher), untaught, np.zeros((64, 2 * CLASSES))):
+    for y_true in (pack_targets(unlabeled, teacher), untaught, np.zeros((64, 2 * CLASSES))):
         with tf.GradientTape() as tape:
             total = DistillationLoss(4.0, 0.3)(y_true, logits)
         gradient = tape.gradient(total, logits).numpy()
@@ -178,7 +179,7 @@ def test_keras_accuracy_reads_the_label(batch):
     unlabeled = np.where(np.arange(64) < 16, -1, labels)
     for true in (labels, unlabeled):
         metric = keras.metrics.CategoricalAccuracy()
-        metric.update_state(losses.targets(true, teacher), student)
+        metric.update_state(pack_targets(true, teacher), student)
         assert float(metric.result()) == pytest.approx((student.argmax(axis=1) == true).mean())
 
 
@@ -216,7 +217,7 @@ def test_dataset_joins_by_content(soft, digits):
     inputs, labels = digits.train.read()[order], digits.train.labels[order]
     found, targets = rows_of(soft.dataset(inputs, batch_size=64, shuffle=False))
     np.testing.assert_array_equal(found, inputs.astype(np.float32) / np.float32(255))
-    np.testing.assert_array_equal(targets, losses.targets(labels, soft.logits()[order]))
+    np.testing.assert_array_equal(targets, pack_targets(labels, soft.logits()[order]))
     shuffled = soft.dataset(inputs, labels, seed=1)
     epochs = [rows_of(shuffled)[0] for _ in range(2)]
     assert not (epochs[0] == epochs[1]).all()
@@ -283,3 +284,26 @@ def test_fit_learns(soft, digits):
     model.fit(soft.dataset(inputs), epochs=5, verbose=0)
     predicted = model.predict(inputs / 255, verbose=0).argmax(axis=1)
     assert (predicted == soft.logits().argmax(axis=1)).mean() > 0.9
+
+
+def test_every_public_name_is_importable():
+    """`__all__`, the imports for type checkers and the modules agree."""
+    import ast
+
+    tree = ast.parse((ROOT / "kdistill" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.asname or alias.name for node in block.body for alias in node.names}
+    assert typed == set(kdistill.__all__)
+    assert all(getattr(kdistill, name) is not None for name in kdistill.__all__)
+
+
+def test_windows_is_refused_in_one_line(tmp_path):
+    """The command and the package name the supported systems."""
+    code = "import sys; sys.platform = 'win32'; from kdistill.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "WSL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    code = "import sys; sys.platform = 'win32'; import kdistill; kdistill.Workspace"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "WSL" in done.stderr.splitlines()[-1]

@@ -22,14 +22,9 @@ TOO_LONG = {
     "data",
     "data.readers",
     "data.readers.images",
-    "soft_targets",
-    "stages.sweep",
-    "teachers",
-    "training.loop",
     "workspace",
 }
 WRONG_WAY = {
-    ("soft_targets", "training"),
     ("workspace", "__init__"),
     ("workspace", "data"),
     ("workspace", "soft_targets"),
@@ -115,4 +110,4 @@ def test_imported_packages_are_declared():
     third_party = imported - set(sys.stdlib_module_names)
     assert third_party >= {"tensorflow", "keras", "numpy"}
     for name in third_party:
-        assert declared & {distribution.lower() for distribution in distributions[name]}, name
+        assert declared & {distribution.lower() for distribution in distributions.get(name, [name])}, name

@@ -1,13 +1,14 @@
-"""A network as a file for another runtime, and that runtime. The packages for both are optional extras."""
+"""Export formats: how a network is written for another runtime, and run there. Each format needs an optional extra."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,40 +16,17 @@ from numpy.typing import NDArray
 
 from kdistill.errors import KdistillError
 
-DESCRIPTION = "kdistill.json"  # the name of the metadata in a file that describes the network
-OPSET = 15  # of ONNX, known to runtimes since 2021; quantization by channel takes 13
-ROUNDS, CALLS = 15, 30
+DESCRIPTION = "kdistill.json"  # the name of the description in a file's metadata
+OPSET = 15  # of ONNX, supported by runtimes since 2021; quantization per channel needs at least 13
+TIMED_CALLS = 200
 
 Inputs = NDArray[np.float32]
 Logits = NDArray[np.float32]
 Runtime = Callable[[Inputs], Logits]  # inputs (rows, ...) to logits (rows, classes), for any number of rows
 
 
-def in_float32(model_file: Path, precision: str, directory: Path) -> Path:
-    """A SavedModel in `directory` with the weights of a `model.keras`, which computes in float32 throughout.
-
-    A network that was trained in mixed precision computes in bfloat16 or float16, which TFLite and ONNX Runtime on a
-    CPU do not; its weights are float32 all the same.
-    """
-    from kdistill.backend import keras
-    from kdistill.networks import saved_models
-
-    trained = keras.models.load_model(model_file)
-    twin = keras.models.model_from_json(trained.to_json().replace(f'"{precision}"', '"float32"'))
-    twin.set_weights(trained.get_weights())
-    saved_models.save(twin, directory)
-    return directory / "saved_model"
-
-
-def to_tflite(saved_model: Path, file: Path, quantize: str, calibration: Inputs | None) -> None:
-    """Write a SavedModel as a `.tflite` with float32 inputs and outputs, of which rows may be resized.
-
-    Args:
-        saved_model: with one input and one output.
-        file: where to.
-        quantize: `none`, `float16` (of the weights) or `int8` (of weights and everything that is computed).
-        calibration: (rows, ...), from which int8 takes the ranges of what is computed.
-    """
+def write_tflite(saved_model: Path, file: Path, quantize: str, calibration: Inputs | None) -> None:
+    """Write a SavedModel as a `.tflite` file; see `Format.write`."""
     from kdistill.backend import tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
@@ -58,48 +36,12 @@ def to_tflite(saved_model: Path, file: Path, quantize: str, calibration: Inputs 
         converter.target_spec.supported_types = [tf.float16]
     if calibration is not None:
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]  # or an error
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]  # an error rather than float32
     file.write_bytes(converter.convert())
 
 
-def to_onnx(saved_model: Path, file: Path, quantize: str, calibration: Inputs | None) -> None:
-    """Write a SavedModel as an `.onnx` with float32 inputs and outputs, `rows` of which are free; as `to_tflite`.
-
-    Beside `file`, others are left that were on the way to it.
-    """
-    import onnx
-    import tf2onnx
-
-    from kdistill.backend import tf
-    from kdistill.networks.saved_models import SavedNetwork
-
-    network = SavedNetwork.load(saved_model)
-    signature = [tf.TensorSpec(network.input_shape, network.input_dtype, name="inputs")]
-    serve = tf.function(
-        lambda inputs: {"logits": network.call(inputs)},
-        input_signature=signature,
-    )
-    model, _ = tf2onnx.convert.from_function(serve, signature, opset=OPSET)
-    model = _canonical(model)
-    if quantize == "float16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        model = convert_float_to_float16(model, keep_io_types=True)
-    if calibration is not None:
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        plain, ready = file.with_name("plain.onnx"), file.with_name("ready.onnx")
-        onnx.save(model, plain)
-        quant_pre_process(plain, ready, skip_symbolic_shape=True)  # shapes are plain here, and it takes SymPy
-        model = onnx.load(ready)  # given its path, it would write beside it, and on a full disk only half
-        quantization.quantize_static(model, file, _rows_of(calibration), per_channel=True)
-        model = onnx.load(file)
-    file.write_bytes(model.SerializeToString(deterministic=True))
-
-
 def describe_tflite(content: bytes, description: str) -> bytes:
-    """A `.tflite` with a text added to its metadata, in a buffer of its own."""
+    """Add a description to the metadata of a `.tflite` file."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -112,67 +54,18 @@ def describe_tflite(content: bytes, description: str) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def describe_onnx(content: bytes, description: str) -> bytes:
-    """An `.onnx` with a text added to its `metadata_props`."""
-    import onnx
-
-    model = onnx.load_from_string(content)
-    model.metadata_props.add(key=DESCRIPTION, value=description)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _canonical(model: Any) -> Any:
-    """The same graph with names and order given by the graph alone; in tf2onnx they hang on the order of sets."""
-    graph = model.graph
-    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
-        return model  # a body of a loop sees the names around it
-    names = {"": ""} | {value.name: value.name for value in (*graph.input, *graph.output)}
-    for place, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{place}"
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.setdefault(name, f"tensor_{len(names)}") for name in tensors]
-    order = {name: place for place, name in enumerate(names)}
-    weights = sorted((w for w in graph.initializer if w.name in order), key=lambda weight: order[weight.name])
-    for weight in weights:
-        weight.name = names[weight.name]
-    kept = [weight.SerializeToString() for weight in weights]
-    del graph.initializer[:]
-    for weight in kept:
-        graph.initializer.add().ParseFromString(weight)
-    del graph.value_info[:]
-    graph.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "rows"
-    return model
-
-
-def _rows_of(calibration: Inputs) -> Any:
-    """The rows as ONNX Runtime's quantization reads them, one at a time."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Rows(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[Inputs] = iter(calibration)
-
-        def get_next(self) -> dict[str, Inputs] | None:
-            row = next(self.left, None)
-            return None if row is None else {"inputs": row[None]}
-
-    return Rows()
-
-
-def litert(file: Path, threads: int) -> Runtime:
-    """LiteRT (which was TensorFlow Lite) on the CPU."""
+def run_tflite(file: Path, threads: int) -> Runtime:
+    """Load a `.tflite` file into LiteRT (formerly TensorFlow Lite) on the CPU."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreters: dict[tuple[int, ...], Any] = {}  # each is made for one shape
+    interpreters: dict[tuple[int, ...], Any] = {}  # by the shape of the inputs
 
     def logits(inputs: Inputs) -> Logits:
         if inputs.shape not in interpreters:
-            fresh = Interpreter(model_path=str(file), num_threads=threads)
-            fresh.resize_tensor_input(fresh.get_input_details()[0]["index"], inputs.shape)
-            fresh.allocate_tensors()
-            interpreters[inputs.shape] = fresh
+            interpreter = Interpreter(model_path=str(file), num_threads=threads)
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], inputs.shape)
+            interpreter.allocate_tensors()
+            interpreters[inputs.shape] = interpreter
         interpreter = interpreters[inputs.shape]
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
         interpreter.invoke()
@@ -181,22 +74,70 @@ def litert(file: Path, threads: int) -> Runtime:
     return logits
 
 
-def onnx_runtime(file: Path, threads: int) -> Runtime:
-    """ONNX Runtime on the CPU."""
+def write_onnx(saved_model: Path, file: Path, quantize: str, calibration: Inputs | None) -> None:
+    """Write a SavedModel as an `.onnx` file; see `Format.write`. Leaves intermediate files beside it."""
+    import onnx
+    import tf2onnx
+
+    from kdistill.backend import tf
+    from kdistill.networks.canonical import canonical_onnx
+    from kdistill.networks.saved_models import SavedNetwork
+
+    network = SavedNetwork.load(saved_model)
+    signature = [tf.TensorSpec(network.input_shape, network.input_dtype, name="inputs")]
+    serve = tf.function(lambda inputs: {"logits": network.call(inputs)}, input_signature=signature)
+    model, _ = tf2onnx.convert.from_function(serve, signature, opset=OPSET)
+    canonical_onnx(model)
+    if quantize == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = convert_float_to_float16(model, keep_io_types=True)
+    if calibration is not None:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        plain, prepared = file.with_name("plain.onnx"), file.with_name("prepared.onnx")
+        onnx.save(model, plain)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)  # symbolic shapes need SymPy, and there are none
+        rows = iter(calibration)
+        reader = SimpleNamespace(get_next=lambda: next(({"inputs": row[None]} for row in rows), None))
+        # Given the path instead of the model, it would write beside it, and only half of it on a full disk.
+        quantization.quantize_static(onnx.load(prepared), file, reader, per_channel=True)
+        model = onnx.load(file)
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def describe_onnx(content: bytes, description: str) -> bytes:
+    """Add a description to the `metadata_props` of an `.onnx` file."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    model.metadata_props.add(key=DESCRIPTION, value=description)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def run_onnx(file: Path, threads: int) -> Runtime:
+    """Load an `.onnx` file into ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda inputs: np.asarray(session.run(None, {given.name: inputs})[0])
+    (entry,) = session.get_inputs()
+    return lambda inputs: np.asarray(session.run(None, {entry.name: inputs})[0])
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: which packages it needs, how it is written, described and run.
+    """An export format.
 
-    `describe` takes the bytes of a file and the JSON text to add to its metadata, and returns the bytes of the new file.
+    Attributes:
+        packages: the names of the modules that it needs.
+        write: takes a SavedModel with one input and one output, the file to write, the quantization (`none`, `float16`
+            for the weights, or `int8` for the weights and the arithmetic), and, for int8, calibration rows (rows, ...).
+            The file has float32 inputs and outputs for any number of rows.
+        describe: takes the bytes of a file and a JSON text; returns the bytes with the text in the file's metadata.
+        run: takes a file and a number of threads; returns the function that computes logits.
     """
 
     packages: tuple[str, ...]
@@ -206,71 +147,70 @@ class Format:
 
 
 FORMATS = {
-    "tflite": Format(("ai_edge_litert",), to_tflite, describe_tflite, litert),
-    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), to_onnx, describe_onnx, onnx_runtime),
+    "tflite": Format(("ai_edge_litert",), write_tflite, describe_tflite, run_tflite),
+    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), write_onnx, describe_onnx, run_onnx),
 }
 
 
-def missing(file_format: str) -> list[str]:
-    """The packages of a format that are not installed."""
+def missing_packages(file_format: str) -> list[str]:
+    """Return the packages of a format that are not installed."""
     return [package for package in FORMATS[file_format].packages if importlib.util.find_spec(package) is None]
 
 
-def require(file_format: str) -> None:
-    """Refuse a format of which the packages are not installed.
+def require_packages(file_format: str) -> None:
+    """Check that the packages of a format are installed.
 
     Raises:
         KdistillError: with the command that installs them.
     """
-    if packages := missing(file_format):
+    if packages := missing_packages(file_format):
         raise KdistillError(
             f"--format {file_format} needs {' and '.join(packages)}, not installed here: "
             f"pip install 'kdistill[{file_format}]'"
         )
 
 
-def reason(error: Exception) -> str:
-    """What a converter or a runtime complains of, in a line, without TensorFlow's places in its own graph."""
-    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return first.rsplit("): ", 1)[-1]
+def save_in_float32(model_file: Path, precision: str, directory: Path) -> Path:
+    """Write a SavedModel that computes in float32 throughout, with the weights of a `model.keras`.
+
+    A network that was trained in mixed precision computes in bfloat16 or float16, which LiteRT and ONNX Runtime do not
+    support on a CPU. Its weights are float32.
+    """
+    from kdistill.backend import keras
+    from kdistill.networks import saved_models
+
+    trained = keras.models.load_model(model_file)
+    network = keras.models.model_from_json(trained.to_json().replace(f'"{precision}"', '"float32"'))
+    network.set_weights(trained.get_weights())
+    saved_models.save(network, directory)
+    return directory / "saved_model"
 
 
-def fed(inputs: NDArray[Any]) -> Inputs:
-    """Inputs (rows, ...) as an exported network takes them, and every network: `saved_models.scaled`."""
+def runtime_inputs(inputs: NDArray[Any]) -> Inputs:
+    """Return inputs (rows, ...) as a network takes them; see `saved_models.scale_inputs`."""
     from kdistill.backend import tf
-    from kdistill.networks.saved_models import scaled
+    from kdistill.networks.saved_models import scale_inputs
 
-    return np.asarray(scaled(tf.convert_to_tensor(inputs)))
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Median time of a call with one row, in milliseconds, and rows a second in batches, from the median batch."""
-
-    latency_ms: float
-    rows_per_second: float
+    return np.asarray(scale_inputs(tf.convert_to_tensor(inputs)))
 
 
-def race(runtimes: Sequence[Runtime], batch: Inputs) -> list[Speed]:
-    """The speed of each of several runtimes, measured in turn, so that whatever else the machine does hits all alike.
+def error_line(error: Exception) -> str:
+    """Return the message of a converter's or runtime's error in one line, without TensorFlow's location in the graph."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.rsplit("): ", 1)[-1]
+
+
+def median_latency(runtime: Runtime, row: Inputs) -> float:
+    """Return the median time of a call with one row, in milliseconds.
 
     Args:
-        runtimes: whom to measure.
-        batch: (rows, ...).
+        runtime: the network to measure.
+        row: its inputs, (1, ...).
     """
-    row = batch[:1]
-    for run in runtimes:  # what is made on first use is made
-        run(row), run(batch)
-    calls: list[list[float]] = [[] for _ in runtimes]
-    batches: list[list[float]] = [[] for _ in runtimes]
-    for _ in range(ROUNDS):
-        for place, run in enumerate(runtimes):
-            calls[place] += [_seconds(run, row) for _ in range(CALLS)]
-            batches[place].append(_seconds(run, batch))
-    return [Speed(1000 * median(one), len(batch) / median(many)) for one, many in zip(calls, batches, strict=True)]
-
-
-def _seconds(run: Runtime, inputs: Inputs) -> float:
-    start = time.perf_counter()
-    run(inputs)
-    return time.perf_counter() - start
+    runtime(row)  # the first call may build something
+    seconds = []
+    for _ in range(TIMED_CALLS):
+        start = time.perf_counter()
+        runtime(row)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds)

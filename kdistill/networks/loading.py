@@ -1,87 +1,88 @@
-"""Load trained networks of a workspace, and count their errors."""
+"""Load the trained networks of a workspace, and count their test errors."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kdistill import workspace
 from kdistill.data import Dataset
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
-from kdistill.networks import saved_models
+from kdistill.networks.saved_models import SavedNetwork
 
 SAVED_MODEL = "saved_model"
 VARIABLES = "variables"
 
 
-def load(artifact: workspace.Artifact) -> tuple[workspace.Manifest, saved_models.SavedNetwork]:
-    """The manifest and the SavedModel of a network that stands, both of the same one.
+def load_network(artifact: workspace.Artifact) -> tuple[workspace.Manifest, SavedNetwork]:
+    """Load the manifest and the SavedModel of a teacher or student, both from the same run.
 
     Raises:
-        KdistillError: if there is none, or it is damaged.
+        KdistillError: if the artifact does not exist or is damaged.
     """
     while True:
         before = artifact.manifest()
         try:
             manifest = artifact.require()
-            network = saved_models.SavedNetwork.load(artifact.path / SAVED_MODEL)
+            network = SavedNetwork.load(artifact.path / SAVED_MODEL)
         except KdistillError:
             if artifact.manifest() == before:
                 raise
-            continue  # another has taken its place while it was read
+            continue  # another process has replaced the artifact in the meantime
         if artifact.manifest() == manifest:
             return manifest, network
 
 
-def graph(saved_model: Path) -> tuple[tuple[str, str], ...]:
-    """What a SavedModel consists of besides the values of its variables: names and digests of its other files."""
-    return tuple(
-        (item.name, workspace.digest(item)) for item in sorted(saved_model.iterdir()) if item.name != VARIABLES
-    )
+def graph_digests(saved_model: Path) -> tuple[tuple[str, str], ...]:
+    """Return the names and digests of the files of a SavedModel, except the values of its variables."""
+    files = sorted(item for item in saved_model.iterdir() if item.name != VARIABLES)
+    return tuple((file.name, workspace.digest(file)) for file in files)
 
 
-class Loader:
-    """Loads networks one after another, each in place of the one before, which must not be used any more.
+class NetworkLoader:
+    """Loads networks one after another; loading a network makes the previous one unusable.
 
-    Networks of one architecture have the same graph. Where the next network has the graph of the last, only the values
-    of the variables are read, which takes about a millisecond and no new memory; `tf.saved_model.load` takes tens of
-    milliseconds. The logits are the same to the bit, as the graph is the same.
+    Networks of one architecture have the same graph. If the next network has the graph of the previous one, only the values
+    of its variables are read. That takes about a millisecond and no more memory, while `tf.saved_model.load` takes tens of
+    milliseconds. The logits are the same to the bit.
     """
 
     def __init__(self) -> None:
         self._graph: tuple[tuple[str, str], ...] = ()
-        self._network: saved_models.SavedNetwork | None = None
+        self._network: SavedNetwork | None = None
 
-    def load(self, artifact: workspace.Artifact, manifest: workspace.Manifest) -> saved_models.SavedNetwork:
-        """The network of an artifact of which this is the manifest; the caller has checked `saved_model`.
+    def load(self, artifact: workspace.Artifact, manifest: workspace.Manifest) -> SavedNetwork:
+        """Load the network of an artifact.
+
+        Args:
+            artifact: the artifact, whose `saved_model` is known to be undamaged.
+            manifest: its manifest.
 
         Raises:
-            KdistillError: if it can't be loaded, or was replaced in the meantime.
+            KdistillError: if the network cannot be loaded or was replaced in the meantime.
         """
         path = artifact.path / SAVED_MODEL
         try:
-            graph_now = graph(path)
-            last, self._network = self._network, None
-            if last is not None and graph_now == self._graph and saved_models.restore(last.keep, path):
-                network = replace(last, path=path)
-            else:
-                del last
-                network = saved_models.SavedNetwork.load(path)
+            graph = graph_digests(path)
+            network = self._reuse(graph, path) or SavedNetwork.load(path)
         except (KdistillError, OSError):
             if artifact.manifest() == manifest:
                 raise
         if artifact.manifest() != manifest:
-            raise KdistillError(f"{artifact} was replaced while it was read: run the command again")
-        self._graph, self._network = graph_now, network
+            raise KdistillError(f"{artifact} was replaced while it was being read; run the command again")
+        self._graph, self._network = graph, network
         return network
 
+    def _reuse(self, graph: tuple[tuple[str, str], ...], path: Path) -> SavedNetwork | None:
+        previous, self._network = self._network, None
+        return previous.restore(path) if previous is not None and graph == self._graph else None
 
-def test_errors(network: saved_models.SavedNetwork, dataset: Dataset) -> int:
-    """How many test rows a network gets wrong; one block in memory."""
+
+def count_test_errors(network: SavedNetwork, dataset: Dataset) -> int:
+    """Return how many test rows a network classifies wrongly, with one block of rows in memory at a time."""
     labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
     blocks = zip(dataset.test.blocks(BLOCK_ROWS), labels, strict=True)
-    return sum(metrics.errors(network.logits(block), of_block) for block, of_block in blocks)
+    return sum(metrics.errors(network.logits(block), block_labels) for block, block_labels in blocks)

@@ -1,10 +1,9 @@
-"""SavedModels, out and in: what is written of a trained network, and any network that can be asked for logits."""
+"""Save networks, and load networks that output logits: SavedModels and `.keras` files."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,77 +11,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import deterministic, keras, tf
-from kdistill.console import silent_stdout
+from kdistill.console.native_stderr import silent_stdout
 from kdistill.errors import KdistillError, first_line
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
-from kdistill.networks.user_defined import operations_in
+from kdistill.networks.keras_files import load_keras_file
+from kdistill.networks.layers import operations_in
 
 
 def save(model: keras.Model, directory: Path) -> str | None:
-    """Write `saved_model/` and `model.keras` into a directory that is there.
+    """Write `saved_model/` and `model.keras` to an existing directory.
 
-    The SavedModel has one signature, `serving_default`: `inputs` (rows, ...), of the model's input dtype, to `logits`
-    (rows, classes) float32, for any number of rows. It is written through TensorFlow, since `keras.Model.export`
-    stores every weight twice (Keras 3.15.1).
+    The SavedModel has one signature, `serving_default`: from `inputs` (rows, ...) of the model's input dtype to `logits`
+    (rows, classes) float32, for any number of rows. It is written by TensorFlow because `keras.Model.export` stores all
+    weights twice (Keras 3.15.1).
 
     Returns:
-        Why there is no `model.keras`, in words, or None: layers of the user's own may not let themselves be saved.
+        A warning if Keras cannot write `model.keras` because of custom layers, else None.
 
     Raises:
-        KdistillError: if the SavedModel can't be written.
+        KdistillError: if TensorFlow cannot write the SavedModel.
     """
-    takes = model.inputs[0]
-    signature = tf.TensorSpec(takes.shape, takes.dtype, name="inputs")
-    served = tf.Module()
-    served.weights = [variable.value for variable in model.variables]
-    tables = (getattr(each, "lookup_table", None) for each in operations_in(model))
-    served.tables = [table for table in tables if table is not None]
-    served.serve = tf.function(
-        lambda inputs: {"logits": tf.cast(model(inputs, training=False), tf.float32)}, input_signature=[signature]
+    saved_model, keras_file = directory / "saved_model", directory / "model.keras"
+    inputs = model.inputs[0]
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    tables = (getattr(operation, "lookup_table", None) for operation in operations_in(model))
+    module.tables = [table for table in tables if table is not None]
+    module.serve = tf.function(
+        lambda inputs: {"logits": tf.cast(model(inputs, training=False), tf.float32)},
+        input_signature=[tf.TensorSpec(inputs.shape, inputs.dtype, name="inputs")],
     )
     with silent_stdout():
         try:
-            tf.saved_model.save(served, str(directory / "saved_model"), signatures=served.serve)
+            tf.saved_model.save(module, str(saved_model), signatures=module.serve)
         except (AssertionError, ValueError) as error:
-            raise KdistillError(f"TensorFlow can't save this network: {first_line(error)}") from error
-        (directory / "saved_model" / "fingerprint.pb").unlink()  # It is optional and random.
-        canonical_saved_model(directory / "saved_model" / "saved_model.pb")
+            raise KdistillError(f"TensorFlow cannot save this network: {first_line(error)}") from error
+        (saved_model / "fingerprint.pb").unlink()  # It is optional and random.
+        canonical_saved_model(saved_model / "saved_model.pb")
         try:
-            model.save(directory / "model.keras")
+            model.save(keras_file)
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a layer's get_config raises
-            (directory / "model.keras").unlink(missing_ok=True)
-            why = " ".join(str(error).split())[:200].strip()
-            return f"model.keras is left out, as Keras can't save this network ({why}); saved_model is whole"
-        canonical_keras(directory / "model.keras")
+            keras_file.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())[:200].strip()
+            return f"model.keras is missing because Keras cannot save this network ({reason}); saved_model is complete"
+        canonical_keras(keras_file)
     return None
 
 
-def restore(loaded: Any, saved_model: Path) -> bool:
-    """Give a loaded SavedModel of `save` the values that the variables of another have, which has the same graph.
-
-    Returns:
-        Whether that was possible; if not, the loaded one is of no use any more.
-    """
-    variables = getattr(loaded, "weights", ())
-    names = [f"weights/{place}/.ATTRIBUTES/VARIABLE_VALUE" for place in range(len(variables))]
-    try:
-        reader = tf.train.load_checkpoint(str(saved_model / "variables" / "variables"))
-        if {*names, "_CHECKPOINTABLE_OBJECT_GRAPH"} != set(reader.get_variable_to_shape_map()):
-            return False
-        for variable, name in zip(variables, names, strict=True):
-            variable.assign(reader.get_tensor(name))
-    except (ValueError, TypeError, RuntimeError, tf.errors.OpError):
-        return False
-    return True
-
-
-def scaled(inputs: Any) -> Any:
-    """Inputs as a network takes them: uint8 scaled to [0, 1], other whole numbers as int32, the rest as float32.
-
-    For tensors.
-    """
+def scale_inputs(inputs: Any) -> Any:
+    """Return a tensor of inputs as networks take it: uint8 scaled to [0, 1], other integers as int32, floats as float32."""
     if inputs.dtype == tf.uint8:
         return tf.cast(inputs, tf.float32) / 255.0
     return tf.cast(inputs, tf.int32 if inputs.dtype.is_integer else tf.float32)
@@ -90,14 +69,24 @@ def scaled(inputs: Any) -> Any:
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A trained network, from a SavedModel (no Keras object is made of it) or a `.keras` file."""
+    """A network that was loaded from a SavedModel, without Keras objects, or from a `.keras` file.
+
+    Attributes:
+        path: the SavedModel or file.
+        call: takes a tensor of inputs, and returns a tensor.
+        input_shape: with the batch dimension; None if any shape fits.
+        input_dtype: a TensorFlow dtype.
+        classes: the size of the output; None if unknown.
+        loaded: the loaded object, without which the variables would be deleted.
+        raw: whether uint8 inputs stay 0 to 255 instead of being scaled to [0, 1].
+    """
 
     path: Path
     call: Callable[[Any], Any]
-    input_shape: tuple[int | None, ...] | None  # with the batch dimension; None where it takes any
+    input_shape: tuple[int | None, ...] | None
     input_dtype: Any
     classes: int | None
-    keep: Any  # the loaded object: its variables die with it
+    loaded: Any
     raw: bool = False
 
     @classmethod
@@ -107,140 +96,142 @@ class SavedNetwork:
         """Load a network.
 
         Args:
-            path: a SavedModel's directory, or a `.keras` file.
-            signature: of a SavedModel that has several; `serving_default`, or the only one, unless told otherwise.
-            output: of a network that has several.
-            raw: give it uint8 inputs as they are, 0 to 255, and not scaled to [0, 1].
+            path: the directory of a SavedModel, or a `.keras` file.
+            signature: the signature of a SavedModel. Default: `serving_default`, or the only one.
+            output: the name of an output. Default: the only one.
+            raw: whether uint8 inputs stay 0 to 255 instead of being scaled to [0, 1].
 
         Raises:
-            KdistillError: if it is no such thing, or has no single input, or what was asked for isn't in it.
+            KdistillError: if the file is damaged, the network has several inputs, or the signature or output is missing.
         """
         deterministic()
-        if path.suffix == ".keras":
-            return cls._load_keras(path, output, raw)
-        try:
-            loaded = tf.saved_model.load(str(path))
-        except tf.errors.ResourceExhaustedError:
-            raise
-        except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, tf.errors.OpError) as error:
-            raise KdistillError(
-                f"{path} is no SavedModel, or a damaged one: {first_line(error)}; write or copy it again"
-            ) from None
-        names = list(loaded.signatures)
-        if not names:
-            raise KdistillError(
-                f"{path} has no signatures to call: write it with tf.saved_model.save(model, path, signatures=function)"
-            )
-        chosen = signature or ("serving_default" if "serving_default" in names else names[0])
-        if chosen not in names or (signature is None and chosen != "serving_default" and len(names) > 1):
-            there = "" if signature is None else f"no signature {signature!r}, only "
-            raise KdistillError(
-                f"{path} has {there or 'the signatures '}{', '.join(names)}: choose one with --signature"
-            )
-        function = loaded.signatures[chosen]
-        inputs = function.structured_input_signature[1]
-        if len(inputs) != 1:
-            raise KdistillError(f"{path} has {len(inputs)} inputs ({', '.join(inputs)}): a network here takes one")
-        ((input_name, spec),) = inputs.items()
-        answer = _choose_output(list(function.structured_outputs), output, path)
-        return cls(
-            path=path,
-            call=lambda fed: function(**{input_name: fed})[answer],
-            input_shape=None if spec.shape.rank is None else tuple(spec.shape),
-            input_dtype=spec.dtype,
-            classes=_last(function.structured_outputs[answer].shape),
-            keep=loaded,
-            raw=raw,
-        )
-
-    @classmethod
-    def _load_keras(cls, path: Path, output: str | None, raw: bool) -> SavedNetwork:
-        if not zipfile.is_zipfile(path):
-            raise KdistillError(f"{path} can't be loaded as a .keras file: it is none, or damaged")
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except Exception as error:  # noqa: BLE001 - Keras raises what its layers raise
-            raise KdistillError(
-                f"{path} can't be loaded as a .keras file: {first_line(error).partition('. ')[0]}; as a SavedModel it needs no "
-                "code: model.export(DIRECTORY)"
-            ) from None
-        if len(model.inputs) != 1:
-            raise KdistillError(f"{path} has {len(model.inputs)} inputs: a network here takes one")
-        names = [str(name) for name in getattr(model, "output_names", ["output"])]
-        place = names.index(_choose_output(names, output, path))
-        whole = tf.function(lambda fed: model(fed, training=False))
-
-        def call(fed: Any) -> Any:
-            return keras.tree.flatten(whole(fed))[place]
-
-        (entry,) = model.inputs
-        return cls(
-            path=path,
-            call=call,
-            input_shape=tuple(entry.shape),
-            input_dtype=tf.as_dtype(entry.dtype),
-            classes=model.outputs[place].shape[-1],
-            keep=model,
-            raw=raw,
-        )
+        network = _open_keras(path, output) if path.suffix == ".keras" else _open_saved_model(path, signature, output)
+        return replace(network, raw=raw)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
-        """Refuse data that does not fit.
+        """Check that the rows and classes of a dataset fit the network.
 
         Raises:
-            KdistillError: with both shapes, or both types.
+            KdistillError: with both shapes, or both numbers of classes.
         """
-        mine = self.input_shape
-        fits = mine is None or (
-            len(mine) == len(input_shape) + 1
-            and all(one in (None, other) for one, other in zip(mine[1:], input_shape, strict=True))
+        shape = None if self.input_shape is None else self.input_shape[1:]
+        fits = shape is None or (
+            len(shape) == len(input_shape)
+            and all(size in (None, actual) for size, actual in zip(shape, input_shape, strict=True))
         )
         if not fits or not (self.input_dtype.is_floating or self.input_dtype.is_integer):
-            wanted = "any shape" if mine is None else f"shape {mine[1:]}"
             raise KdistillError(
-                f"{self.path} takes rows of {wanted} {self.input_dtype.name}, and those of {dataset} are {input_shape} "
-                f"{input_dtype}"
+                f"{self.path} takes rows of shape {'any' if shape is None else shape} {self.input_dtype.name}, but the "
+                f"rows of {dataset} have shape {input_shape} {input_dtype}"
             )
         if self.classes not in (None, classes):
-            raise KdistillError(f"{self.path} gives {self.classes} logits, and {dataset} has {classes} classes")
+            raise KdistillError(f"{self.path} outputs {self.classes} logits, but {dataset} has {classes} classes")
+
+    def restore(self, path: Path) -> SavedNetwork | None:
+        """Read the weights of another SavedModel with the same graph, both written by `save`, into this network.
+
+        Returns:
+            The network with its new path, or None if the weights do not fit. In either case, do not use this one again.
+        """
+        variables = getattr(self.loaded, "weights", ())
+        names = [f"weights/{place}/.ATTRIBUTES/VARIABLE_VALUE" for place in range(len(variables))]
+        try:
+            reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+            if {*names, "_CHECKPOINTABLE_OBJECT_GRAPH"} != set(reader.get_variable_to_shape_map()):
+                return None
+            for variable, name in zip(variables, names, strict=True):
+                variable.assign(reader.get_tensor(name))
+        except (ValueError, TypeError, RuntimeError, tf.errors.OpError):
+            return None
+        return replace(self, path=path)
 
     def logits(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """What the network says of one block of inputs (rows, ...): (rows, classes).
+        """Return the output for a block of inputs (rows, ...), (rows, classes).
 
-        These are logits, or, of a network from outside, perhaps probabilities.
+        External networks may output probabilities instead of logits.
 
         Raises:
-            KdistillError: if it says something of another shape, or fails.
+            KdistillError: if the network fails or its output has another shape.
         """
-        fixed = self.input_shape[0] if self.input_shape else None
-        if fixed is not None and len(inputs) != fixed:  # a network for batches of one size
-            return np.concatenate([self._fixed(inputs[i : i + fixed], fixed) for i in range(0, len(inputs), fixed)])
+        batch = self.input_shape[0] if self.input_shape else None
+        if batch is not None and len(inputs) != batch:  # the network takes batches of one size
+            blocks = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]
+            return np.concatenate([self.logits(_pad(block, batch))[: len(block)] for block in blocks])
         tensor = tf.convert_to_tensor(inputs)
         raw = self.raw or (self.input_dtype == tensor.dtype == tf.uint8)
-        fed = tf.cast(tensor if raw else scaled(tensor), self.input_dtype)
         try:
-            said = np.asarray(tf.cast(self.call(fed), tf.float32))
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
-            raise KdistillError(f"{self.path} fails on rows of {inputs.shape[1:]}: {first_line(error)}") from None
-        if said.ndim != 2 or len(said) != len(inputs):
-            raise KdistillError(
-                f"{self.path} gives {said.shape} for {len(inputs)} rows: it needs (rows, classes), one logit a class"
+            output = np.asarray(
+                tf.cast(self.call(tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)), tf.float32)
             )
-        return said
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
+            raise KdistillError(f"{self.path} fails on rows of shape {inputs.shape[1:]}: {first_line(error)}") from None
+        if output.ndim != 2 or len(output) != len(inputs):
+            raise KdistillError(
+                f"{self.path} outputs {output.shape} for {len(inputs)} rows (expected (rows, classes): a logit per class)"
+            )
+        return output
 
-    def _fixed(self, inputs: NDArray[Any], rows: int) -> NDArray[np.float32]:
-        padding = [(0, rows - len(inputs)), *[(0, 0)] * (inputs.ndim - 1)]
-        return self.logits(np.pad(inputs, padding))[: len(inputs)]
+
+def _open_saved_model(path: Path, signature: str | None, output: str | None) -> SavedNetwork:
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except tf.errors.ResourceExhaustedError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, tf.errors.OpError) as error:
+        raise KdistillError(
+            f"{path} is not a SavedModel or is damaged: {first_line(error)}; write or copy it again"
+        ) from None
+    if not loaded.signatures:
+        raise KdistillError(
+            f"{path} has no signatures; write it with tf.saved_model.save(model, path, signatures=function)"
+        )
+    default = "serving_default" if "serving_default" in loaded.signatures else None
+    function = loaded.signatures[_choose("signature", list(loaded.signatures), signature or default, path)]
+    inputs = function.structured_input_signature[1]
+    _check_one_input(path, list(inputs))
+    ((input_name, spec),) = inputs.items()
+    output = _choose("output", list(function.structured_outputs), output, path)
+    shape = function.structured_outputs[output].shape
+    return SavedNetwork(
+        path=path,
+        call=lambda inputs: function(**{input_name: inputs})[output],
+        input_shape=None if spec.shape.rank is None else tuple(spec.shape),
+        input_dtype=spec.dtype,
+        classes=shape[-1] if shape.rank else None,
+        loaded=loaded,
+    )
 
 
-def _choose_output(names: list[str], wanted: str | None, path: Path) -> str:
-    if wanted is None and len(names) == 1:
+def _open_keras(path: Path, output: str | None) -> SavedNetwork:
+    model = load_keras_file(path, "save it as a SavedModel, which needs no code: model.export(DIRECTORY)")
+    _check_one_input(path, model.inputs)
+    names = [str(name) for name in getattr(model, "output_names", ["output"])]
+    place = names.index(_choose("output", names, output, path))
+    predict = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False))[place])
+    return SavedNetwork(
+        path=path,
+        call=predict,
+        input_shape=tuple(model.inputs[0].shape),
+        input_dtype=tf.as_dtype(model.inputs[0].dtype),
+        classes=model.outputs[place].shape[-1],
+        loaded=model,
+    )
+
+
+def _check_one_input(path: Path, inputs: Sequence[Any]) -> None:
+    if len(inputs) != 1:
+        raise KdistillError(f"{path} has {len(inputs)} inputs (expected one)")
+
+
+def _choose(option: str, names: list[str], name: str | None, path: Path) -> str:
+    """Return the name if it is one of the names, or the only one of the names if the name is None."""
+    if name is None and len(names) == 1:
         return names[0]
-    if wanted not in names:
-        there = "the outputs " if wanted is None else f"no output {wanted!r}, only "
-        raise KdistillError(f"{path} has {there}{', '.join(sorted(names))}: choose one with --output")
-    return wanted
+    if name not in names:
+        problem = f"has several {option}s" if name is None else f"has no {option} {name!r}"
+        raise KdistillError(f"{path} {problem}; pass --{option} with one of {', '.join(sorted(names))}")
+    return name
 
 
-def _last(shape: Any) -> int | None:
-    return shape[-1] if shape.rank else None
+def _pad(inputs: NDArray[Any], rows: int) -> NDArray[Any]:
+    return np.pad(inputs, [(0, rows - len(inputs)), *[(0, 0)] * (inputs.ndim - 1)])

@@ -1,72 +1,73 @@
-"""What a network is made of: from a name to the files it comes from.
-
-The standard library's alone, and no user's code is run: whether a network is up to date is known without either.
-"""
+"""Resolve the name of a network to the files that it comes from. No user code is run, and TensorFlow is not imported."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdistill import workspace
 from kdistill.data import user_code
 from kdistill.errors import KdistillError
 from kdistill.settings import NEW_WEIGHTS
+from kdistill.workspace import Input, digest
 
 APPLICATIONS = "keras.applications"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A network's name, resolved.
+    """A network's name and the files that it comes from.
 
-    `name` is `cnn`, `small`, `mlp-H`, `keras.applications:NAME`, `MODULE:FUNCTION`, or the absolute path of a `.keras`.
-    `file` is the function's source or the `.keras`; None where kdistill or Keras makes the network. `weights` is the
-    file of the weights it begins with, `new` for a `.keras` whose weights are drawn anew, or None.
+    Attributes:
+        name: the name of a built-in network, `keras.applications:NAME`, `MODULE:FUNCTION`, or the absolute path of a
+            `.keras` file.
+        file: the source of the function or the `.keras` file; None for networks of kdistill and Keras.
+        weights: the path of a file with the initial weights; `new` to initialize the network of a `.keras` file afresh;
+            else None.
     """
 
     name: str
     file: Path | None = None
     weights: str | None = None
 
-    def settings(self) -> dict[str, str]:
-        """What a manifest's settings say of it."""
-        return {"model": self.name} | ({"weights": NEW_WEIGHTS} if self.weights == NEW_WEIGHTS else {})
-
-    def inputs(self) -> dict[str, workspace.Input]:
-        """What a manifest's inputs say of it: the files it comes from, with their digests now."""
-        files = {"model": self.file, "weights": self.weights_file}
-        return {role: workspace.Input(str(file), workspace.digest(file)) for role, file in files.items() if file}
-
     @property
     def weights_file(self) -> Path | None:
+        """The file with the initial weights."""
         return None if self.weights in (None, NEW_WEIGHTS) else Path(str(self.weights))
 
+    def settings(self) -> dict[str, str]:
+        """Return the entries for the settings of a manifest."""
+        return {"model": self.name} | ({"weights": NEW_WEIGHTS} if self.weights == NEW_WEIGHTS else {})
 
-def resolve(model: str, weights: str | None = None) -> ModelSource:
-    """Find what a network's name stands for.
+    def inputs(self, index: int = 1) -> list[Input]:
+        """Return the entries for the inputs of a manifest: the files and their current digests."""
+        files = {"model": self.file, "weights": self.weights_file}
+        return [Input(kind, str(file), digest(file), index) for kind, file in files.items() if file]
+
+
+def resolve_model(model: str, weights: str | None = None) -> ModelSource:
+    """Return the source of a network.
 
     Args:
-        model: as `TrainTeacher.model` lets through.
+        model: a valid value of `TrainTeacher.model`.
         weights: a file, `new`, or None.
 
     Raises:
-        KdistillError: if a file or a module is not there.
+        KdistillError: if a file or module does not exist.
     """
     if weights not in (None, NEW_WEIGHTS):
-        weights = str(_file("weights", str(weights)))
+        weights = str(_existing("weights", str(weights)))
     if model.endswith(".keras"):
-        file = _file("model", model)
+        file = _existing("model", model)
         return ModelSource(str(file), file, weights)
-    weights = None if weights == NEW_WEIGHTS else weights  # all others begin with new ones
+    if weights == NEW_WEIGHTS:
+        weights = None  # only a `.keras` file has weights that could be kept
     module, _, function = model.partition(":")
-    if not function or module == APPLICATIONS:
-        return ModelSource(model, None, weights)
-    return ModelSource(model, user_code.source(model, "model"), weights)
+    is_function = function and module != APPLICATIONS
+    return ModelSource(model, user_code.find_source(model, "model") if is_function else None, weights)
 
 
-def _file(option: str, name: str) -> Path:
+def _existing(option: str, name: str) -> Path:
     path = Path(name).expanduser().absolute()
     if not path.is_file():
-        raise KdistillError(f"--{option} {name}: there is no such file")
+        raise KdistillError(f"--{option} {name} does not exist; pass the path of a file")
     return path

@@ -1,24 +1,22 @@
-"""Networks of the user's own: from a function, from a `.keras` file, or one of `keras.applications`.
+"""Networks of the user's own: made by a function, loaded from a `.keras` file, or from `keras.applications`.
 
-Whatever comes of these, or goes wrong in them, is one network that gives logits, or one line that says where.
+Each is checked to be a Keras network from rows to logits. Errors of the user's code become one line with its location.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from kdistill.backend import keras, tf
 from kdistill.data import user_code
 from kdistill.errors import KdistillError, first_line
+from kdistill.networks.keras_files import load_keras_file
+from kdistill.networks.layers import operations_in
 from kdistill.networks.sources import APPLICATIONS, ModelSource
 from kdistill.settings import NEW_WEIGHTS
 
@@ -27,141 +25,101 @@ PROBED_ROWS = 4
 
 
 def build(source: ModelSource, rows: Any, classes: int, precision: str) -> keras.Model:
-    """A network of the user's own.
+    """Build a network of the user's own.
 
     Args:
-        source: what it is made of; it has a file, or is one of `keras.applications`.
-        rows: `keras.Input` of the rows it will see.
-        classes: how many logits it must give.
-        precision: the Keras dtype policy, which is set already.
+        source: a source with a file or a network of `keras.applications`.
+        rows: the `keras.Input` for the rows.
+        classes: the number of logits.
+        precision: the Keras dtype policy, which the caller has set.
 
     Returns:
         A functional or sequential model with one input and one output.
 
     Raises:
-        KdistillError: if it can't be made, takes other rows, or gives something else than logits.
+        KdistillError: if the network cannot be built, does not fit the rows, or does not output logits.
     """
     if source.file is None:
         network = _application(source.name, rows, classes)
         _check_shapes(network, rows, classes, source.name)
         return network
     if source.name.endswith(".keras"):
-        where, network = source.name, _file(source, precision)
+        where, network = source.name, _from_file(source, source.file, precision)
     else:
-        where, network = _function(source, tuple(rows.shape[1:]), classes)
+        where, network = _from_function(source, source.file, tuple(rows.shape[1:]), classes)
     try:
-        network = _called(network, rows)
+        network = _with_known_shapes(network, rows)
         _check_shapes(network, rows, classes, where)
-        said = network(_sample(rows), training=False)
+        output = network(_random_rows(rows), training=False)
     except KdistillError:
         raise
     except Exception as error:
-        what = f"in the network of --model {source.name}, on rows of {tuple(rows.shape[1:])}"
-        raise _failure(error, what, source.file) from error
-    _check_logits(network, said, where)
+        context = f"in the network of --model {source.name}, on rows of shape {tuple(rows.shape[1:])}"
+        raise _user_error(error, context, source.file) from error
+    _check_logits(network, output, where)
     if not network.trainable_variables:
-        raise KdistillError(f"{where}: none of its weights is trainable")
+        raise KdistillError(f"{where}: the network has no trainable weights; set trainable=True for some layers")
     return network
 
 
-def load_weights(network: keras.Model, file: Path) -> None:
-    """Give a network the weights of a file that were saved from one like it.
-
-    Keras loads a part of them without a word where the file has more (Keras 3.15.1), so what it has is compared first.
-
-    Raises:
-        KdistillError: if they are another network's.
-    """
-    try:
-        has = _saved(file)
-        with tempfile.TemporaryDirectory() as scratch:
-            own = Path(scratch) / "own.weights.h5"
-            network.save_weights(own)
-            needs = _saved(own)
-        if has == needs:
-            network.load_weights(file)
-            return
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
-        raise KdistillError(
-            f"--weights {file} can't be loaded: {first_line(error)}; save the weights again, by network.save_weights(FILE)"
-        ) from error
-    name = min(name for name in {**has, **needs} if has.get(name) != needs.get(name))
-    there, here = (shapes.get(name, "missing") for shapes in (has, needs))
-    raise KdistillError(
-        f"--weights {file} has the weights of another network: {name} is {there} there, and {here} here"
-    )
-
-
-def operations_in(operation: Any) -> Iterator[Any]:
-    """A network or layer, and all layers and operations that it lists, at any depth."""
-    yield operation
-    for inner in getattr(operation, "operations", getattr(operation, "layers", ())):
-        yield from operations_in(inner)
-
-
-def _function(source: ModelSource, input_shape: tuple[int, ...], classes: int) -> tuple[str, Any]:
-    """Where the user's function stands, and what it returns."""
-    assert source.file is not None
+def _from_function(source: ModelSource, file: Path, input_shape: tuple[int, ...], classes: int) -> tuple[str, Any]:
+    """Return the location of the user's function, and the network that it returns."""
     module, _, name = source.name.partition(":")
     try:
-        namespace = vars(user_code.imported(module, source.file))
+        namespace = vars(user_code.import_file(module, file))
     except (Exception, SystemExit) as error:
-        raise _failure(error, f"on importing {module} for --model {source.name}", source.file) from error
+        raise _user_error(error, f"on importing {module} for --model {source.name}", file) from error
     function = namespace.get(name)
     if not callable(function):
-        what = f"{name} is a {type(function).__name__}" if name in namespace else f"there is no {name} here"
-        raise KdistillError(f"{source.file}: {what}: --model {source.name} needs a function of (input_shape, classes)")
+        problem = f"{name} is of type {type(function).__name__}" if name in namespace else f"{name} is not defined"
+        raise KdistillError(f"{file}: {problem}; --model {source.name} needs a function of (input_shape, classes)")
     code = getattr(inspect.unwrap(function), "__code__", None)
-    where = f"{code.co_filename}:{code.co_firstlineno}" if code else str(source.file)
+    where = f"{code.co_filename}:{code.co_firstlineno}" if code else str(file)
     try:
         network = function(input_shape, classes)
     except (Exception, SystemExit) as error:
-        raise _failure(
-            error, f"in {name}({input_shape}, {classes}) of --model {source.name}", source.file, where
-        ) from error
+        context = f"in {name}({input_shape}, {classes}) of --model {source.name}"
+        raise _user_error(error, context, file, where) from error
     if not isinstance(network, keras.Model):
         kind = type(network)
-        given = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        raise KdistillError(f"{where}: {name} returns a {given}: --model {source.name} needs a keras.Model")
+        type_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        raise KdistillError(f"{where}: {name} returns a {type_name}; --model {source.name} needs a keras.Model")
     return where, network
 
 
-def _file(source: ModelSource, precision: str) -> keras.Model:
-    """The network of a `.keras` file, with its weights, or with new ones."""
-    try:
-        loaded = keras.models.load_model(source.file, compile=False, safe_mode=True)
-    except Exception as error:
+def _from_file(source: ModelSource, file: Path, precision: str) -> keras.Model:
+    """Load the network of a `.keras` file, with its own or new weights."""
+    network = load_keras_file(file, "if it needs code, write a function that loads it and pass --model MODULE:FUNCTION")
+    dtypes = {getattr(operation, "compute_dtype", None) for operation in operations_in(network)}
+    mixed = (f"mixed_{dtype}" for dtype in ("float16", "bfloat16") if dtype in dtypes)
+    saved_precision = next(mixed, "float32")
+    if saved_precision != precision:
         raise KdistillError(
-            f"{source.name} can't be loaded: {first_line(error)}; if it needs code, let a function load it: "
-            "--model MODULE:FUNCTION"
-        ) from error
-    computes = {getattr(each, "compute_dtype", None) for each in operations_in(loaded)}
-    mixed = (f"mixed_{dtype}" for dtype in ("float16", "bfloat16") if dtype in computes)
-    saved_in = next(mixed, "float32")
-    if saved_in != precision:
-        raise KdistillError(f"{source.name} computes in {saved_in} and keeps to it: --precision {saved_in}")
+            f"{source.name} was saved with dtype policy {saved_precision}; pass --precision {saved_precision}"
+        )
     if source.weights != NEW_WEIGHTS:
-        return loaded
-    fresh = keras.models.clone_model(loaded)
-    for trainable in (False, True):  # all of it; layers pass on only what is a change
+        return network
+    fresh = keras.models.clone_model(network)
+    for trainable in (False, True):  # Keras only passes a changed value on to the layers
         fresh.trainable = trainable
     return fresh
 
 
 def _application(model: str, rows: Any, classes: int) -> keras.Model:
-    """One of `keras.applications` with new weights, which sees rows as every network here does.
+    """Build a network of `keras.applications` with new weights, for rows that are scaled as for any other network.
 
-    Its own scaling, made for values to 255, is left out; EfficientNetB0 to B7 can't leave it out, and have it undone.
+    The network's own scaling, which is made for values from 0 to 255, is left out. EfficientNetB0 to B7 lack an option for
+    that, so their inputs are multiplied by 255.
     """
     name = model.partition(":")[2]
-    known = [each for each in dir(keras.applications) if each[0].isupper()]
+    known = [attribute for attribute in dir(keras.applications) if attribute[0].isupper()]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-        raise KdistillError(f"--model {model}: there is none of this name in {APPLICATIONS}, but {', '.join(close)}")
+        raise KdistillError(f"--model {model} does not exist in {APPLICATIONS}; pass e.g. {', '.join(close)}")
     make = getattr(keras.applications, name)
     shape = tuple(rows.shape[1:])
     image = (*shape, 1) if len(shape) == 2 else shape
-    can_leave_out = "include_preprocessing" in inspect.signature(make).parameters
+    has_preprocessing_option = "include_preprocessing" in inspect.signature(make).parameters
     try:
         pixels = rows if image == shape else keras.layers.Reshape(image)(rows)
         if name.startswith("EfficientNetB"):
@@ -172,85 +130,68 @@ def _application(model: str, rows: Any, classes: int) -> keras.Model:
             weights=None,
             classes=classes,
             classifier_activation=None,
-            **({"include_preprocessing": False} if can_leave_out else {}),
+            **({"include_preprocessing": False} if has_preprocessing_option else {}),
         )
     except Exception as error:
-        raise KdistillError(f"--model {model} takes no rows of {shape}: {first_line(error)}") from error
+        raise KdistillError(f"--model {model} does not fit rows of shape {shape}: {first_line(error)}") from error
     return network
 
 
-def _called(network: keras.Model, rows: Any) -> keras.Model:
-    """A network whose input and output are known: itself, or else what it makes of symbolic rows."""
+def _with_known_shapes(network: keras.Model, rows: Any) -> keras.Model:
+    """Return a network with known input and output: itself, or one that calls it on symbolic rows."""
     if getattr(network, "inputs", None):
         return network
-    if type(network) is keras.Sequential:  # the input it would make has its first layer's dtype, for token ids too
+    if type(network) is keras.Sequential:  # otherwise its input would have the dtype of its first layer
         return keras.Sequential([rows, *network.layers], name=network.name)
-    network(rows, training=True)  # what is wrong in training alone is found here
-    outputs = network(rows)
-    return keras.Model(rows, outputs, name=network.name)
+    network(rows, training=True)  # finds errors that only occur in training
+    return keras.Model(rows, network(rows), name=network.name)
 
 
-def _sample(rows: Any) -> Any:
-    """Some rows such as a network might see: zeros and ones for whole numbers, which any vocabulary has."""
-    draw = np.random.default_rng(0).random((PROBED_ROWS, *rows.shape[1:]))
-    return tf.constant(draw.round() if keras.backend.is_int_dtype(rows.dtype) else draw, rows.dtype)
+def _random_rows(rows: Any) -> Any:
+    """Return some rows: numbers in [0, 1), or zeros and ones for integers, which any vocabulary has."""
+    values = np.random.default_rng(0).random((PROBED_ROWS, *rows.shape[1:]))
+    return tf.constant(values.round() if keras.backend.is_int_dtype(rows.dtype) else values, rows.dtype)
 
 
 def _check_shapes(network: keras.Model, rows: Any, classes: int, where: str) -> None:
-    """Refuse a network of other inputs than these rows, or of other outputs than logits."""
+    """Check that a network takes the rows and outputs one logit per class."""
     inputs, outputs = len(network.inputs), len(network.outputs)
     if (inputs, outputs) != (1, 1):
-        raise KdistillError(f"{where}: the network has {inputs} inputs and {outputs} outputs: it needs one of each")
-    takes, shape = network.inputs[0], tuple(rows.shape)
-    its = tuple(takes.shape)
-    if len(its) != len(shape) or its[0] or any(one not in (None, other) for one, other in zip(its, shape, strict=True)):
-        raise KdistillError(f"{where}: the network takes {its}, and the rows here are {shape}")
-    if keras.backend.is_int_dtype(takes.dtype) and not keras.backend.is_int_dtype(rows.dtype):
+        raise KdistillError(f"{where}: the network has {inputs} inputs and {outputs} outputs (expected one of each)")
+    entry = network.inputs[0]
+    shape, actual = tuple(entry.shape), tuple(rows.shape)
+    fits = len(shape) == len(actual) and all(size in (None, other) for size, other in zip(shape, actual, strict=True))
+    if not fits or shape[0]:
+        raise KdistillError(f"{where}: the network takes inputs of shape {shape}, but the rows have shape {actual}")
+    if keras.backend.is_int_dtype(entry.dtype) and not keras.backend.is_int_dtype(rows.dtype):
         raise KdistillError(
-            f"{where}: the network takes {takes.dtype}, and would see {rows.dtype} here (uint8 is scaled to [0, 1]): "
-            "give its Input dtype float32"
+            f"{where}: the network takes {entry.dtype}, but the rows are {rows.dtype} (uint8 is scaled to [0, 1]); use "
+            "dtype float32 in its keras.Input"
         )
-    gives = tuple(network.outputs[0].shape)
-    if gives != (None, classes):
-        raise KdistillError(f"{where}: the network gives {gives}: it needs a logit a class, {(None, classes)}")
+    output = tuple(network.outputs[0].shape)
+    if output != (None, classes):
+        raise KdistillError(f"{where}: the network outputs {output} (expected a logit per class, {(None, classes)})")
 
 
-def _check_logits(network: keras.Model, said: Any, where: str) -> None:
-    """Refuse probabilities, by the name of the last operation or by how they look on a few rows."""
-    if not tf.is_tensor(said):
-        raise KdistillError(f"{where}: the network gives a {type(said).__name__}: it needs a single tensor of logits")
+def _check_logits(network: keras.Model, output: Any, where: str) -> None:
+    """Check that a network does not output probabilities, by its last operation and its output for a few rows."""
+    if not tf.is_tensor(output):
+        raise KdistillError(f"{where}: the network outputs a {type(output).__name__} (expected one tensor of logits)")
     last = network
-    while getattr(last, "inputs", None) and isinstance(last, keras.Model):  # of others the order of layers says nothing
+    while getattr(last, "inputs", None) and isinstance(last, keras.Model):  # other models do not list layers in order
         last = getattr(last, "operations", last.layers)[-1]
-    kind = getattr(last, "activation", None) or type(last)
-    ends_in = getattr(kind, "__name__", type(kind).__name__).lower()
-    values = np.asarray(tf.cast(said, tf.float32))
+    activation = getattr(last, "activation", None) or type(last)
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    values = np.asarray(tf.cast(output, tf.float32))
     if (values >= 0).all() and (np.abs(values.sum(axis=1) - 1) < 1e-2).all():
-        ends_in = "softmax"
-    if ends_in in PROBABILITIES:
+        name = "softmax"
+    if name in PROBABILITIES:
         raise KdistillError(
-            f"{where}: the network ends in {ends_in}, and logits are what is distilled: give its last layer activation=None"
+            f"{where}: the network ends in {name}, but distillation needs logits; set activation=None in its last layer"
         )
 
 
-def _saved(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all weights in a `.weights.h5` or `.keras`, less those of an optimizer."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
-            found[name] = item.shape
-
-    if file.suffix == ".keras":
-        with zipfile.ZipFile(file) as archive, archive.open("model.weights.h5") as stream, h5py.File(stream) as weights:
-            weights.visititems(note)
-    else:
-        with h5py.File(file) as weights:
-            weights.visititems(note)
-    return found
-
-
-def _failure(error: BaseException, what: str, file: Path, where: str | None = None) -> KdistillError:
-    """An error of the user's code in one line, which begins with the innermost place in it."""
-    place = user_code.failed_at(error, file) or where or str(file)
-    return KdistillError(f"{place}: {type(error).__name__}: {first_line(error)} ({what})")
+def _user_error(error: BaseException, context: str, file: Path, where: str | None = None) -> KdistillError:
+    """Return an error of the user's code as one line that begins with the innermost location in that code."""
+    location = user_code.error_location(error, file) or where or str(file)
+    return KdistillError(f"{location}: {type(error).__name__}: {first_line(error)} ({context})")

@@ -9,8 +9,8 @@ from kdistill import Reporter
 from kdistill.console import printable
 from kdistill.errors import first_line
 from kdistill.evaluation import figures
-from kdistill.stages import correct_bias
-from kdistill.workspace import Input, Manifest
+from kdistill.stages.correct_bias import CorrectBiasResult
+from kdistill.workspace import Input, Manifest, Workspace
 
 HOSTILE = [
     "[/dog]",
@@ -59,7 +59,7 @@ def test_table_of_classes(capsys):
     classes = [{"name": name, "wanted": 1, "before": 1, "after": 1, "shift": 0.0} for name in HOSTILE]
     results = {"classes": classes, "inputs": 9, "test_rows": 9, "student_test_errors": 1, "test_errors": 1}
     manifest = Manifest(kind="student", settings={}, inputs={"student": Input("student", "")}, results=results)
-    correct_bias.show(manifest, Reporter())
+    CorrectBiasResult(Workspace().student("student-corrected"), manifest).show(Reporter())
     out = capsys.readouterr().out
     assert all(f"\n{text} " in out for text in SHOWN)
 

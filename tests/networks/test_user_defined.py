@@ -1,4 +1,4 @@
-"""Networks of the user's own: each form, each mistake, and that they train, resume and save like the built-in ones."""
+"""Networks of the user's own: where they come from, mistakes in them, and how they train, resume and save."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import InterruptAfter, write_npz
+from helpers import KDISTILL, InterruptAfter, stamps, write_npz
 
-from kdistill import data
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
-from kdistill.networks import built_in as models
 from kdistill.networks import saved_models
+from kdistill.networks.build import build_network
+from kdistill.networks.layers import TABLE_ROWS, layer_table
 from kdistill.settings import Training
 from kdistill.training import loop as training
 from kdistill.training.feed import Examples
 from kdistill.workspace import Manifest, Workspace
 
-KDISTILL = [sys.executable, "-m", "kdistill"]
 QUICK = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.003"]
 NETS = '''
 import keras
@@ -39,7 +39,7 @@ def image(x):
     return x if len(x.shape) == 4 else L.Reshape((*x.shape[1:], 1))(x)
 
 def resnet(input_shape, classes):
-    """Augmentation, batch normalisation, dropout, branches."""
+    """Augmentation, batch normalization, dropout, branches."""
     inputs = keras.Input(input_shape)
     x = L.RandomFlip("horizontal")(image(inputs))
     x = L.RandomTranslation(0.1, 0.1)(x)
@@ -56,7 +56,7 @@ def unbuilt(input_shape, classes):
     return keras.Sequential([L.Flatten(), L.Dropout(0.2), L.Dense(classes)])
 
 class Sub(keras.Model):
-    """Draws of its own, in training alone, and layers in a list; Keras can't save it."""
+    """Draws random numbers in training only, and has layers in a list; Keras cannot save it."""
 
     def __init__(self, classes, thing):
         super().__init__()
@@ -75,7 +75,7 @@ def sub(input_shape, classes):
     return Sub(classes, object())
 
 def nested(input_shape, classes):
-    """A network in a network, a shared layer, a penalty, operations that are no layers; compiled with metrics."""
+    """A nested network, a shared layer, regularizers, and operations besides layers; compiled with metrics."""
     inner = keras.Sequential([keras.Input((16,)), L.Dense(16, "relu", activity_regularizer="l2"), L.Dropout(0.1)])
     shared = L.Dense(16, kernel_regularizer="l2")
     inputs = keras.Input(input_shape)
@@ -98,7 +98,7 @@ def augmented(input_shape, classes):
     return keras.Model(inputs, L.Dense(classes)(L.Flatten()(L.RandomErasing(value_range=(0, 1))(x))))
 
 def words(input_shape, classes):
-    """Token ids: an embedding, and a recurrence with dropout of its own."""
+    """Token ids: an embedding and a recurrent layer with dropout."""
     inputs = keras.Input(input_shape, dtype="int32")
     x = L.Embedding(50, 8, mask_zero=True)(inputs)
     x = L.LSTM(4, dropout=0.2, recurrent_dropout=0.2)(x)
@@ -108,7 +108,7 @@ def unbuilt_words(input_shape, classes):
     return keras.Sequential([L.Embedding(1000, 8), L.GRU(4, dropout=0.1), L.Dense(classes)])
 
 def lookup(input_shape, classes):
-    """A table that is no variable."""
+    """A lookup table, which is not a variable."""
     inputs = keras.Input(input_shape, dtype="int32")
     x = L.Embedding(4, 8)(L.IntegerLookup(vocabulary=[0, 1, 2])(inputs))
     return keras.Model(inputs, L.Dense(classes)(L.Flatten()(x)))
@@ -149,7 +149,7 @@ def sub_softmax(input_shape, classes):
     return SubSoftmax(classes)
 
 class SubHinge(keras.Model):
-    """Its last attribute is a gate, and not what it ends in."""
+    """Its last layer by attribute is a gate, but its output is not a sigmoid."""
 
     def __init__(self, classes):
         super().__init__()
@@ -222,13 +222,13 @@ def frozen(input_shape, classes):
 
 
 def line_of(text, of=NETS):
-    """The number of the line with this text."""
+    """Return the number of the line with this text."""
     return of[: of.index(text)].count("\n") + 1
 
 
 @pytest.fixture(autouse=True)
 def nets(tmp_path, monkeypatch):
-    """`nets.py` in an empty current directory."""
+    """Write `nets.py` to an empty current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "nets.py").write_text(NETS)
@@ -244,7 +244,7 @@ def rows(digits):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, digits):
-    """The digits again, few and small."""
+    """The digits, with fewer rows and pixels."""
     parts = {}
     for split, count in (("train", 256), ("test", 64)):
         part = getattr(digits, split)
@@ -253,7 +253,7 @@ def small(tmp_path_factory, digits):
 
 
 def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint8", weights=None, seed=0):
-    return models.build(
+    return build_network(
         model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, weights=weights
     )
 
@@ -263,8 +263,8 @@ def train(place, network, inputs, labels, how, reporter=None):
     identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
     return training.train(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        Examples(Array(inputs, "some"), labels),
-        Examples(Array(inputs[:20], "some"), labels[:20]),
+        Examples(ArrayRows(inputs, "some"), labels),
+        Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
         held_out_name="test",
         objective=training.Objective(),
         settings=how,
@@ -294,30 +294,30 @@ ALL_KINDS = [
 
 
 def some_rows(rows, dtype):
-    """Images of a type, or, for whole numbers, token ids; their shape is the network's business."""
+    """Return images of a dtype, or token ids for an integer dtype."""
     if dtype.startswith("int"):
         return (rows[0][:, 0] % 50).astype(dtype)
     return rows[0] if dtype == "uint8" else rows[0].astype(dtype) / 255
 
 
 @pytest.mark.parametrize(("model", "dtype", "changed"), ALL_KINDS, ids=[f"{m} {d} {c}" for m, d, c in ALL_KINDS])
-def test_goes_on_to_the_same_bits(tmp_path, rows, model, dtype, changed):
-    """Stopped after an epoch and run again, every kind of network ends with the bits of an uninterrupted run."""
+def test_resumed_training_has_the_same_bits(tmp_path, rows, model, dtype, changed):
+    """Training that is stopped after an epoch and resumed gives the weights of an uninterrupted run."""
     how = Training(**{"epochs": 3, "batch_size": 32, "seed": 4} | changed)
     inputs = some_rows(rows, dtype)
-    whole, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
+    uninterrupted, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", model, inputs, rows[1], how, InterruptAfter(1))
     counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", model, inputs, rows[1], how, counts)
-    assert 100 - counts.left == 2, "it went on, and did not start over"
-    assert weights(network) == weights(whole)
+    assert 100 - counts.left == 2, "only two epochs remained"
+    assert weights(network) == weights(uninterrupted)
     assert progress.rows[-1]["train_loss"] == expected.rows[-1]["train_loss"]
 
 
 @pytest.mark.parametrize(("model", "dtype", "changed"), ALL_KINDS, ids=[f"{m} {d} {c}" for m, d, c in ALL_KINDS])
-def test_saved_network_says_what_the_network_says(tmp_path, rows, model, dtype, changed):
-    """As float32 logits, whatever the network computes in, and without augmentation or dropout."""
+def test_saved_network_has_the_same_logits(tmp_path, rows, model, dtype, changed):
+    """The logits are float32 whatever dtype the network computes in, without augmentation and dropout."""
     inputs = some_rows(rows, dtype)[:5]
     network = build(model, inputs.shape[1:], dtype=dtype, precision=changed.get("precision", "float32"))
     saved_models.save(network, tmp_path)
@@ -325,36 +325,36 @@ def test_saved_network_says_what_the_network_says(tmp_path, rows, model, dtype, 
     expected = network(inputs / np.float32(255) if dtype == "uint8" else inputs, training=False)
     np.testing.assert_allclose(saved.logits(inputs), tf.cast(expected, tf.float32), atol=1e-3)
     assert saved.input_dtype == (tf.int32 if dtype.startswith("int") else tf.float32)
-    assert models.table(network)[-1] == ("total", "", f"{network.count_params():,}")
+    assert layer_table(network)[-1] == ("total", "", f"{network.count_params():,}")
 
 
 @pytest.mark.parametrize("model", ["mlp-20", *dict.fromkeys(model for model, _, _ in ALL_KINDS)])
 def test_saved_bytes_depend_on_the_network_alone(tmp_path, rows, model):
-    """Saved again after other networks were built and traced, a network has the same bytes, and still loads."""
+    """A network that is saved after other networks were built has the same bytes, and loads."""
     dtype = next((dtype for name, dtype, _ in ALL_KINDS if name == model), "uint8")
     inputs = some_rows(rows, dtype)[:5]
-    saved = []
+    saves = []
     for place in (tmp_path / "first", tmp_path / "second"):
         place.mkdir()
         network = build(model, inputs.shape[1:], dtype=dtype)
         problem = saved_models.save(network, place)
-        saved.append({str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()})
-        said = saved_models.SavedNetwork.load(place / "saved_model").logits(inputs)
+        saves.append({str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()})
+        logits = saved_models.SavedNetwork.load(place / "saved_model").logits(inputs)
         if not problem:
             loaded = saved_models.SavedNetwork.load(place / "model.keras")
-            np.testing.assert_allclose(loaded.logits(inputs), said, atol=1e-5)
+            np.testing.assert_allclose(loaded.logits(inputs), logits, atol=1e-5)
         build("nets:resnet")(np.zeros((1, 14, 14), np.float32))
-    assert saved[0].keys() == saved[1].keys()
-    assert [name for name in saved[0] if saved[0][name] != saved[1][name]] == []
+    assert saves[0].keys() == saves[1].keys()
+    assert [name for name in saves[0] if saves[0][name] != saves[1][name]] == []
 
 
 def test_lookup_tables_are_not_shared_by_networks(tmp_path, rows):
-    """Two SavedModels with vocabularies of their own give their own logits in one process."""
+    """Two SavedModels with different vocabularies keep their own logits in one process."""
     inputs, networks = some_rows(rows, "int64")[:5] % 3, []
     for vocabulary in ([0, 1, 2], [2, 1, 0]):
-        taken = keras.Input(inputs.shape[1:], dtype="int32")
-        numbers = keras.layers.IntegerLookup(vocabulary=vocabulary)(taken)
-        networks.append(keras.Model(taken, keras.ops.cast(numbers, "float32")))
+        ids = keras.Input(inputs.shape[1:], dtype="int32")
+        numbers = keras.layers.IntegerLookup(vocabulary=vocabulary)(ids)
+        networks.append(keras.Model(ids, keras.ops.cast(numbers, "float32")))
     for number, network in enumerate(networks):
         (tmp_path / str(number)).mkdir()
         saved_models.save(network, tmp_path / str(number))
@@ -363,8 +363,8 @@ def test_lookup_tables_are_not_shared_by_networks(tmp_path, rows):
         np.testing.assert_array_equal(saved.logits(inputs), network(inputs))
 
 
-def test_token_ids_arrive_whole(rows):
-    """Ids that bfloat16 can't tell apart are told apart, also by a network that names no input dtype."""
+def test_token_ids_keep_their_precision(rows):
+    """Ids that are equal in bfloat16 stay different, even in a network without an input dtype."""
     network = build("nets:unbuilt_words", (6,), dtype="int64", precision="mixed_bfloat16")
     ids = np.full((2, 6), 700, np.int32)
     ids[1] += 1
@@ -372,35 +372,36 @@ def test_token_ids_arrive_whole(rows):
     assert (one != other).any()
 
 
-def test_seed_decides(rows):
-    """The function's weights come from the seed and the role."""
+def test_seed_determines_weights():
+    """The initial weights of a function's network come from the seed."""
     assert weights(build("nets:dense")) == weights(build("nets:dense"))
     assert weights(build("nets:dense")) != weights(build("nets:dense", seed=1))
 
 
 def test_precision_is_the_policy_while_the_function_runs():
+    """The dtype policy of the process does not change."""
     network = build("nets:dense", precision="mixed_bfloat16")
     assert {layer.compute_dtype for layer in network.layers} == {"bfloat16"}
     assert keras.config.dtype_policy().name == "float32"
 
 
 def test_module_in_a_package_is_found_without_importing_its_parents(tmp_path):
-    """Packages with and without `__init__.py`, whose code runs when the network is built and no sooner."""
-    from kdistill.networks import sources as model_sources
+    """The code of parent packages runs when the network is built, not when its source is resolved."""
+    from kdistill.networks.sources import resolve_model
 
     (tmp_path / "package" / "inner").mkdir(parents=True)
     (tmp_path / "package" / "inner" / "__init__.py").write_text("raise RuntimeError")
     (tmp_path / "package" / "inner" / "some.py").write_text("from .other import dense")
     (tmp_path / "package" / "inner" / "other.py").write_text(NETS)
-    source = model_sources.resolve("package.inner.some:dense")
+    source = resolve_model("package.inner.some:dense")
     assert source.file == tmp_path / "package" / "inner" / "some.py"
     assert "package" not in sys.modules
     (tmp_path / "package" / "inner" / "__init__.py").write_text("")
     assert build("package.inner.some:dense").count_params() == build("nets:dense").count_params()
 
 
-def test_changed_source_is_what_runs(nets, monkeypatch):
-    """Even where the change shows in neither the size nor the whole second by which Python knows its byte code."""
+def test_changed_source_is_used(nets, monkeypatch):
+    """A change is noticed even if it keeps the size and modification time that Python checks byte code by."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     before = nets.stat()
     assert build("nets:dense").count_params() == 196 * 16 + 16 + 170
@@ -411,44 +412,44 @@ def test_changed_source_is_what_runs(nets, monkeypatch):
 
 AT = {name: line_of(f"def {name}(") for name in ("no_model", "one_argument", "two_inputs", "fails_when_called")}
 MISTAKES = [
-    ("nosuch:f", "there is no module 'nosuch'"),
-    ("nets.nosuch:f", "there is no module 'nets.nosuch'"),
-    ("nets.py:dense", "a module goes without .py: --model nets:dense"),
-    ("sys:exit", "no module with Python source"),
-    ("broken:f", "broken.py:2: ModuleNotFoundError: No module named 'nosuch' (on importing broken"),
-    ("broken.syntax:f", "syntax.py:1: SyntaxError: "),
-    ("nets:nosuch", "nets.py: there is no nosuch here"),
-    ("nets:constant", "nets.py: constant is a int: --model nets:constant needs a function of (input_shape, classes)"),
-    ("nets:one_argument", f"nets.py:{AT['one_argument']}: TypeError: one_argument() takes 1 positional argument"),
-    ("nets:raises", f"nets.py:{line_of('1 // 0')}: ZeroDivisionError: integer division or modulo by zero (in raises"),
-    ("nets:stops", f"nets.py:{line_of('SystemExit')}: SystemExit: no"),
-    ("nets:bad_layer", f"nets.py:{line_of('-classes')}: ValueError: Received an invalid value for `units`"),
-    ("nets:no_model", f"nets.py:{AT['no_model']}: no_model returns a list: --model nets:no_model needs a keras.Model"),
-    ("nets:fails_when_called", f"nets.py:{line_of('x @')}: "),
-    ("nets:two_inputs", f"nets.py:{AT['two_inputs']}: the network has 2 inputs and 1 outputs"),
-    ("nets:two_outputs", "the network has 1 inputs and 2 outputs"),
-    ("nets:named_output", "the network gives a dict: it needs a single tensor of logits"),
-    ("nets:other_rows", "the network takes (None, 7, 7, 3), and the rows here are (None, 14, 14)"),
-    ("nets:extra_axis", "the network takes (None, 14, 14, 1), and the rows here are (None, 14, 14)"),
-    ("nets:fixed_batch", "the network takes (8, 14, 14)"),
-    ("nets:bytes_in", "the network takes uint8, and would see float32 here"),
-    ("nets:too_many", "the network gives (None, 11): it needs a logit a class, (None, 10)"),
-    ("nets:unflattened", "the network gives (None, 14, 10)"),
-    ("nets:frozen", "none of its weights is trainable"),
-    ("nosuch.keras", "there is no such file"),
-    ("text.keras", "text.keras can't be loaded: "),
-    ("lambda.keras", "lambda.keras can't be loaded: Requested the deserialization of a `Lambda` layer"),
-    ("custom.keras", "custom.keras can't be loaded: "),
-    ("low.keras", "low.keras computes in mixed_bfloat16 and keeps to it: --precision mixed_bfloat16"),
-    ("keras.applications:MobilNet", "there is none of this name in keras.applications, but MobileNet"),
-    ("keras.applications:vgg16", "but VGG16"),
-    ("keras.applications:MobileNetV2", "takes no rows of (14, 14): Input size must be at least 32x32"),
+    ("nosuch:f", ["'nosuch'"]),
+    ("nets.nosuch:f", ["'nets.nosuch'"]),
+    ("nets.py:dense", ["--model nets:dense"]),
+    ("sys:exit", ["'sys'"]),
+    ("broken:f", ["broken.py:2: ModuleNotFoundError", "'nosuch'", "--model broken:f"]),
+    ("broken.syntax:f", ["syntax.py:1: SyntaxError: "]),
+    ("nets:nosuch", ["nets.py: nosuch"]),
+    ("nets:constant", ["nets.py: constant", " int", "--model nets:constant", "(input_shape, classes)"]),
+    ("nets:one_argument", [f"nets.py:{AT['one_argument']}: TypeError: "]),
+    ("nets:raises", [f"nets.py:{line_of('1 // 0')}: ZeroDivisionError: ", "raises((14, 14), 10)"]),
+    ("nets:stops", [f"nets.py:{line_of('SystemExit')}: SystemExit: no"]),
+    ("nets:bad_layer", [f"nets.py:{line_of('-classes')}: ValueError: ", "`units`"]),
+    ("nets:no_model", [f"nets.py:{AT['no_model']}: no_model", " list", "keras.Model"]),
+    ("nets:fails_when_called", [f"nets.py:{line_of('x @')}: ", "(14, 14)"]),
+    ("nets:two_inputs", [f"nets.py:{AT['two_inputs']}: ", "2 inputs", "1 outputs"]),
+    ("nets:two_outputs", ["1 inputs", "2 outputs"]),
+    ("nets:named_output", [" dict"]),
+    ("nets:other_rows", ["(None, 7, 7, 3)", "(None, 14, 14)"]),
+    ("nets:extra_axis", ["(None, 14, 14, 1)", "(None, 14, 14)"]),
+    ("nets:fixed_batch", ["(8, 14, 14)", "(None, 14, 14)"]),
+    ("nets:bytes_in", ["uint8", "float32"]),
+    ("nets:too_many", ["(None, 11)", "(None, 10)"]),
+    ("nets:unflattened", ["(None, 14, 10)", "(None, 10)"]),
+    ("nets:frozen", ["trainable"]),
+    ("nosuch.keras", ["--model nosuch.keras"]),
+    ("text.keras", ["text.keras"]),
+    ("lambda.keras", ["lambda.keras", "`Lambda`", "--model MODULE:FUNCTION"]),
+    ("custom.keras", ["custom.keras", "--model MODULE:FUNCTION"]),
+    ("low.keras", ["low.keras", "--precision mixed_bfloat16"]),
+    ("keras.applications:MobilNet", ["--model keras.applications:MobilNet", " MobileNet,"]),
+    ("keras.applications:vgg16", ["--model keras.applications:vgg16", "VGG16"]),
+    ("keras.applications:MobileNetV2", ["--model keras.applications:MobileNetV2", "(14, 14)", "32x32"]),
 ]
 
 
-@pytest.mark.parametrize(("model", "said"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
-def test_mistake_is_one_line(run, small, tmp_path, model, said):
-    """Where, what, and nothing written."""
+@pytest.mark.parametrize(("model", "texts"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_mistake_is_one_line(run, small, tmp_path, model, texts):
+    """The error has the location and the cause, and nothing is written."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken.py").write_text("import sys\nimport nosuch\n")
     (tmp_path / "broken" / "syntax.py").write_text("def f(:\n")
@@ -468,7 +469,7 @@ def test_mistake_is_one_line(run, small, tmp_path, model, said):
     outcome = run("train-teacher", "--dataset", small, "--model", model, *QUICK)
     assert outcome.code == 1, outcome.out
     assert len(outcome.err.splitlines()) == 1
-    assert said in outcome.err
+    assert all(text in outcome.err for text in texts), outcome.err
     assert sorted(path for path in tmp_path.iterdir() if path.name != "__pycache__") == before
 
 
@@ -477,7 +478,8 @@ SOFTMAXES = ["softmax", "softmax_layer", "softmax_activation", "softmax_inside",
 
 @pytest.mark.parametrize("name", [*SOFTMAXES, "softmax_in_disguise", "sub_softmax"])
 def test_softmax_is_refused(name):
-    with pytest.raises(KdistillError, match=r"nets.py:\d+: the network ends in softmax.*activation=None"):
+    """Probabilities are found by the last operation or by the output for a few rows."""
+    with pytest.raises(KdistillError, match=r"nets.py:\d+: .*softmax.*activation=None"):
         build(f"nets:{name}")
 
 
@@ -488,11 +490,12 @@ def test_softmax_is_refused_in_a_file_and_for_a_student(run, small):
     network.save("soft.keras")
     outcome = run("train-student", "--alpha", 1, "--dataset", small, "--model", "soft.keras", *QUICK)
     assert outcome.code == 1
-    assert "soft.keras: the network ends in softmax" in outcome.err
+    assert all(text in outcome.err for text in ("soft.keras", "softmax", "activation=None"))
 
 
-def test_sigmoid_is_refused_and_a_gate_is_not():
-    with pytest.raises(KdistillError, match="ends in sigmoid"):
+def test_sigmoid_is_refused():
+    """A network that ends in a sigmoid is refused, one with a sigmoid gate is not."""
+    with pytest.raises(KdistillError, match=r"sigmoid.*activation=None"):
         build("nets:sigmoid")
     build("nets:gated")
 
@@ -503,11 +506,24 @@ def saved_variables(place):
 
 
 def manifest(kind, name):
-    return json.loads((Workspace(data.Path("workspace")).root / kind / name / "manifest.json").read_text())
+    return json.loads((Workspace(Path("workspace")).root / kind / name / "manifest.json").read_text())
 
 
-def test_function_through_all_stages(run, small, nets):
-    """Teacher, soft targets and student of one function; stale once its source changes, and made again in order."""
+def status_of(run):
+    """Return the state, reasons and command of each artifact by its kind, and the next command."""
+    status = json.loads(run("status", "--json").out)
+    return {item["kind"]: item for item in status["artifacts"]}, status["next"]
+
+
+def is_up_to_date(run, *command):
+    """Return whether a command succeeds without writing anything."""
+    before = stamps(Path("workspace"))
+    assert run(*command).code == 0
+    return stamps(Path("workspace")) == before
+
+
+def test_function_in_all_stages(run, small, nets):
+    """Teacher and student of one function are stale after its source changes, and are made again in order."""
     stages = [
         ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK],
         ["soften"],
@@ -518,69 +534,68 @@ def test_function_through_all_stages(run, small, nets):
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
     assert student["inputs"]["model"]["name"] == str(nets)
-    assert saved_variables(data.Path("workspace/students/student")) != saved_variables(
-        data.Path("workspace/teachers/teacher")
-    )
+    teacher_variables = saved_variables(Path("workspace/teachers/teacher"))
+    assert saved_variables(Path("workspace/students/student")) != teacher_variables
     for stage in stages:
-        assert "is up to date" in run(*stage).out
-    assert "stale" not in run("status").out
+        assert is_up_to_date(run, *stage)
     nets.write_text(NETS + "\n# changed\n")
-    said = run("status").out
-    assert said.count(f"stale: the model file {nets} has changed (digest ") == 2
-    assert "next: kdistill train-teacher --model nets:resnet --epochs 2" in said.replace(f" --dataset {small}", "")
-    for stage in stages[:1]:
-        assert "again: model changed" in run(*stage).out
-    run("soften")
-    assert "model changed" in run(*stages[2]).out
-    assert "stale" not in run("status").out
+    artifacts, following = status_of(run)
+    for kind in ("teacher", "student"):
+        assert artifacts[kind]["state"] == "stale"
+        assert str(nets) in "".join(artifacts[kind]["reasons"])
+    assert following.startswith("kdistill train-teacher ")
+    assert "--model nets:resnet" in following
+    assert not is_up_to_date(run, *stages[0])
+    assert is_up_to_date(run, "soften"), "a comment does not change the teacher's weights"
+    assert not is_up_to_date(run, *stages[2])
+    assert {item["state"] for item in status_of(run)[0].values()} == {"fresh"}
     nets.unlink()
-    assert f"the model file {nets} is gone" in run("status").out
+    assert status_of(run)[0]["teacher"]["state"] == "stale"
 
 
 def test_up_to_date_runs_no_code(run, small, nets):
-    """What is up to date is so without TensorFlow, and without the user's module."""
+    """A command that is up to date imports neither TensorFlow nor the user's module."""
     command = ["train-teacher", "--dataset", str(small), "--model", "nets:dense", *QUICK]
     assert run(*command).code == 0
     code = (
         f"import sys; sys.argv = ['kdistill', *{command!r}]\n"
         "from kdistill.cli import main\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
+        "except SystemExit as exit: assert not exit.code\n"
         "print([name for name in ('tensorflow', 'keras', 'nets') if name in sys.modules])\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "is up to date" in said
-    assert said.splitlines()[-1] == "[]"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
 
 
-def test_file_is_trained_on(run, small):
-    """A `.keras` keeps its weights, whatever the seed; a student of its teacher has its architecture, drawn anew."""
+def test_file_is_trained_further(run, small):
+    """A `.keras` file keeps its weights whatever the seed; the student of such a teacher gets new ones."""
     build("nets:resnet").save("net.keras")
-    kept = [variable.numpy() for variable in build("nets:resnet").trainable_variables]
+    saved = [variable.numpy() for variable in build("nets:resnet").trainable_variables]
     for seed in (0, 1):
         loaded = build("net.keras", seed=seed).trainable_variables
-        assert all((one.numpy() == other).all() for one, other in zip(loaded, kept, strict=True))
+        assert all((one.numpy() == other).all() for one, other in zip(loaded, saved, strict=True))
     fresh = [build("net.keras", weights="new", seed=seed).trainable_variables for seed in (0, 0, 1)]
-    assert [variable.shape for variable in fresh[0]] == [variable.shape for variable in kept]
+    assert [variable.shape for variable in fresh[0]] == [variable.shape for variable in saved]
     assert (fresh[0][0].numpy() == fresh[1][0].numpy()).all()
     assert not (fresh[0][0].numpy() == fresh[2][0].numpy()).all()
-    assert not (fresh[0][0].numpy() == kept[0]).all()
+    assert not (fresh[0][0].numpy() == saved[0]).all()
     assert run("train-teacher", "--dataset", small, "--model", "net.keras", *QUICK).code == 0
     assert run("soften").code == 0
     assert run("train-student", *QUICK).code == 0
     teacher, student = manifest("teachers", "teacher"), manifest("students", "student")
     assert teacher["settings"]["model"] == student["settings"]["model"] == os.path.abspath("net.keras")
     assert ("weights" in teacher["settings"], student["settings"]["weights"]) == (False, "new")
-    artifact = Workspace(data.Path("workspace")).student("student")
-    command = artifact.command_for(artifact.manifest())
+    command = status_of(run)[0]["student"]["command"]
     assert f"--model {os.path.abspath('net.keras')} --weights new" in command
-    assert "is up to date" in run(*command.split()[1:]).out
-    assert "is up to date" not in run("train-student", "--model", "net.keras", *QUICK).out
+    assert is_up_to_date(run, *command.split()[1:])
+    assert not is_up_to_date(run, "train-student", "--model", "net.keras", *QUICK)
     build("nets:dense").save("net.keras")
-    assert "the model file" in run("status").out
+    assert os.path.abspath("net.keras") in "".join(status_of(run)[0]["student"]["reasons"])
 
 
-def test_frozen_layers_stay_frozen_but_not_in_a_fresh_copy():
+def test_frozen_layers_stay_frozen_except_in_a_new_copy():
+    """Frozen layers of a `.keras` file stay frozen; with new weights they are trained."""
     network = build("nets:resnet")
     network.layers[4].trainable = False
     network.save("net.keras")
@@ -590,7 +605,7 @@ def test_frozen_layers_stay_frozen_but_not_in_a_fresh_copy():
 
 
 def test_weights_of_a_file(run, small):
-    """`--weights` begins with them, whichever of Keras's two files they lie in; a changed file makes it stale."""
+    """`--weights` loads both of Keras's files of weights; a changed file makes the teacher stale."""
     network = build("nets:resnet", seed=7)
     network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     network.fit(np.zeros((2, 14, 14)), np.zeros(2), verbose=0)
@@ -599,15 +614,15 @@ def test_weights_of_a_file(run, small):
     for file in ("some.weights.h5", "some.keras"):
         loaded = build("nets:resnet", weights=file)
         assert all((a.numpy() == b.numpy()).all() for a, b in zip(loaded.weights, network.weights, strict=True))
-    command = ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK]
-    assert run(*command, "--weights", "some.weights.h5").code == 0
-    made_from = manifest("teachers", "teacher")["inputs"]
-    assert list(made_from) == ["dataset", "model", "weights"]
-    assert f"--weights {os.path.abspath('some.weights.h5')}" in run("status", "--json").out
-    assert "is up to date" in run(*command, "--weights", "some.weights.h5").out
+    command = ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK, "--weights", "some.weights.h5"]
+    assert run(*command).code == 0
+    assert list(manifest("teachers", "teacher")["inputs"]) == ["dataset", "model", "weights"]
+    file = os.path.abspath("some.weights.h5")
+    assert f"--weights {file}" in status_of(run)[0]["teacher"]["command"]
+    assert is_up_to_date(run, *command)
     build("nets:resnet").save_weights("some.weights.h5")
-    assert "the weights file" in run("status").out
-    assert "weights changed" in run(*command, "--weights", "some.weights.h5").out
+    assert file in "".join(status_of(run)[0]["teacher"]["reasons"])
+    assert not is_up_to_date(run, *command)
 
 
 def test_weights_of_a_built_in_network():
@@ -617,83 +632,84 @@ def test_weights_of_a_built_in_network():
 
 
 @pytest.mark.parametrize(
-    ("weights", "code", "said"),
+    ("weights", "code", "texts"),
     [
-        ("nosuch.weights.h5", 1, "--weights nosuch.weights.h5: there is no such file"),
-        ("some.h5", 2, "--weights is some.h5: it needs a .weights.h5 or .keras"),
-        ("text.weights.h5", 1, "can't be loaded"),
-        ("text.keras", 1, "can't be loaded"),
-        ("linked.weights.h5", 1, "network.save_weights"),
-        ("damaged.weights.h5", 1, "network.save_weights"),
-        ("less.weights.h5", 1, "layers/dense/vars/0 is (196, 10) there, and (196, 20) here"),
-        ("longer.weights.h5", 1, "layers/dense_3/vars/0 is (10, 10) there, and missing here"),
-        ("more.weights.h5", 1, "layers/dense_2/vars/0 is (20, 20) there, and (20, 10) here"),
-        ("wide.keras", 1, "has the weights of another network"),
+        ("nosuch.weights.h5", 1, []),
+        ("some.h5", 2, [".weights.h5", ".keras"]),
+        ("text.weights.h5", 1, ["network.save_weights(FILE)"]),
+        ("text.keras", 1, ["network.save_weights(FILE)"]),
+        ("linked.weights.h5", 1, ["network.save_weights(FILE)"]),
+        ("damaged.weights.h5", 1, ["network.save_weights(FILE)"]),
+        ("less.weights.h5", 1, ["layers/dense/vars/0", "(196, 10)", "(196, 20)"]),
+        ("longer.weights.h5", 1, ["layers/dense_3/vars/0", "(10, 10)", "missing"]),
+        ("more.weights.h5", 1, ["layers/dense_2/vars/0", "(20, 20)", "(20, 10)"]),
+        ("wide.keras", 1, ["layers/dense_1/vars/0", "(20, 30)", "(20, 20)"]),
     ],
 )
-def test_weights_that_do_not_fit(run, small, weights, code, said):
-    """Also those of a network with more layers, a part of which Keras would load without a word."""
+def test_weights_that_do_not_fit(run, small, weights, code, texts):
+    """They are refused, even those of a network with more layers, which Keras would silently load in part."""
     for name in ("text.weights.h5", "text.keras"):
-        data.Path(name).write_text("text")
+        Path(name).write_text("text")
     layers = keras.layers
     dense = {"less": [10], "more": [20, 20, 20, 10], "longer": [20, 20, 10, 10], "wide": [20, 30, 10]}
     for name, units in dense.items():
         network = keras.Sequential([keras.Input((14, 14)), layers.Flatten(), *[layers.Dense(n) for n in units]])
         network.save("wide.keras") if name == "wide" else network.save_weights(f"{name}.weights.h5")
     build("mlp-20").save_weights("linked.weights.h5")
-    whole = data.Path("linked.weights.h5").read_bytes()
-    data.Path("damaged.weights.h5").write_bytes(whole.replace(b"HEAP", b"HELP"))
+    content = Path("linked.weights.h5").read_bytes()
+    Path("damaged.weights.h5").write_bytes(content.replace(b"HEAP", b"HELP"))
     with h5py.File("linked.weights.h5", "r+") as file:
         file["layers/dense/vars/2"] = h5py.SoftLink("/nowhere")
     outcome = run("train-teacher", "--dataset", small, "--model", "mlp-20", "--weights", weights, *QUICK)
     assert outcome.code == code
     assert len(outcome.err.splitlines()) == 1
-    assert said in outcome.err
+    assert all(text in outcome.err for text in ("--weights", weights, *texts)), outcome.err
     assert ":;" not in outcome.err
     assert "(--debug" not in outcome.err
-    assert not data.Path("workspace").exists()
+    assert not Path("workspace").exists()
 
 
-def test_unknown_student_is_known_before_any_work(run, small):
+def test_unknown_student_is_refused_before_training(run, small):
     outcome = run("run", "--dataset", small, "--student-model", "nosuch:f", *QUICK)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "there is no module 'nosuch'" in outcome.err
+    assert "'nosuch'" in outcome.err
 
 
 @pytest.mark.slow
 def test_application_through_the_command_line(run):
-    """MobileNetV3Small, on colour images; its table is kept short."""
+    """MobileNetV3Small on color images; its table of layers is shortened."""
     draw = np.random.default_rng(0)
-    made = {f"x_{split}": draw.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8) for split in ("train", "test")}
-    np.savez("random.npz", **made, y_train=np.arange(24) % 3, y_test=np.arange(24) % 3)
+    inputs = {f"x_{split}": draw.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8) for split in ("train", "test")}
+    np.savez("random.npz", **inputs, y_train=np.arange(24) % 3, y_test=np.arange(24) % 3)
     command = ["train-teacher", "--dataset", "random.npz", "--model", "keras.applications:MobileNetV3Small"]
-    outcome = run(*command, "--epochs", 1, "--batch-size", 12)
+    command += ["--epochs", "1", "--batch-size", "12"]
+    outcome = run(*command)
     assert outcome.code == 0, outcome.err
     assert re.search(r"^\.\.\. \d+ more +[\d,]+$", outcome.out, re.MULTILINE)
-    assert "is up to date" in run(*command, "--epochs", 1, "--batch-size", 12).out
+    assert is_up_to_date(run, *command)
 
 
 def test_application_on_rows_without_channels():
-    """They get one; and the network goes without the scaling that it has for values to 255."""
+    """They get a channel, and the network's scaling of values from 0 to 255 is left out."""
     network = build("keras.applications:MobileNetV3Small", (32, 32), 3)
     assert network.input_shape == (None, 32, 32)
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in network.layers)
-    assert len(models.table(network)) == models.TABLE_ROWS + 2
+    assert len(layer_table(network)) == TABLE_ROWS + 2
 
 
 @pytest.mark.slow
 def test_efficientnet_sees_pixels_of_0_to_255():
-    """It divides by 255 whatever it is told, so it is given that many times as much."""
+    """Its scaling by 1/255 cannot be left out, so it is undone."""
     network = build("keras.applications:EfficientNetB0", (32, 32, 3), 3)
     scales = [layer.scale for layer in network.layers if isinstance(layer, keras.layers.Rescaling)]
     assert np.prod(scales) == pytest.approx(1)
 
 
-def test_what_keras_cannot_save_is_left_out_with_a_warning(run, small):
-    """The SavedModel is there, and everything that needs no `model.keras` goes on."""
+def test_network_that_keras_cannot_save(run, small):
+    """A warning says that `model.keras` is missing; everything that needs only the SavedModel works."""
     outcome = run("train-teacher", "--dataset", small, "--model", "nets:sub", *QUICK)
     assert outcome.code == 0
-    assert "warning: model.keras is left out" in outcome.err
+    assert outcome.err.startswith("warning: model.keras ")
     assert len(outcome.err.splitlines()) == 1
     assert sorted(manifest("teachers", "teacher")["outputs"]) == ["checkpoint.npz", "history.csv", "saved_model"]
     for command in (["soften"], ["train-student", *QUICK], ["evaluate"], ["verify"]):
@@ -701,8 +717,8 @@ def test_what_keras_cannot_save_is_left_out_with_a_warning(run, small):
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_to_the_same_bits(tmp_path, small):
-    """A real process, killed outright, and the same command again."""
+def test_killed_run_resumes_with_the_same_bits(tmp_path, small):
+    """A process that is killed and run again writes the bytes of an uninterrupted one."""
     command = [*KDISTILL, "train-teacher", "--dataset", str(small), "--model", "nets:resnet", "--epochs", "12"]
     command += ["--batch-size", "8"]
     subprocess.run([*command, "-w", "whole"], check=True, capture_output=True)
@@ -717,8 +733,8 @@ def test_killed_run_goes_on_to_the_same_bits(tmp_path, small):
         if line.startswith("epoch  2/12"):
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "goes on after epoch" in done.stdout
+    resumed_run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "epoch  1/12" not in resumed_run.stdout
     whole, resumed = (tmp_path / place / "teachers/teacher" for place in ("whole", "workspace"))
     assert saved_variables(whole) == saved_variables(resumed)
     outputs = [json.loads((place / "manifest.json").read_text())["outputs"] for place in (whole, resumed)]
@@ -726,8 +742,8 @@ def test_killed_run_goes_on_to_the_same_bits(tmp_path, small):
         assert outputs[0][output] == outputs[1][output]
 
 
-def test_xla_is_for_networks_that_gain_by_it(monkeypatch):
-    """On a CPU those of dense layers and their like, with dropout drawn outside; on a GPU all but what it can't compile."""
+def test_xla_is_used_where_it_is_faster(monkeypatch):
+    """XLA is used for dense networks on a CPU, and for all networks that it can compile on a GPU."""
     names = ["dense", "unbuilt", "resnet", "nested", "sub", "augmented"]
     networks = {name: build(f"nets:{name}") for name in names} | {"cnn": build("cnn", (28, 28)), "mlp": build("mlp-20")}
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
@@ -743,12 +759,10 @@ def test_xla_that_cannot_compile_is_one_line(run, small, model):
     outcome = run("train-teacher", "--dataset", small, "--model", model, *QUICK, "--xla", "on")
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
-    assert "XLA can't compile this network, " in outcome.err
-    assert outcome.err.endswith(": --xla off\n")
+    assert "--xla off" in outcome.err
 
 
 def test_token_beyond_the_vocabulary_is_one_line(tmp_path, rows):
     inputs = np.full((64, 5), 1000, np.int32)
-    said = r"^the network fails on these rows: indices\[\S+\] = 1000 is not in \[0, 1000\)$"
-    with pytest.raises(KdistillError, match=said):
+    with pytest.raises(KdistillError, match=r"^[^\n]*1000 is not in \[0, 1000\)[^\n]*$"):
         train(tmp_path / "place", "nets:unbuilt_words", inputs, rows[1][:64], Training(epochs=1))

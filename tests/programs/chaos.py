@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from kdistill import cli
-from kdistill.networks import exports
-from kdistill.networks import loading as networks  # noqa: F401 - imported once, for all that are forked
+from kdistill.networks import exports, loading  # noqa: F401 - imported once, for all that are forked
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import (  # noqa: F401
     correct_bias,
@@ -186,7 +185,7 @@ def main() -> int:
         base = Path(scratch) / "base"
         base.mkdir()
         every = STAGES | MORE_STAGES
-        if exports.missing("tflite"):
+        if exports.missing_packages("tflite"):
             del every["export"]
         expected = prepare(base, every)
         stages = list(every)
@@ -203,7 +202,7 @@ def main() -> int:
             if problem:
                 failures += 1
                 print(log(place).read_text()[-2000:])
-            resumed += "goes on after" in log(place).read_text()
+            resumed += "Resuming from epoch" in log(place).read_text()
             shutil.rmtree(place)
             log(place).unlink()
     print(f"seed {seed}: {resumed} killed runs were gone on from, the others begun again or complete")

@@ -277,10 +277,10 @@ def test_verify_compares_logits_with_the_teacher(run, workspace):
     soft = SoftTargets.open(artifact)
     ((keys, labels, logits),) = soft.blocks()
     soft.file.close()
-    log = BlockLog(workspace / "log", soft.manifest, {"row_keys": ((16,), "u1"), **soft.form.columns})
+    log = BlockLog(workspace / "log", soft.manifest, {"row_keys": ((16,), "u1"), **soft.storage.columns})
     log.append({"row_keys": keys, "logits": logits.values * np.float32(1.1)})
     results = dict(soft.manifest.results["teacher"])
-    soft_targets.write(artifact.path, log, soft.manifest, labels, soft.form, since=0.0, teacher=results)
+    soft_targets.write(artifact.path, log, soft.manifest, labels, soft.storage, start_time=0.0, teacher=results)
     log.close()
     outcome = run("verify")
     assert outcome.code == 1

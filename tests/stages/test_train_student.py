@@ -51,7 +51,7 @@ def test_each_loss_with_top_k_logits_without_labels(run, workspace, tmp_path, di
     outcome = run("train-student", *QUICK, "--alpha", "0", "--loss", loss, "--soft-targets", "pool", "--name", "other")
     assert outcome.code == 0, outcome.err
     results = results_of(workspace, "other")
-    assert results["labelled_rows"] == 0
+    assert results["labeled_rows"] == 0
     assert results["test_errors"] < 60, results
     assert ("warning" in outcome.err) == (loss == "mse")  # it does not depend on T
 

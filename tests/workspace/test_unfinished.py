@@ -255,19 +255,19 @@ def test_work_on_a_damaged_artifact_is_kept(run, place):
 @pytest.mark.slow
 def test_interrupted_sweep_is_resumed(run, place, monkeypatch):
     """`status` counts the finished students of an interrupted sweep, and shows the command that resumes it."""
-    from kdistill.stages import sweep
+    from kdistill.stages.sweep_students import SweepPlan
 
-    made = sweep._Work.made
+    train = SweepPlan.train
 
-    def stopped(self, one, **how):
+    def stopped(self, one, number, **options):
         if one.settings.training.seed == 1:
             stop(place.student("student"), seed=1)
             one.artifact.path.parent.mkdir(parents=True, exist_ok=True)
             os.rename(place.student("student").partial, one.artifact.partial)
             raise KeyboardInterrupt
-        return made(self, one, **how)
+        return train(self, one, number, **options)
 
-    monkeypatch.setattr(sweep._Work, "made", stopped)
+    monkeypatch.setattr(SweepPlan, "train", stopped)
     how = "--model mlp-30 --epochs 1 --temperature 2 --seeds 0,1 --name mine --xla off".split()
     assert run("sweep", *how).code == 130
     work, command = shown(run, "mine")

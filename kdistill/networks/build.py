@@ -1,0 +1,112 @@
+"""Build a new network by name: a built-in one or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from kdistill.backend import keras, tf
+from kdistill.errors import UsageError
+from kdistill.networks import user_defined
+from kdistill.networks.built_in import hidden_layers
+from kdistill.networks.keras_files import load_weights
+from kdistill.networks.layers import operations_in
+from kdistill.networks.sources import resolve_model
+from kdistill.settings import TrainTeacher, built_in, check_value, parse_dropout
+
+layers = keras.layers
+WITH_KERNEL = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+
+
+def build_network(
+    model: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    role: str,
+    seed: int,
+    precision: str,
+    input_dtype: str = "float32",
+    weights: str | None = None,
+    dropout: str | None = None,
+    max_norm: float | None = None,
+) -> keras.Model:
+    """Build a network that outputs logits, with initial weights drawn from the role and the seed.
+
+    Args:
+        model: the name of a built-in network (`settings.catalog.NETWORKS`) or of the user's own (`sources.ModelSource`).
+        input_shape: the shape of a row.
+        classes: the number of logits.
+        role: `teacher` or `student`. It names the output layer, and gives a teacher and a student of the same seed
+            different initial weights.
+        seed: a whole number below 2^32.
+        precision: a Keras dtype policy. Built-in networks output float32 logits under any policy.
+        input_dtype: the dtype of the dataset. The network takes int32 for integers other than uint8, else float32.
+        weights: a file with the initial weights, or `new` to initialize the network of a `.keras` file afresh.
+        dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
+        max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
+            (Srivastava et al. 2014, Dropout, section 5.1).
+
+    Returns:
+        A functional or sequential model with one input and one output.
+
+    Raises:
+        KdistillError: if the network does not exist or does not fit the rows.
+    """
+    source = resolve_model(check_value(TrainTeacher, "model", model), weights)
+    is_built_in = built_in(model) is not None
+    if dropout and not is_built_in:
+        raise UsageError(f"--dropout only applies to built-in networks; add keras.layers.Dropout to {model} instead")
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(role_seed(seed, role))
+        keras.config.set_dtype_policy(precision)
+        is_integer = input_dtype != "uint8" and keras.backend.is_int_dtype(input_dtype)
+        rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
+        if not is_built_in:
+            return user_defined.build(source, rows, classes, precision)
+        hidden = _with_dropout(hidden_layers(model, input_shape), *parse_dropout(dropout or "0,0"))
+        logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
+        return keras.Sequential([rows, *hidden, logits], name=role)
+
+    network = _in_new_thread(build)
+    if source.weights_file:
+        load_weights(network, source.weights_file)
+    if max_norm is not None:
+        for layer in [layer for layer in operations_in(network) if isinstance(layer, WITH_KERNEL)][:-1]:
+            axes = list(range(len(layer.kernel.shape) - 1))
+            layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+    return network
+
+
+def role_seed(seed: int, role: str) -> int:
+    """Return the seed of a role, which differs between teacher and student."""
+    return int(np.random.SeedSequence([seed, *role.encode()]).generate_state(1)[0])
+
+
+def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
+    """Build a network in a new thread, under the current distribution strategy.
+
+    Keras keeps the dtype policy and the counters for the names of unnamed layers per thread. In a new thread the names,
+    and thus the saved bytes, do not depend on the networks that the process has built before.
+    """
+    strategy = tf.distribute.get_strategy()
+
+    def build_in_scope() -> keras.Model:
+        with strategy.scope():
+            return build()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(build_in_scope).result()
+
+
+def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float) -> list[Any]:
+    result = [layers.Dropout(input_rate)] if input_rate else []
+    for layer in hidden:
+        result.append(layer)
+        if hidden_rate and isinstance(layer, layers.Dense):
+            result.append(layers.Dropout(hidden_rate))
+    return result
