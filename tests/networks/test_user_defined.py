@@ -533,7 +533,7 @@ def test_function_in_all_stages(run, small, nets):
         assert run(*stage).code == 0
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
-    assert student["inputs"]["model"]["name"] == str(nets)
+    assert {each["kind"]: each["name"] for each in student["inputs"]}["model"] == str(nets)
     teacher_variables = saved_variables(Path("workspace/teachers/teacher"))
     assert saved_variables(Path("workspace/students/student")) != teacher_variables
     for stage in stages:
@@ -616,7 +616,7 @@ def test_weights_of_a_file(run, small):
         assert all((a.numpy() == b.numpy()).all() for a, b in zip(loaded.weights, network.weights, strict=True))
     command = ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK, "--weights", "some.weights.h5"]
     assert run(*command).code == 0
-    assert list(manifest("teachers", "teacher")["inputs"]) == ["dataset", "model", "weights"]
+    assert [each["kind"] for each in manifest("teachers", "teacher")["inputs"]] == ["dataset", "model", "weights"]
     file = os.path.abspath("some.weights.h5")
     assert f"--weights {file}" in status_of(run)[0]["teacher"]["command"]
     assert is_up_to_date(run, *command)
