@@ -18,7 +18,6 @@ MOST_ENTRIES = 16
 MOST_LINES = 400
 
 
-
 def modules():
     """Yield the modules of the package by name, e.g. `data.readers.npz`, with their paths."""
     for path in sorted(PACKAGE.rglob("*.py")):
