@@ -1,22 +1,27 @@
-# Everything runs from .venv, which is made on first use.
+# Everything runs from .venv, which is created on first use.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+TEST := $(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 ROUNDS ?= 20
 DATA ?= mnist
 SEEDS ?= 0,1,2
 
-.PHONY: install demo test lint bench chaos paper clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo lint check test bench chaos paper clean
 
-install: $(VENV)/installed
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+
+install: $(VENV)/installed  ## create .venv with kdistill, its extras and the development tools
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --editable '.[test,all]'
 	touch $@
 
-demo: install
+demo: install  ## train a teacher and a student on the built-in digits
 	$(RUN)/kdistill train-teacher
 	$(RUN)/kdistill soften --temperature 20
 	$(RUN)/kdistill train-student --alpha 0.1
@@ -24,22 +29,25 @@ demo: install
 	$(RUN)/kdistill evaluate
 	@echo "pictures: workspace/plots/learning-curves.png, workspace/plots/dark-knowledge.png"
 
-test: install
-	$(RUN)/python -m pytest --numprocesses 2 --dist worksteal
-
-lint: install
+lint: install  ## check style and types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-bench: install
+check: lint  ## lint, and the fast tests: before each commit
+	$(TEST) -m "not slow"
+
+test: install  ## all tests
+	$(TEST)
+
+bench: install  ## measure the speed against Keras
 	$(RUN)/python tests/programs/bench.py
 
-chaos: install
+chaos: install  ## kill stages at random times, ROUNDS=20 times
 	$(RUN)/python tests/programs/chaos.py --rounds $(ROUNDS)
 
-paper: install
+paper: install  ## reproduce the paper's table in .paper; DATA=mnist SEEDS=0,1,2 QUICK=1
 	$(RUN)/python tests/programs/paper.py --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick --place .paper/quick)
 
-clean:
+clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,14 +1,15 @@
 """Offline knowledge distillation on TensorFlow and Keras 3.
 
-The stages of the command line as functions, with their settings, and the objective for Keras's own `compile` and
-`fit`. Each name is imported when it is first used: TensorFlow comes with those that compute.
+The stages of the command line as functions, with their settings, and the objective for Keras's `compile` and `fit`. A
+name is imported when it is first used, so `import kdistill` is fast; TensorFlow is imported with what computes.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 
-TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else here
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than everything else here
 if TYPE_CHECKING:
     from kdistill.console import Reporter
     from kdistill.data import load as load_dataset
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
         CorrectBias,
         Evaluate,
         Export,
+        Objective,
         Plot,
         Promote,
+        ReadOptions,
+        Run,
         Selection,
         Soften,
+        Status,
         Sweep,
         Training,
         TrainStudent,
         TrainTeacher,
+        Verify,
     )
     from kdistill.soft_targets import SoftTargets
     from kdistill.stages.correct_bias import run as correct_bias
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
     from kdistill.stages.promote import run as promote
+    from kdistill.stages.run import run
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
     from kdistill.stages.sweep import run as sweep
@@ -44,22 +51,46 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+UNSUPPORTED = "kdistill runs on Linux and macOS; on Windows, use the Windows Subsystem for Linux (WSL)"
+
+STAGES = (
+    *("correct_bias", "evaluate", "export", "plot", "promote", "run", "soften", "status", "sweep"),
+    *("train_student", "train_teacher", "verify"),
+)
+_PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
+    "DistillationLoss": "kdistill.training.losses:DistillationLoss",
+    "KdistillError": "kdistill.errors:KdistillError",
+    "Reporter": "kdistill.console:Reporter",
+    "SoftTargets": "kdistill.soft_targets:SoftTargets",
+    "Workspace": "kdistill.workspace:Workspace",
+    "distillation_loss": "kdistill.training.losses:distillation_loss",
+    "hard_loss": "kdistill.training.losses:hard_loss",
+    "load_dataset": "kdistill.data:load",
+    "row_keys": "kdistill.data.keys:row_keys",
+    "soft_loss": "kdistill.training.losses:soft_loss",
+}
+
 __all__ = [
     "CorrectBias",
     "DistillationLoss",
     "Evaluate",
     "Export",
     "KdistillError",
+    "Objective",
     "Plot",
     "Promote",
+    "ReadOptions",
     "Reporter",
+    "Run",
     "Selection",
     "SoftTargets",
     "Soften",
+    "Status",
     "Sweep",
     "TrainStudent",
     "TrainTeacher",
     "Training",
+    "Verify",
     "Workspace",
     "correct_bias",
     "distillation_loss",
@@ -70,6 +101,7 @@ __all__ = [
     "plot",
     "promote",
     "row_keys",
+    "run",
     "soft_loss",
     "soften",
     "status",
@@ -79,50 +111,16 @@ __all__ = [
     "verify",
 ]
 
-if not TYPE_CHECKING:  # type checkers read the imports above; this would hide a misspelt name from them
-    _HOMES = {
-        "console": ("Reporter",),
-        "errors": ("KdistillError",),
-        "training.losses": ("DistillationLoss", "distillation_loss", "hard_loss", "soft_loss"),
-        "data.keys": ("row_keys",),
-        "settings": (
-            "CorrectBias",
-            "Evaluate",
-            "Export",
-            "Plot",
-            "Promote",
-            "Selection",
-            "Soften",
-            "Sweep",
-            "TrainStudent",
-            "TrainTeacher",
-            "Training",
-        ),
-        "soft_targets": ("SoftTargets",),
-        "workspace": ("Workspace",),
-    }
-    _PLACES = {name: (f"kdistill.{room}", name) for room, names in _HOMES.items() for name in names}
-    _PLACES["load_dataset"] = ("kdistill.data", "load")
-    for _stage in (
-        "correct_bias",
-        "evaluate",
-        "export",
-        "plot",
-        "promote",
-        "soften",
-        "status",
-        "sweep",
-        "train_student",
-        "train_teacher",
-        "verify",
-    ):
-        _PLACES[_stage] = (f"kdistill.stages.{_stage}", "run")
+if not TYPE_CHECKING:  # type checkers read the imports above
 
     def __getattr__(name: str) -> object:
-        if name not in _PLACES:
+        """Import a public name from its module, or else a settings class."""
+        if name not in __all__:
             raise AttributeError(f"module 'kdistill' has no attribute {name!r}")
-        room, own_name = _PLACES[name]
-        return getattr(importlib.import_module(room), own_name)
+        if sys.platform == "win32":  # no fcntl
+            raise ImportError(UNSUPPORTED)
+        module, _, own_name = _PLACES.get(name, f"kdistill.settings:{name}").partition(":")
+        return getattr(importlib.import_module(module), own_name)
 
     def __dir__() -> list[str]:
         return [*__all__, "__version__"]

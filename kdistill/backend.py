@@ -1,7 +1,7 @@
-"""The one door to TensorFlow and Keras: the right backend, quiet, and deterministic where a stage computes.
+"""The only module that imports TensorFlow and Keras: with the right backend, quiet, and deterministic on request.
 
-Only rooms that compute with TensorFlow import it, and stages import those rooms late: nothing on the way to `--help`
-or to an up-to-date stage comes through here.
+Modules that compute with TensorFlow import it, and stages import those modules late: neither `--help` nor an up-to-date
+stage needs it.
 """
 
 import functools
@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from kdistill.errors import KdistillError
 
-if keras.backend.backend() != "tensorflow":  # it was imported before, by a program that uses kdistill
+if keras.backend.backend() != "tensorflow":  # a program imported it before kdistill
     raise KdistillError(
-        f"Keras runs on {keras.backend.backend()} here, and kdistill needs TensorFlow: set KERAS_BACKEND=tensorflow "
-        "before anything imports keras"
+        f"Keras uses the backend {keras.backend.backend()} (expected tensorflow): set KERAS_BACKEND=tensorflow before keras "
+        "is imported"
     )
 
 absl.logging.set_verbosity(absl.logging.ERROR)
@@ -28,12 +28,12 @@ tf.get_logger().setLevel("ERROR")
 __all__ = ["deterministic", "keras", "tf"]
 
 
-@functools.cache  # it seeds once, and leaves alone whoever draws later
+@functools.cache  # seeds once and does not disturb later draws
 def deterministic() -> None:
-    """From here on the same machine and seed give the same bits; no measurable cost on a CPU.
+    """Make TensorFlow deterministic: the same machine and seed give the same bits. No measurable cost on a CPU.
 
-    It holds for the whole process, where TensorFlow from then on refuses to draw without a seed. So it is for what
-    trains or asks a network, not for importing, and it sets a seed: whoever uses kdistill from Python can go on.
+    It applies to the whole process, in which TensorFlow then refuses to draw random numbers without a seed. So it is
+    called before training and not on import, and it sets a seed, so that other code in the process can still draw.
     """
     tf.random.set_seed(0)
     tf.config.experimental.enable_op_determinism()

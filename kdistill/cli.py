@@ -19,34 +19,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kdistill import __version__, settings
-from kdistill.console import (
-    Reporter,
-    interrupts,
-    kept_log,
-    named,
-    printable,
-    printable_lines,
-    silence_native_stderr,
-    watched,
-)
+from kdistill.console import Reporter, interrupts, printable, printable_lines
+from kdistill.console.native_stderr import keep_log, log_hint, report_death, silence_native_stderr
 from kdistill.errors import KdistillError, UsageError, first_line
-from kdistill.settings import Field, Settings, build, option, options_of
+from kdistill.settings import COMMANDS, Field, Settings, build, option, options_of
 from kdistill.workspace import Workspace
 
-COMMANDS: dict[str, type[Settings]] = {
-    "train-teacher": settings.TrainTeacher,
-    "soften": settings.Soften,
-    "train-student": settings.TrainStudent,
-    "sweep": settings.Sweep,
-    "promote": settings.Promote,
-    "plot": settings.Plot,
-    "evaluate": settings.Evaluate,
-    "export": settings.Export,
-    "correct-bias": settings.CorrectBias,
-    "status": settings.Status,
-    "verify": settings.Verify,
-    "run": settings.Run,
-}
 READ_ONLY = ("evaluate", "status", "verify")
 
 
@@ -181,13 +159,24 @@ for _name, _kind in COMMANDS.items():
     register(_name, _kind)
 
 
+@app.command()
+def guide(
+    topic: Annotated[str | None, typer.Argument(help="Topic. Without one, the topics are listed.")] = None,
+) -> None:
+    """Show a guide, e.g. `kdistill guide data`."""
+    from kdistill import guides
+
+    with _one_line_errors({"workspace": Session.workspace, "debug": False}):
+        guides.show(topic)
+
+
 @contextlib.contextmanager
 def _one_line_errors(values: Mapping[str, Any]) -> Iterator[None]:
     workspace, debug = Path(values["workspace"]), values["debug"]
     if not debug:
         silence_native_stderr()
     try:
-        with interrupts.raised(), watched(workspace):
+        with interrupts.raised(), report_death(workspace):
             yield
             if sys.stdout:
                 sys.stdout.flush()
@@ -212,7 +201,7 @@ def _unexpected(error: Exception, workspace: Path, values: Mapping[str, Any]) ->
         return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}"
     if disk_full in str(error):  # TensorFlow reports it as an exhausted resource, like a lack of memory
         return f"{workspace}: {disk_full}"
-    log = named(kept_log(workspace))
+    log = log_hint(keep_log(workspace))
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         smaller = " or ".join(f"--{name.replace('_', '-')}" for name in ("batch_size", "model") if name in values)
         return f"out of memory: {f'use a smaller {smaller}' if smaller else 'use a machine with more'}{log}"

@@ -1,4 +1,4 @@
-"""What the tests share: small real data, a workspace where all four stages have run, the command line in-process."""
+"""Fixtures: the built-in digits, a workspace after all four stages, and the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdistill import data
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run kdistill's command line in this process, in an empty directory."""
+    """Return a function that runs kdistill in this process, with an empty directory as the working directory."""
     monkeypatch.setattr("kdistill.cli.silence_native_stderr", lambda: None)
     monkeypatch.chdir(tmp_path)
     return run_command
@@ -21,7 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace on the digits in which everything is up to date; not to be written to."""
+    """Return a workspace on the digits where everything is up to date. Tests must not write to it."""
     place = tmp_path_factory.mktemp("made") / "workspace"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdistill.cli.silence_native_stderr", lambda: None)
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(made: Path, tmp_path: Path) -> Path:
-    """A copy of `made` at `./workspace`, to be spoiled."""
+    """Return a copy of `made` at `./workspace`, which a test may change."""
     return Path(shutil.copytree(made, tmp_path / "workspace"))
 
 

@@ -1,50 +1,113 @@
-"""The layout: every room stands in the README's list, and imports point down it."""
+"""The layout of the package: few entries, short modules, and imports between packages that point one way."""
 
 from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
+import sys
+from importlib.metadata import packages_distributions
 
-ROOT = Path(__file__).parents[1]
+import pytest
+from helpers import ROOT
+
+PACKAGE = ROOT / "kdistill"
+ORDER = (  # a package imports only those to its right
+    "cli __init__ stages training teachers soft_targets networks data evaluation workspace settings backend console errors"
+).split()
+MOST_ENTRIES = 16
+MOST_LINES = 400
+
+# What still breaks a rule. Both lists are exact: shorten them with the code, until they are empty.
+TOO_LONG = {
+    "data",
+    "data.readers",
+    "data.readers.images",
+    "workspace",
+}
+WRONG_WAY = {
+    ("workspace", "__init__"),
+    ("workspace", "data"),
+    ("workspace", "soft_targets"),
+}
 
 
-def rooms():
-    """The rooms in the README's order, packages as one."""
-    section = re.search(
-        r"^## The code\n(.*?)^Imports point down", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    return [name.rstrip("/").removesuffix(".py") for name in re.findall(r"^      (\S+)", section[1], re.MULTILINE)]
+def modules():
+    """Yield the modules of the package by name, e.g. `data.readers.npz`, with their paths."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path
 
 
-def imported(file):
-    """The rooms that a file imports, early or late, but for types alone."""
-    tree = ast.parse(file.read_text())
+def imported_names(path):
+    """Return the dotted names that a module imports at any place, except those imported for type checkers only."""
+    tree = ast.parse(path.read_text())
     for_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for statement in block.body
+        for node in ast.walk(statement)
     }
+    names = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node not in for_types:
-            parts = node.module.split(".")
-            if parts[0] == "kdistill":
-                yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
-def room_of(file):
-    return file.relative_to(ROOT / "kdistill").parts[0].removesuffix(".py")
+def imported_packages(path):
+    """Yield the packages of kdistill that a module imports."""
+    for name in imported_names(path):
+        root, _, rest = f"{name}.".partition(".")
+        if root == "kdistill":
+            package = rest.partition(".")[0]
+            yield package if package in ORDER else "__init__"  # e.g. `from kdistill import __version__`
 
 
-def test_imports_point_down():
-    order = rooms()
-    files = [file for file in (ROOT / "kdistill").rglob("*.py") if file.name != "__main__.py"]
-    assert {room_of(file) for file in files} == set(order)
-    upward = {
-        (room_of(file), other)
-        for file in files
-        for other in imported(file)
-        if other in order and order.index(other) < order.index(room_of(file))
+def test_package_shows_its_architecture():
+    """The package has few entries, and each one that holds code has a place in the order."""
+    entries = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"py.typed", "__pycache__"}
+    assert len(entries) <= MOST_ENTRIES
+    assert entries - {"__main__", "guides"} == set(ORDER)
+
+
+def test_imports_point_one_way():
+    """No package imports one that is built on it, `kdistill` itself for its `__version__` included."""
+    place = {package: number for number, package in enumerate(ORDER)}
+    wrong_way = {
+        (package, other)
+        for name, path in modules()
+        if (package := name.partition(".")[0]) in place
+        for other in imported_packages(path)
+        if place[other] < place[package]
     }
-    assert not upward
+    assert wrong_way == set(WRONG_WAY)
+
+
+def test_modules_are_short(record_property):
+    """No module has more than 400 lines."""
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules()}
+    record_property("total_lines", sum(lines.values()))
+    print(f"kdistill: {sum(lines.values()):,} lines in {len(lines)} modules")
+    assert {name for name, count in lines.items() if count > MOST_LINES} == set(TOO_LONG)
+
+
+def test_imported_packages_are_declared():
+    """`pyproject.toml` declares each distribution that kdistill imports."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    declared = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+    distributions = packages_distributions()
+    imported = {name.partition(".")[0] for _, path in modules() for name in imported_names(path)} - {"kdistill"}
+    third_party = imported - set(sys.stdlib_module_names)
+    assert third_party >= {"tensorflow", "keras", "numpy"}
+    for name in third_party:
+        assert declared & {distribution.lower() for distribution in distributions.get(name, [name])}, name

@@ -1,4 +1,4 @@
-"""What Ctrl-C does in a process of kdistill's own. Imports next to nothing, so that it works from the start."""
+"""Ctrl-C in a process of kdistill's own. Imports almost nothing, so that it works from the start."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 
 def exit_at_once() -> None:
-    """From here on, let Ctrl-C end the process with status 130, without a traceback: no work is under way.
+    """Let Ctrl-C end the process at once with status 130 and no traceback, since no work is in progress.
 
-    An interrupt that the caller set to be ignored, as `nohup` and scripts do, stays ignored.
+    If the caller ignores interrupts, as `nohup` does, they stay ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def ignore() -> None:
-    """Let Ctrl-C do nothing: all is done, and TensorFlow takes a second to shut down, when Python has no handlers."""
+    """Ignore Ctrl-C: the work is done, and TensorFlow takes a second to shut down without Python's handlers."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -29,7 +29,7 @@ def _exit(_signal: int, _frame: object) -> None:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt while work is under way, if this process called `exit_at_once` before."""
+    """Let Ctrl-C raise KeyboardInterrupt while work is in progress, if `exit_at_once` was called before."""
     ours = signal.getsignal(signal.SIGINT) is _exit
     try:
         if ours:

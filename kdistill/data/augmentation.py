@@ -1,7 +1,7 @@
-"""Augmented views of rows: a pure function of row key, view number and seed, on the device.
+"""Augmentation: views of image rows as a pure function of row key, view number and seed, computed on the device.
 
-What moves a picture as a whole is together one affine map a row, which one of TensorFlow's operations applies. What
-bends it adds to that, for each pixel, how much farther away its value comes from.
+Shift, flip, rotation and zoom combine to one affine map per row, which a TensorFlow operation applies. Elastic
+distortion adds an offset per pixel, which TensorFlow has no operation for.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from kdistill.data.keys import uniform
 from kdistill.errors import KdistillError
 from kdistill.settings import parse_augment
 
-Transforms = NDArray[np.float32]
-
-BETWEEN = {"rotate", "zoom", "elastic"}  # steps after which values come from between pixels
-KNOTS = 5  # along either axis, from edge to edge: where a picture is bent by a number drawn for the place
-KNOT_WIDTH = 0.6  # standard deviation of a knot's influence, of the distance between two: 4 pixels of 28
+INTERPOLATED = {"rotate", "zoom", "elastic"}  # steps that read between pixels
+KNOTS = 5  # elastic distortion is defined by random offsets on a grid of KNOTS x KNOTS points, edge to edge
+KNOT_WIDTH = 0.6  # standard deviation of a knot's influence in grid spacings: 4 pixels in images of 28
+IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Views:
-    """Which inputs a network sees in the place of a row: view 0 is the row as it is, the others are augmented.
+    """Augmented views of rows. Networks see them in place of the rows.
 
-    `augment` is as `settings.parse_augment` takes it:
+    The steps of `augment`, as in `settings.parse_augment`:
 
-    - `shift:N`: moved by up to N whole pixels along either axis, each as likely as the others, black coming in.
-    - `crop:N`: the same, but the picture's own mirrored edge comes in.
-    - `flip`: mirrored left to right, every second time.
-    - `rotate:D`: turned by up to D degrees, and `zoom:S`: larger or smaller by up to the share S; bilinear.
-    - `elastic:N`: bent, each pixel moved by up to N pixels along either axis, its neighbours by nearly as much (Simard,
-      Steinkraus and Platt 2003, there a smoothed random field; here of `KNOTS` by `KNOTS` random numbers); bilinear.
+    - `shift:N`: translation by up to N whole pixels along each axis, uniformly distributed; the border is black.
+    - `crop:N`: the same, but the border is the mirrored image.
+    - `flip`: horizontal mirror image with probability 1/2.
+    - `rotate:D`: rotation by up to D degrees. `zoom:S`: scaling by a factor of up to 1 + S, or its inverse. Bilinear.
+    - `elastic:N`: smooth distortion by up to N pixels along each axis (Simard, Steinkraus and Platt 2003, with offsets
+      on a grid instead of a smoothed random field). Bilinear.
 
     Attributes:
-        augment: the steps.
-        seed: another seed draws other views.
-        count: how many views there are, which epochs take in turn; None where each epoch has a new one, and none is
-            the row as it is.
+        augment: the steps, e.g. `shift:2,flip`.
+        seed: other seeds give other views.
+        count: the number of views; epochs take turns, and view 0 is the unchanged row. None: each epoch has a new view,
+            and no epoch sees the unchanged rows.
     """
 
     augment: str
@@ -52,122 +51,121 @@ class Views:
 
     @cached_property
     def steps(self) -> Mapping[str, float]:
-        """How much of what is done to a row."""
+        """The amount of each step, by its name."""
         return dict(parse_augment(self.augment))
 
-    def of_epoch(self, epoch: int) -> int:
-        """The view that an epoch, counted from 1, sees."""
+    def for_epoch(self, epoch: int) -> int:
+        """Return the number of the view that an epoch sees; epochs count from 1."""
         return epoch if self.count is None else (epoch - 1) % self.count
 
-    def transforms(self, keys: NDArray[np.uint8], view: int, input_shape: tuple[int, ...]) -> Transforms:
-        """What is done to rows in one view.
+    def transforms(self, keys: NDArray[np.uint8], view: int, input_shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the random transforms of rows in one view.
 
         Args:
-            keys: (rows, 16), their `row_keys`.
-            view: its number.
+            keys: (rows, 16) from `row_keys`.
+            view: the number of the view.
             input_shape: (height, width) or (height, width, channels).
 
         Returns:
-            (rows, 8): where each pixel comes from, as `ImageProjectiveTransformV3` takes it, the last two being 0;
-            with `elastic` (rows, 8 + 2 * KNOTS**2), then how far from there, down and right, in pixels at the knots.
+            (rows, 8): the map from each output pixel to an input pixel, in the format of `ImageProjectiveTransformV3`;
+            the last two columns are 0. With `elastic`, 2 * KNOTS**2 more columns: the vertical offsets in pixels at the
+            knots, and then the horizontal ones.
 
         Raises:
-            KdistillError: if rows are no pictures, or too small.
+            KdistillError: if rows are not images, or are smaller than the largest shift or distortion.
         """
         if len(input_shape) not in (2, 3):
-            raise KdistillError(f"--augment moves pictures, and the rows here have shape {input_shape}")
-        height, width = input_shape[:2]
-        rows = len(keys)
-        steps = self.steps
-        knots = 2 * KNOTS**2 if "elastic" in steps else 0
+            raise KdistillError(f"--augment {self.augment} needs images, but rows have shape {input_shape}")
+        (height, width), steps = input_shape[:2], self.steps
+        offsets = 2 * KNOTS**2 if "elastic" in steps else 0
+        transforms = np.tile(np.array([*IDENTITY, *[0] * offsets], np.float32), (len(keys), 1))
         if view == 0:
-            return np.tile(np.array([1, 0, 0, 0, 1, 0, 0, 0] + [0] * knots, np.float32), (rows, 1))
-
-        def draw(number: int) -> NDArray[np.float64]:
-            return uniform(keys, self.seed, view, number)
-
+            return transforms
         pixels = steps.get("shift", steps.get("crop", 0.0))
         if max(pixels, steps.get("elastic", 0.0)) >= min(height, width):
-            raise KdistillError(f"--augment {self.augment} moves beyond pictures of {height}x{width}")
-        down, right = (np.floor(draw(number) * (2 * pixels + 1)) - pixels for number in (1, 2))
-        mirror = np.where((draw(3) < 0.5) & ("flip" in steps), -1.0, 1.0)
-        angle = np.deg2rad(steps.get("rotate", 0.0)) * (2 * draw(4) - 1)
-        larger = (1 + steps.get("zoom", 0.0)) ** (2 * draw(5) - 1)
-        cosine, sine = np.cos(angle) / larger, np.sin(angle) / larger
-        x, y = (width - 1) / 2, (height - 1) / 2  # the middle stays where it is, but for the shift
-        found = np.zeros((rows, 8 + knots), np.float32)
-        found[:, 0], found[:, 1] = mirror * cosine, -mirror * sine
-        found[:, 3], found[:, 4] = sine, cosine
-        found[:, 2] = x - found[:, 0] * (x + right) - found[:, 1] * (y + down)
-        found[:, 5] = y - found[:, 3] * (x + right) - found[:, 4] * (y + down)
-        for knot in range(knots):
-            found[:, 8 + knot] = steps["elastic"] * (2 * draw(6 + knot) - 1)
-        return found
+            raise KdistillError(f"--augment {self.augment} exceeds the image size of {height}x{width} pixels")
+        draws = [uniform(keys, self.seed, view, number) for number in range(1, 6 + offsets)]
+        down, right = (np.floor(draw * (2 * pixels + 1)) - pixels for draw in draws[:2])
+        mirror = np.where((draws[2] < 0.5) & ("flip" in steps), -1.0, 1.0)
+        angle = np.deg2rad(steps.get("rotate", 0.0)) * (2 * draws[3] - 1)
+        scale = (1 + steps.get("zoom", 0.0)) ** (2 * draws[4] - 1)
+        cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+        transforms[:, 0], transforms[:, 1] = mirror * cosine, -mirror * sine
+        transforms[:, 3], transforms[:, 4] = sine, cosine
+        x, y = (width - 1) / 2, (height - 1) / 2  # rotation and scaling keep the center in place
+        for row, center in ((0, x), (3, y)):
+            transforms[:, row + 2] = center - transforms[:, row] * (x + right) - transforms[:, row + 1] * (y + down)
+        for column, draw in enumerate(draws[5:], 8):
+            transforms[:, column] = steps["elastic"] * (2 * draw - 1)
+        return transforms
 
-    def seen(self, inputs: NDArray[Any], keys: NDArray[np.uint8], view: int) -> NDArray[Any]:
-        """Rows (rows, ...) as a network sees them in one view."""
+    def render(self, inputs: NDArray[Any], keys: NDArray[np.uint8], view: int) -> NDArray[Any]:
+        """Return one view of rows (rows, ...) with keys (rows, 16)."""
         return np.asarray(self.apply(tf.constant(inputs), self.transforms(keys, view, inputs.shape[1:])))
 
     def apply(self, inputs: Any, transforms: Any) -> Any:
-        """Rows as one view has them: tensors (rows, ...) and `transforms` of them, to (rows, ...) of the same type."""
-        steps = self.steps
-        between = bool(BETWEEN & steps.keys())
-        shape, kind = tf.shape(inputs), inputs.dtype
-        known = inputs.shape
-        pictures = inputs if known.rank == 4 else inputs[..., None]
-        exact = kind in (tf.uint8, tf.int32, tf.float32) and not (between and kind != tf.float32)
-        pictures = pictures if exact else tf.cast(pictures, tf.float32)
+        """Apply `transforms` to a tensor of rows (rows, ...), and return a tensor of the same shape and type."""
+        steps, dtype = self.steps, inputs.dtype
+        interpolated = bool(INTERPOLATED & steps.keys())
+        images = inputs if inputs.shape.rank == 4 else inputs[..., None]
+        if interpolated or dtype not in (tf.uint8, tf.int32):
+            images = tf.cast(images, tf.float32)
         if "elastic" in steps:
-            moved = _sampled(pictures, *_sources(transforms, *known[1:3]), mirrored="crop" in steps)
+            images = _sample(images, *_distorted_positions(transforms, *inputs.shape[1:3]), mirrored="crop" in steps)
         else:
-            moved = tf.raw_ops.ImageProjectiveTransformV3(
-                images=pictures,
+            images = tf.raw_ops.ImageProjectiveTransformV3(
+                images=images,
                 transforms=transforms,
-                output_shape=shape[1:3],
+                output_shape=tf.shape(inputs)[1:3],
                 fill_value=0.0,
-                interpolation="BILINEAR" if between else "NEAREST",
+                interpolation="BILINEAR" if interpolated else "NEAREST",
                 fill_mode="REFLECT" if "crop" in steps else "CONSTANT",
             )
-        if kind.is_integer and not exact:
-            moved = tf.round(moved)
-        return tf.ensure_shape(tf.reshape(tf.cast(moved, kind), shape), known)
+        if dtype.is_integer:
+            images = tf.round(images)
+        return tf.ensure_shape(tf.reshape(tf.cast(images, dtype), tf.shape(inputs)), inputs.shape)
 
 
-def _sources(transforms: Any, height: int, width: int) -> tuple[Any, Any]:
-    """Where each pixel of pictures comes from, in pixels down and right: twice (rows, height, width)."""
-    right, down = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    a, b, c, d, e, f = (transforms[:, i, None, None] for i in range(6))
-    bent = tf.reshape(transforms[:, 8:], (-1, 2, KNOTS, KNOTS))
-    bent = tf.einsum("rakl,yk,xl->rayx", bent, _influence(height), _influence(width))
-    return d * right + e * down + f + bent[:, 0], a * right + b * down + c + bent[:, 1]
+def _distorted_positions(transforms: Any, height: int, width: int) -> tuple[Any, Any]:
+    """Return the vertical and horizontal position that each pixel is read from, both (rows, height, width)."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    a, b, c, d, e, f = (transforms[:, column, None, None] for column in range(6))
+    knots = tf.reshape(transforms[:, 8:], (-1, 2, KNOTS, KNOTS))
+    offsets = tf.einsum("rakl,yk,xl->rayx", knots, _knot_weights(height), _knot_weights(width))
+    return d * x + e * y + f + offsets[:, 0], a * x + b * y + c + offsets[:, 1]
 
 
-def _influence(size: int) -> NDArray[np.float32]:
-    """How much each knot bends at each pixel along an axis, (size, KNOTS); 1 in all, so that none is bent by more."""
-    apart = np.arange(size)[:, None] / max(1, size - 1) * (KNOTS - 1) - np.arange(KNOTS)
-    share = np.exp(-0.5 * (apart / KNOT_WIDTH) ** 2)
-    return np.asarray(share / share.sum(axis=1, keepdims=True), np.float32)
+def _knot_weights(size: int) -> NDArray[np.float32]:
+    """Return the weight of each knot at each pixel of an axis, (size, KNOTS); the weights of a pixel sum to 1."""
+    distance = np.arange(size)[:, None] / max(1, size - 1) * (KNOTS - 1) - np.arange(KNOTS)
+    weights = np.exp(-0.5 * (distance / KNOT_WIDTH) ** 2)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _sampled(pictures: Any, down: Any, right: Any, *, mirrored: bool) -> Any:
-    """Bilinear values of pictures (rows, height, width, channels), float32, at places (rows, height, width)."""
-    _, height, width, channels = pictures.shape
+def _sample(images: Any, y: Any, x: Any, *, mirrored: bool) -> Any:
+    """Return bilinear values of float32 images (rows, height, width, channels) at positions (rows, height, width)."""
+    _, height, width, channels = images.shape
     if mirrored:
-        down, right = _mirrored(down, height), _mirrored(right, width)
-    pictures = tf.pad(pictures, [(0, 0), (1, 2), (1, 2), (0, 0)])  # all that is farther out is black as well
-    down, right = tf.clip_by_value(down + 1, 0, height + 1), tf.clip_by_value(right + 1, 0, width + 1)
-    top, left = tf.floor(down), tf.floor(right)
-    below, beside = (down - top)[..., None], (right - left)[..., None]
+        y, x = _mirror(y, height), _mirror(x, width)
+    images = tf.pad(images, [(0, 0), (1, 2), (1, 2), (0, 0)])  # black, like everything farther out
+    y, x = tf.clip_by_value(y + 1, 0, height + 1), tf.clip_by_value(x + 1, 0, width + 1)
+    top, left = tf.floor(y), tf.floor(x)
     stride = width + 3
-    first = tf.range(tf.shape(pictures)[0])[:, None, None] * ((height + 3) * stride)
-    corner = first + tf.cast(top, tf.int32) * stride + tf.cast(left, tf.int32)
-    flat = tf.reshape(pictures, (-1, channels))
-    above = tf.gather(flat, corner) * (1 - beside) + tf.gather(flat, corner + 1) * beside
-    under = tf.gather(flat, corner + stride) * (1 - beside) + tf.gather(flat, corner + stride + 1) * beside
-    return above * (1 - below) + under * below
+    pixels = tf.reshape(images, (-1, (height + 3) * stride, channels))
+    corner = tf.cast(top, tf.int32) * stride + tf.cast(left, tf.int32)
+
+    def row_at(offset: int) -> Any:
+        start = corner + offset
+        weight = (x - left)[..., None]
+        return (
+            tf.gather(pixels, start, batch_dims=1) * (1 - weight) + tf.gather(pixels, start + 1, batch_dims=1) * weight
+        )
+
+    weight = (y - top)[..., None]
+    return row_at(0) * (1 - weight) + row_at(stride) * weight
 
 
-def _mirrored(place: Any, size: int) -> Any:
-    """Places along an axis, those beyond an edge as far within it."""
-    turned = tf.math.floormod(place + 0.5, 2.0 * size)
-    return tf.clip_by_value(tf.minimum(turned, 2.0 * size - turned) - 0.5, 0, size - 1)
+def _mirror(position: Any, size: int) -> Any:
+    """Reflect positions beyond the edges of an axis back into it."""
+    reflected = tf.math.floormod(position + 0.5, 2.0 * size)
+    return tf.clip_by_value(tf.minimum(reflected, 2.0 * size - reflected) - 0.5, 0, size - 1)

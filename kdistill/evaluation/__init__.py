@@ -1,0 +1,1 @@
+"""Evaluation: metrics, confidence intervals, sweep statistics and figures. No TensorFlow."""

@@ -1,6 +1,6 @@
-"""Histories and arrays to figures, by Matplotlib; reads no files.
+"""Figures, drawn with Matplotlib from histories and arrays. Reads no files.
 
-White figures with dark ink, so that they look alike on a light page, a dark page and paper.
+The background is white and the ink dark, so that a figure looks the same on a light page, a dark page and paper.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from kdistill.console import printable
+from kdistill.evaluation import metrics
 
 NAVY, ORANGE = "#1f2a6b", "#e8710a"
 TEACHERS = (NAVY, "#4b74c9", "#7a5bb5", "#2b8a9e")
 STUDENTS = (ORANGE, "#b8321f", "#2f8f4e", "#d6489b", "#8c6d1f", "#6b6b6b")
 DASHES = (0, (3, 1.6))
-MARKERS = (None, "o", "s", "^", "D", "v")  # of the networks that share a color
-NAME, CLASS_NAME = 28, 20  # characters of a network's and of a class's name
-FAR_APART = 3  # errors that differ by more than this factor are drawn on a logarithmic axis
+MARKERS = (None, "o", "s", "^", "D", "v")  # tell networks of the same color apart
+NAME, CLASS_NAME = 28, 20  # longest name of a network and of a class, in characters
+FAR_APART = 3  # errors that differ by more than this factor get a logarithmic axis
 
 STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -45,7 +46,7 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 2.0,
     "savefig.dpi": 160,
     "svg.fonttype": "path",
-    "svg.hashsalt": "kdistill",  # the same picture, the same bytes
+    "svg.hashsalt": "kdistill",  # the same figure gives the same bytes
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names of classes and networks may have dollar signs
     "text.usetex": False,
@@ -54,9 +55,17 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One network's history: `role` is teacher or student, `held_out` validation or test; lists have a value an epoch.
+    """The history of one network.
 
-    Losses are the cross-entropy with hard labels, in nats, so that teachers and students can be compared.
+    Attributes:
+        name: of the network.
+        role: `teacher` or `student`.
+        held_out: the rows that each epoch is evaluated on, `validation` or `test`.
+        epochs: their numbers; the other lists have a value per epoch.
+        train_accuracy: from 0 to 1.
+        held_out_accuracy: from 0 to 1.
+        train_loss: cross-entropy with hard labels in nats, for students too, so that they can be compared.
+        held_out_loss: the same on held-out rows.
     """
 
     name: str
@@ -71,9 +80,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Example:
-    """One input and what the teacher says of it: `image` (height, width[, channels]) or None, `logits` (classes,).
+    """One row and its soft targets.
 
-    `label` is None where the input has none. `lines` describe an input that has no image.
+    Attributes:
+        image: (height, width[, channels]), or None if the row is no image.
+        label: a class number, or None.
+        logits: of the teacher, (classes,).
+        lines: text that describes a row that is no image.
     """
 
     image: NDArray[Any] | None
@@ -83,34 +96,32 @@ class Example:
 
 
 def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
-    """Accuracy and, beside it, loss over epochs: training dashed, held-out rows solid."""
+    """Draw accuracy and loss over epochs side by side, training rows dashed and held-out rows solid."""
     with mpl.rc_context(STYLE):
-        below = len(curves) <= 2  # The legend has one row, or else stands at the right.
-        tallest = 22  # entries of the legend in a column
+        below = len(curves) <= 2  # the legend is one row; otherwise it is at the right
+        tallest = 22  # most legend entries in a column
         entries = min(len(curves) + 2, tallest)
         figure = Figure(figsize=(10 if below else 12, max(4.4, 0.27 * entries + 0.9)), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
         turns = {"teacher": 0, "student": 0}
-        colours = {"teacher": TEACHERS, "student": STUDENTS}
+        colors = {"teacher": TEACHERS, "student": STUDENTS}
         legend: list[Line2D] = []
         for curve in curves:
-            again, turn = divmod(turns[curve.role], len(colours[curve.role]))
+            again, turn = divmod(turns[curve.role], len(colors[curve.role]))
             turns[curve.role] += 1
-            colour = colours[curve.role][turn]
+            color = colors[curve.role][turn]
             marker = "o" if len(curve.epochs) == 1 else MARKERS[again % len(MARKERS)]
             every = max(1, len(curve.epochs) // 8)
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every, "markersize": 5}
+            look: dict[str, Any] = {"color": color, "marker": marker, "markevery": every, "markersize": 5}
             name = printable(curve.name)
             label = name if curve.role in name else f"{name} ({curve.role})"
             short = shorten(name, NAME)
-            legend.append(
-                Line2D([], [], color=colour, marker=marker, markersize=5, label=label.replace(name, short, 1))
-            )
+            legend.append(Line2D([], [], color=color, marker=marker, markersize=5, label=label.replace(name, short, 1)))
             for axes, train, held in (
                 (accuracy, curve.train_accuracy, curve.held_out_accuracy),
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
-                if not np.isnan(train).all():  # as where no training row has a label
+                if not np.isnan(train).all():  # no training row has a label
                     hollow: dict[str, Any] = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
                     dashed: dict[str, Any] = {"linestyle": DASHES, "alpha": 0.75, "linewidth": 1.6, **look, **hollow}
                     axes.plot(curve.epochs, train, label=f"{label}, training", **dashed)
@@ -123,7 +134,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         loss.grid(which="minor", linewidth=0.4)
         low, high = loss.get_ylim()
         decades = np.log10(high / low)
-        loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may show no decade
+        loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may have no tick at a power of 10
         for axes in (accuracy, loss):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
@@ -144,7 +155,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
 
 
 def _focus(axes: Any, series: Sequence[Sequence[float]]) -> None:
-    """Show the part of the accuracy axis where the curves are: all but the first epochs' climb, at most 0 to 100%."""
+    """Limit the accuracy axis to where the curves are after the first tenth of the epochs, within 0 to 100%."""
     late = np.concatenate([np.asarray(values, float)[len(values) // 10 :] for values in series])
     low, high = float(np.nanmin(late)), float(np.nanmax(np.concatenate([np.asarray(one, float) for one in series])))
     margin = max(0.08 * (high - low), 0.002)
@@ -152,9 +163,9 @@ def _focus(axes: Any, series: Sequence[Sequence[float]]) -> None:
 
 
 def shorten(text: str, length: int) -> str:
-    """Return a text of at most `length` characters: a longer one loses its middle to an ellipsis.
+    """Return a text of at most `length` characters; the middle of a longer one becomes an ellipsis.
 
-    Names of networks often differ at their end only.
+    Names of networks often differ only at their end.
     """
     if len(text) <= length:
         return text
@@ -163,7 +174,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def _title(figure: Figure, title: str, share: float = 1.0) -> None:
-    """Write a figure's title in as many lines as a share of its width needs."""
+    """Set a figure's title, wrapped to a share of its width."""
     width = int(11.5 * figure.get_figwidth() * share)
     lines = textwrap.wrap(printable(title), width, max_lines=4, placeholder=" …")
     figure.suptitle("\n".join(lines), x=0.008, ha="left", fontsize=11, color="#555555")
@@ -172,9 +183,9 @@ def _title(figure: Figure, title: str, share: float = 1.0) -> None:
 def dark_knowledge(
     examples: Sequence[Example], class_names: Sequence[str], temperature: float, title: str, top: int = 10
 ) -> Figure:
-    """Inputs beside the bars of their soft targets at T = 1 and at the file's T; the true class is drawn in orange.
+    """Draw inputs beside bars of their soft targets at T = 1 and at the file's T, the label's bar in orange.
 
-    With more than `top` classes, each row of bars shows the most likely ones.
+    With more than `top` classes, each input has the bars of its most likely classes.
     """
     with mpl.rc_context(STYLE):
         class_names = [shorten(printable(name), CLASS_NAME) for name in class_names]
@@ -192,24 +203,24 @@ def dark_knowledge(
         for number, (example, order) in enumerate(zip(examples, orders, strict=True)):
             picture, *bars = grid.flat[3 * number : 3 * number + 3]
             _show_input(picture, example, class_names)
-            for axes, heat in zip(bars, (1.0, temperature), strict=True):
-                probabilities = _softmax(example.logits, heat)[order]
-                colours = [ORANGE if place == example.label else NAVY for place in order]
-                axes.bar(range(len(order)), probabilities, color=colours, width=0.78)
+            for axes, scale in zip(bars, (1.0, temperature), strict=True):
+                probabilities = metrics.softmax(example.logits, scale)[order]
+                colors = [ORANGE if place == example.label else NAVY for place in order]
+                axes.bar(range(len(order)), probabilities, color=colors, width=0.78)
                 axes.set_xticks(range(len(order)), [class_names[place] for place in order])
                 axes.tick_params(axis="x", labelsize=8, length=0, rotation=90 if crowded else 0)
                 axes.tick_params(axis="y", labelsize=8)
-                axes.set_ylim(0, 1.02 if heat == 1.0 else max(probabilities.max() * 1.1, 1e-6))
+                axes.set_ylim(0, 1.02 if scale == 1.0 else max(probabilities.max() * 1.1, 1e-6))
                 axes.yaxis.set_major_locator(MaxNLocator(3))
                 axes.grid(axis="x", visible=False)
                 if number < columns:
-                    axes.set_title(f"T = {heat:g}", fontsize=11)
+                    axes.set_title(f"T = {scale:g}", fontsize=11)
         _title(figure, title)
         return figure
 
 
 def _shown(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
-    """Return all classes in their order, or the `top` most likely, the likeliest first."""
+    """Return all classes in order, or the `top` most likely ones, the most likely first."""
     return np.arange(len(logits)) if len(logits) <= top else np.argsort(-logits, kind="stable")[:top]
 
 
@@ -229,16 +240,17 @@ def _show_input(axes: Any, example: Example, class_names: Sequence[str]) -> None
         axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", fontsize=8, linespacing=1.35)
 
 
-def _softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
-    scaled = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    return np.asarray(scaled / scaled.sum())
-
-
 @dataclass(frozen=True)
 class Line:
-    """One model's errors over T or alpha: means and standard deviations, and those of its hard-label students.
+    """One model's test errors over T or alpha.
 
-    A place of None is that of students without a T; `hard` is None where another line of the model shows it.
+    Attributes:
+        name: of the model.
+        places: values of T or alpha; None for a loss without T.
+        means: of the errors, per place.
+        deviations: standard deviations, per place.
+        hard: mean errors of the hard-label students; None if another line of the model shows it.
+        hard_deviation: standard deviation of these.
     """
 
     name: str
@@ -250,8 +262,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Heat:
-    """One model's differences to its hard-label students, a value a setting: T and alpha as they are written."""
+class HeatMap:
+    """One model's mean differences in test errors to its hard-label students, a value per T and alpha."""
 
     name: str
     temperatures: Sequence[str]
@@ -261,7 +273,11 @@ class Heat:
 
 
 def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
-    """Errors over `what` (T or alpha), a line a model with bars of one standard deviation; hard labels dashed in a band of as much."""
+    """Draw test errors over T or alpha.
+
+    Each model has a line with bars of one standard deviation. Hard labels are dashed, with a band of one standard
+    deviation.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2 if len(lines) <= 4 else 10, 4.4), layout="constrained")
         axes = figure.subplots()
@@ -269,25 +285,25 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         spread = len(known) > 1 and known[0] > 0 and what == "T"
         edges: list[float] = []
         for number, line in enumerate(lines):
-            colour = (*STUDENTS, *TEACHERS)[number % (len(STUDENTS) + len(TEACHERS))]
-            if None in line.places:  # the same at every place
+            color = (*STUDENTS, *TEACHERS)[number % (len(STUDENTS) + len(TEACHERS))]
+            if None in line.places:  # one value for every T
                 axes.axhline(
-                    line.means[0], color=colour, linewidth=1.6, label=f"{shorten(printable(line.name), NAME)} (no T)"
+                    line.means[0], color=color, linewidth=1.6, label=f"{shorten(printable(line.name), NAME)} (no T)"
                 )
                 axes.axhspan(
                     line.means[0] - line.deviations[0],
                     line.means[0] + line.deviations[0],
-                    color=colour,
+                    color=color,
                     alpha=0.12,
                     lw=0,
                 )
             else:
-                shift = 1.02 ** (number - (len(lines) - 1) / 2) if spread else 1.0  # bars beside each other
+                shift = 1.02 ** (number - (len(lines) - 1) / 2) if spread else 1.0  # bars side by side
                 axes.errorbar(
                     [place * shift for place in line.places if place is not None],
                     line.means,
                     line.deviations,
-                    color=colour,
+                    color=color,
                     marker=MARKERS[number // (len(STUDENTS) + len(TEACHERS)) % len(MARKERS)] or "o",
                     markersize=5,
                     capsize=3,
@@ -295,9 +311,9 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
                     label=shorten(printable(line.name), NAME),
                 )
             if line.hard is not None:
-                axes.axhline(line.hard, color=colour, linestyle=DASHES, linewidth=1.4, alpha=0.8)
+                axes.axhline(line.hard, color=color, linestyle=DASHES, linewidth=1.4, alpha=0.8)
                 band = line.hard - line.hard_deviation, line.hard + line.hard_deviation
-                axes.axhspan(*band, color=colour, alpha=0.12, lw=0)
+                axes.axhspan(*band, color=color, alpha=0.12, lw=0)
                 edges.extend(band)
         if spread:
             axes.set_xscale("log")
@@ -309,23 +325,23 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         axes.update_datalim([(known[0], one) for one in edges] if known else [])
         axes.autoscale_view(scalex=False)
         every = [*hard, *(mean for line in lines for mean in line.means)]
-        if min(every) > 0 and max(every) > FAR_APART * min(every):  # what small networks differ by hides the rest
+        if min(every) > 0 and max(every) > FAR_APART * min(every):  # large differences would hide small ones
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         if len(lines) <= 4:
             axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
-        else:  # It would hide data.
+        else:  # it would hide data
             figure.legend(loc="outside right upper", fontsize=10)
         _title(figure, title, 1.0 if len(lines) <= 4 else 0.6)
         return figure
 
 
-def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
-    """Mean differences in errors over T and alpha, a map a model: blue is fewer than from hard labels, orange more.
+def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
+    """Draw mean differences in test errors over T and alpha, a map per model.
 
-    The best setting of a model, where one is, has a frame.
+    Blue is fewer errors than with hard labels, orange is more. A model's best setting has a frame.
     """
     with mpl.rc_context(STYLE):
         columns = min(2, len(maps))
@@ -336,7 +352,7 @@ def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
         figure = Figure(figsize=(max(size[0], 5.5), max(size[1], 3.0)), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         reach = max([abs(value) for one in maps for value in one.differences if np.isfinite(value)] + [1e-9])
-        colours = LinearSegmentedColormap.from_list("fewer to more", [NAVY, "#f4f4f6", ORANGE])
+        colors = LinearSegmentedColormap.from_list("fewer to more", [NAVY, "#f4f4f6", ORANGE])
         for axes in grid.flat[len(maps) :]:
             axes.axis("off")
         for axes, one, (temperatures, alphas) in zip(grid.flat, maps, shapes, strict=False):
@@ -350,7 +366,7 @@ def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
                 axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=10, color=ink)
                 if best:
                     axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, linewidth=2.2))
-            drawn = axes.imshow(values, cmap=colours, vmin=-reach, vmax=reach, aspect="auto")
+            drawn = axes.imshow(values, cmap=colors, vmin=-reach, vmax=reach, aspect="auto")
             axes.set_xticks(range(len(temperatures)), temperatures)
             axes.set_yticks(range(len(alphas)), alphas)
             axes.tick_params(length=0)
@@ -364,8 +380,8 @@ def heat_maps(maps: Sequence[Heat], title: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's ending, the same bytes for the same figure."""
+    """Write a figure in the format of the path's extension. The same figure gives the same bytes."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a font without a name's characters draws boxes
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the font draws boxes for characters that it lacks
         figure.savefig(path, metadata=undated, facecolor="white")

@@ -1,4 +1,7 @@
-"""Means over seeds, with Student's t intervals. Standard library only."""
+"""Means over seeds with Student's t intervals. Standard library only.
+
+The quantile is computed here since SciPy is not a dependency; a test compares it with published tables.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of `n` numbers, their standard deviation (n - 1), and a 95% interval of the mean by Student's t.
+    """A mean of n numbers with a 95% confidence interval.
 
-    Of one number there is neither deviation nor interval. The interval takes the numbers for independent draws of a
-    normal distribution; of differences between two networks of the same seed it is the paired one.
+    The interval assumes independent draws of a normal distribution. For differences between networks of the same seed
+    it is the paired interval.
+
+    Attributes:
+        mean: of the numbers.
+        n: how many there are.
+        sd: standard deviation (n - 1); None for one number.
+        low: end of the interval by Student's t; None for one number.
+        high: the other end.
     """
 
     mean: float
@@ -26,7 +36,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """From one number or more."""
+        """Return the estimate from one number or more."""
         mean, n = statistics.fmean(values), len(values)
         if n == 1:
             return cls(mean, n)
@@ -36,21 +46,21 @@ class Estimate:
 
 
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t for which |T| <= t with a probability, T having Student's t distribution.
+    """Return the t for which |T| <= t has a given probability, where T has Student's t distribution.
 
     Args:
         confidence: the probability, above 0 and below 1.
         degrees: of freedom, at least 1.
     """
     low, high = 0.0, math.pi / 2
-    for _ in range(100):  # halvings of the angle whose tangent is t / sqrt(degrees): to the last bit
+    for _ in range(100):  # bisects the angle whose tangent is t / sqrt(degrees), to the last bit
         angle = (low + high) / 2
         low, high = (angle, high) if _coverage(angle, degrees) < confidence else (low, angle)
     return math.sqrt(degrees) * math.tan(low)
 
 
 def _coverage(angle: float, degrees: int) -> float:
-    """P(|T| <= sqrt(degrees) * tan(angle)): the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    """Return P(|T| <= sqrt(degrees) * tan(angle)) by the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2
     term, total = cosine if odd else 1.0, 0.0

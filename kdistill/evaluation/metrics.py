@@ -1,6 +1,6 @@
-"""How good predictions are: NumPy on arrays of logits (rows, classes) and labels (rows,).
+"""Metrics of predictions: NumPy on logits (rows, classes) and labels (rows,).
 
-One value a row, where a metric has one; the mean over rows is the caller's.
+A metric with a value per row returns them all; the mean is the caller's.
 """
 
 from __future__ import annotations
@@ -17,73 +17,80 @@ Labels = NDArray[np.integer[Any]]
 
 
 def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Log-probabilities of softmax(logits / temperature), (..., classes)."""
+    """Return log(softmax(logits / temperature)), (..., classes)."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=-1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
 
 
+def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the probabilities of logits / temperature, (..., classes)."""
+    return np.asarray(np.exp(log_softmax(logits, temperature)))
+
+
 def errors(logits: Floats, labels: Labels) -> int:
-    """How many rows have their largest logit elsewhere than at the label."""
+    """Return the number of rows whose most likely class is not the label."""
     return int((logits.argmax(axis=1) != labels).sum())
 
 
 def negative_log_likelihood(logits: Floats, labels: Labels) -> NDArray[np.float64]:
-    """-log p(label), (rows,) in nats."""
+    """Return -log p(label) of each row in nats, (rows,)."""
     return np.asarray(-log_softmax(logits)[np.arange(len(labels)), labels])
 
 
 def brier_score(logits: Floats, labels: Labels) -> NDArray[np.float64]:
-    """Squared distance of the probabilities from the one-hot label, summed over classes: 0 to 2 (Brier 1950); (rows,)."""
-    distance = np.exp(log_softmax(logits))
+    """Return the squared distance of probabilities and one-hot label, summed over classes, (rows,): from 0 to 2.
+
+    Source: Brier (1950).
+    """
+    distance = softmax(logits)
     distance[np.arange(len(labels)), labels] -= 1.0
     return np.asarray((distance**2).sum(axis=1))
 
 
 def confidence(logits: Floats) -> NDArray[np.float64]:
-    """The largest probability of each row, (rows,)."""
+    """Return the largest probability of each row, (rows,)."""
     return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
 
 
-def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al. 2017, eq. 3).
+def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
+    """Return the mean gap between confidence and accuracy over bins of equal width (Guo et al. 2017, eq. 3).
 
     Args:
         confidence: (rows,).
-        right: (rows,), whether the most likely class is the label.
-        bins: how many.
+        correct: whether the most likely class is the label, (rows,).
+        bins: number of bins.
     """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(right))
+    gaps = np.bincount(place, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(correct))
 
 
 def agreement(logits: Floats, others: Floats) -> NDArray[np.bool_]:
-    """Whether both have the same most likely class, (rows,)."""
+    """Return whether both have the same most likely class, (rows,)."""
     return np.asarray(logits.argmax(axis=1) == others.argmax(axis=1))
 
 
 def kl_divergence(teacher_logits: Floats, student_logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """KL(softmax(teacher / T) || softmax(student / T)), (rows,) in nats."""
+    """Return KL(softmax(teacher / T) || softmax(student / T)) of each row in nats, (rows,)."""
     teacher, student = log_softmax(teacher_logits, temperature), log_softmax(student_logits, temperature)
     return np.asarray((np.exp(teacher) * (teacher - student)).sum(axis=1))
 
 
 def fitted_temperature(logits: Floats, labels: Labels) -> float:
-    """The T for which softmax(logits / T) has the lowest NLL on some rows (Guo et al. 2017, temperature scaling).
+    """Return the T with the lowest NLL of softmax(logits / T): temperature scaling (Guo et al. 2017).
 
-    The NLL is convex in 1 / T, and its slope is the mean of E[logit] - logit of the label: halving the range of log T
-    finds where that is 0. T is within `settings.TEMPERATURES`, at an end where the rows know none: with all of them
-    right, the lower T the better.
+    The NLL is convex in 1 / T, and its slope is the mean of E[logit] minus the label's logit. Bisection of log T finds
+    where the slope is 0. T stays within `settings.TEMPERATURES`; it is the lowest one if all rows are correct.
 
     Args:
         logits: (rows, classes).
         labels: (rows,).
     """
-    own = logits.astype(np.float64)[np.arange(len(labels)), labels]
+    of_labels = logits.astype(np.float64)[np.arange(len(labels)), labels]
     low, high = np.log(TEMPERATURES)
     for _ in range(60):
         middle = float(low + high) / 2
-        expected = (np.exp(log_softmax(logits, float(np.exp(middle)))) * logits).sum(axis=1)
-        low, high = (low, middle) if (expected - own).mean() < 0 else (middle, high)
+        expected = (softmax(logits, float(np.exp(middle))) * logits).sum(axis=1)
+        low, high = (low, middle) if (expected - of_labels).mean() < 0 else (middle, high)
     return float(np.exp((low + high) / 2))

@@ -1,4 +1,4 @@
-"""What a sweep trains, and what its students' numbers say together. Standard library only."""
+"""Sweeps: which students are trained, and statistics over their seeds. Standard library only."""
 
 from __future__ import annotations
 
@@ -28,18 +28,24 @@ SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What students of several seeds have in common: `kind` is one of the above, `student` has all but name and seed."""
+    """What the students of several seeds share.
+
+    Attributes:
+        kind: `HARD`, `DISTILLED` or a control.
+        model: the name of the network.
+        student: the settings, except for name and seed.
+    """
 
     kind: str
     model: str
     student: TrainStudent
 
     def of(self, seed: int) -> TrainStudent:
-        """The student of a seed, with a name that says what it is."""
+        """Return the settings of the student of a seed."""
         return replace(self.student.seeded(seed), name=self.name(seed))
 
     def name(self, seed: int) -> str:
-        """The name of the student of a seed, which may be longer than a name can be: see `check_names`."""
+        """Return the name of the student of a seed, which can be too long: see `check_names`."""
         return f"{self.slug}-seed{seed}"
 
     @property
@@ -48,7 +54,7 @@ class Setting:
 
     @property
     def slug(self) -> str:
-        """Its name among the sweep's students; networks of the user's own have a digest of their name in it."""
+        """The first part of the students' names. A network of the user's own is abbreviated, with a digest of its name."""
         model = self.model
         if not NAME.fullmatch(model):
             mark = hashlib.sha256(model.encode()).hexdigest()[:6]
@@ -72,7 +78,12 @@ class Setting:
 
 
 def grid(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> list[Setting]:
-    """Of each model, what it is called and what it is named in a student's settings, all settings, hard labels first."""
+    """Return the settings of a sweep, for each model first the one with hard labels.
+
+    Args:
+        settings: of the sweep.
+        models: for each model its name and the value of `model` in a student's settings.
+    """
     found = []
     for called, model in models:
         student = replace(settings.student, model=model)
@@ -87,7 +98,7 @@ def grid(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> list[Sett
 
 
 def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
-    """What each model's chosen setting is shown beside; hard labels are there already."""
+    """Return the controls of each model's chosen setting, except hard labels, which are part of the grid."""
     found = []
     for setting in chosen:
         student, hard = setting.student, setting.student.hard()
@@ -100,7 +111,7 @@ def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
 
 
 def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> None:
-    """Check the names of all students before any of them is trained: the grid's, and those of every possible control.
+    """Check the names of all students, those of every possible control included, before any is trained.
 
     Raises:
         UsageError: if a name is too long.
@@ -115,16 +126,16 @@ def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> No
             if setting.kind == OTHER:
                 what = f"soft targets with a shorter name than --other-soft-targets {settings.other_soft_targets}"
             raise UsageError(
-                f"the name of student {name!r} has {len(name)} characters, and a name has at most 100: use {what}"
+                f"the name of student {name!r} has {len(name)} characters (expected at most 100): use {what}"
             )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One student, as in `table.csv`; None where something does not apply or was not measured.
+    """One student: a row of `table.csv`. None means that a value does not apply or was not measured.
 
-    NLL (nats), ECE and agreement with the teacher are of the test rows; those that are `scaled` are after the logits
-    were divided by `fitted_temperature`, which has the lowest NLL on the validation rows.
+    NLL (nats), ECE and agreement with the teacher are those on test rows. `scaled_nll` and `scaled_ece` are those after
+    division of the logits by `fitted_temperature`, which minimizes the NLL on validation rows.
     """
 
     student: str
@@ -147,12 +158,12 @@ class Row:
 
     @property
     def setting(self) -> tuple[Any, ...]:
-        """What it has in common with students of other seeds."""
+        """What it shares with the students of other seeds."""
         return self.model, self.kind, self.loss, self.temperature, self.alpha
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write `table.csv`; None is left empty."""
+    """Write `table.csv`, with empty cells for None."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         names = [field.name for field in fields(Row)]
@@ -164,7 +175,7 @@ def read(path: Path, remedy: str) -> list[Row]:
     """Read what `write` wrote.
 
     Raises:
-        KdistillError: if it is no such table.
+        KdistillError: if it is not such a table.
     """
     kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
     parse = {field.name: kinds[str(field.type).split(" ")[0]] for field in fields(Row)}
@@ -173,7 +184,7 @@ def read(path: Path, remedy: str) -> list[Row]:
             table = list(csv.DictReader(stream))
         return [_parsed(row, parse) for row in table]
     except (KeyError, ValueError, TypeError, csv.Error):
-        raise KdistillError(f"{path} is no table that kdistill wrote: {remedy}") from None
+        raise KdistillError(f"{path} is not a table of kdistill: {remedy}") from None
 
 
 def _parsed(row: Mapping[str, str], parse: Mapping[str, Callable[[str], Any]]) -> Row:
@@ -183,10 +194,12 @@ def _parsed(row: Mapping[str, str], parse: Mapping[str, Callable[[str], Any]]) -
 
 @dataclass(frozen=True)
 class Summary:
-    """One setting over all seeds; `difference` is in test errors, to the hard-label student of the same model and seed.
+    """One setting over all seeds.
 
-    `best` is whether it has the lowest mean of validation errors among its model's, distilled or not; where there are
-    no validation rows none is. `chosen` is whether the controls are of its temperature, alpha and loss.
+    Attributes:
+        best: whether it has the fewest validation errors of its model; False without validation rows.
+        chosen: whether the controls are those of its temperature, alpha and loss.
+        difference: in test errors, to the hard-label student of the same model and seed.
     """
 
     model: str
@@ -206,7 +219,7 @@ class Summary:
     ece_difference: Estimate | None
 
     def __str__(self) -> str:
-        """What it is called in a table, its model aside."""
+        """Return its name in a table, without the model."""
         if self.kind not in (DISTILLED, PERMUTED, OTHER):
             return f"{self.kind} {SMOOTHING:g}" if self.kind == SMOOTHED else self.kind
         loss = [self.loss] if self.loss not in (None, Objective.loss) else []
@@ -215,8 +228,8 @@ class Summary:
         return said if self.kind == DISTILLED else self.kind
 
 
-def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """All settings, in the order of the rows; temperature scaling of the hard-label students last of each model."""
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+    """Return the summaries of all settings in the order of the rows, those with temperature scaling last."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(row.setting, []).append(row)
@@ -261,9 +274,9 @@ def _summary(group: Sequence[Row], hard: dict[tuple[str, int], Row], best: bool,
 
 
 def lowest(rows: Sequence[Row], model: str, kinds: Sequence[str]) -> tuple[Any, ...] | None:
-    """The setting of a model with the fewest validation errors over all seeds, the first of equals.
+    """Return the setting of a model with the fewest validation errors over all seeds, the first of equals.
 
-    None where there are no validation rows: test rows are not for choosing.
+    None without validation rows, since test rows never choose.
     """
     totals: dict[tuple[Any, ...], int] = {}
     for row in rows:
@@ -275,6 +288,6 @@ def lowest(rows: Sequence[Row], model: str, kinds: Sequence[str]) -> tuple[Any, 
 
 
 def choice(rows: Sequence[Row], model: str) -> tuple[Any, ...]:
-    """The setting of a model that controls are of: the best of those distilled, or, where none is, the first."""
+    """Return the setting of a model that gets controls: the best distilled one, or the first without validation rows."""
     first = next(row.setting for row in rows if row.model == model and row.kind == DISTILLED)
     return lowest(rows, model, (DISTILLED,)) or first

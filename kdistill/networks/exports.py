@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 
 DESCRIPTION = "kdistill.json"  # the name of the description in a file's metadata
 OPSET = 15  # of ONNX, supported by runtimes since 2021; quantization per channel needs at least 13
-ROUNDS = 15
+TIMED_CALLS = 200
 
 Inputs = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -200,18 +200,17 @@ def error_line(error: Exception) -> str:
     return line.rsplit("): ", 1)[-1]
 
 
-def seconds_per_call(runtimes: Sequence[Runtime], inputs: Inputs, calls: int) -> list[float]:
-    """Return the median time of a call of each runtime, in seconds.
+def median_latency(runtime: Runtime, row: Inputs) -> float:
+    """Return the median time of a call with one row, in milliseconds.
 
-    The runtimes take turns, `calls` calls each, so that other load on the machine affects all of them.
+    Args:
+        runtime: the network to measure.
+        row: its inputs, (1, ...).
     """
-    seconds: list[list[float]] = [[] for _ in runtimes]
-    for run in runtimes:  # the first call may build something
-        run(inputs)
-    for _ in range(ROUNDS):
-        for run, times in zip(runtimes, seconds, strict=True):
-            for _ in range(calls):
-                start = time.perf_counter()
-                run(inputs)
-                times.append(time.perf_counter() - start)
-    return [median(times) for times in seconds]
+    runtime(row)  # the first call may build something
+    seconds = []
+    for _ in range(TIMED_CALLS):
+        start = time.perf_counter()
+        runtime(row)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds)

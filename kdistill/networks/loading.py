@@ -8,7 +8,7 @@ import numpy as np
 
 from kdistill import workspace
 from kdistill.data import Dataset
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks.saved_models import SavedNetwork

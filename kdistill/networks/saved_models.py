@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import deterministic, keras, tf
-from kdistill.console import silent_stdout
+from kdistill.console.native_stderr import silent_stdout
 from kdistill.errors import KdistillError, first_line
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
 from kdistill.networks.keras_files import load_keras_file

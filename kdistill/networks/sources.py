@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdistill import workspace
 from kdistill.data import user_code
 from kdistill.errors import KdistillError
 from kdistill.settings import NEW_WEIGHTS
+from kdistill.workspace import Input, digest
 
 APPLICATIONS = "keras.applications"
 
@@ -38,10 +38,10 @@ class ModelSource:
         """Return the entries for the settings of a manifest."""
         return {"model": self.name} | ({"weights": NEW_WEIGHTS} if self.weights == NEW_WEIGHTS else {})
 
-    def inputs(self) -> dict[str, workspace.Input]:
+    def inputs(self, index: int = 1) -> list[Input]:
         """Return the entries for the inputs of a manifest: the files and their current digests."""
         files = {"model": self.file, "weights": self.weights_file}
-        return {role: workspace.Input(str(file), workspace.digest(file)) for role, file in files.items() if file}
+        return [Input(kind, str(file), digest(file), index) for kind, file in files.items() if file]
 
 
 def resolve_model(model: str, weights: str | None = None) -> ModelSource:
@@ -63,7 +63,7 @@ def resolve_model(model: str, weights: str | None = None) -> ModelSource:
         weights = None  # only a `.keras` file has weights that could be kept
     module, _, function = model.partition(":")
     is_function = function and module != APPLICATIONS
-    return ModelSource(model, user_code.source(model, "model") if is_function else None, weights)
+    return ModelSource(model, user_code.find_source(model, "model") if is_function else None, weights)
 
 
 def _existing(option: str, name: str) -> Path:

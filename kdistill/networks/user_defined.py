@@ -66,7 +66,7 @@ def _from_function(source: ModelSource, file: Path, input_shape: tuple[int, ...]
     """Return the location of the user's function, and the network that it returns."""
     module, _, name = source.name.partition(":")
     try:
-        namespace = vars(user_code.imported(module, file))
+        namespace = vars(user_code.import_file(module, file))
     except (Exception, SystemExit) as error:
         raise _user_error(error, f"on importing {module} for --model {source.name}", file) from error
     function = namespace.get(name)
@@ -193,5 +193,5 @@ def _check_logits(network: keras.Model, output: Any, where: str) -> None:
 
 def _user_error(error: BaseException, context: str, file: Path, where: str | None = None) -> KdistillError:
     """Return an error of the user's code as one line that begins with the innermost location in that code."""
-    location = user_code.failed_at(error, file) or where or str(file)
+    location = user_code.error_location(error, file) or where or str(file)
     return KdistillError(f"{location}: {type(error).__name__}: {first_line(error)} ({context})")

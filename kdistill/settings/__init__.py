@@ -4,7 +4,7 @@
 options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
-from kdistill.settings.catalog import LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -30,7 +30,24 @@ from kdistill.settings.options import (
 from kdistill.settings.shared import NEW_WEIGHTS
 from kdistill.settings.sweep import Promote, Sweep
 
+COMMANDS: dict[str, type[Settings]] = {
+    "train-teacher": TrainTeacher,
+    "soften": Soften,
+    "train-student": TrainStudent,
+    "sweep": Sweep,
+    "promote": Promote,
+    "plot": Plot,
+    "evaluate": Evaluate,
+    "export": Export,
+    "correct-bias": CorrectBias,
+    "status": Status,
+    "verify": Verify,
+    "run": Run,
+}
+
 __all__ = [
+    "COMMANDS",
+    "DATA_FORMATS",
     "LOSSES",
     "MAX_PIXELS",
     "NAME",

@@ -1,7 +1,7 @@
-"""The losses, built-in networks and augmentation steps: what options can name, without TensorFlow.
+"""The losses, built-in networks, augmentation steps and file formats: what options can name, without TensorFlow.
 
-The functions themselves are in `training.losses`, `networks.built_in` and `data.augmentation`, under the names given
-here.
+The functions and classes themselves are in `training.losses`, `networks.built_in`, `data.augmentation` and
+`data.readers`, under the names given here.
 """
 
 from __future__ import annotations
@@ -91,6 +91,28 @@ def built_in(model: str) -> BuiltIn | None:
 def is_model(model: str) -> bool:
     """Return whether a name can be that of a network, built-in or the user's own."""
     return built_in(model) is not None or OWN_NETWORK.fullmatch(model) is not None
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A file format for datasets.
+
+    Attributes:
+        reader: the module and class of its reader in `data.readers`.
+        extensions: those of its files.
+    """
+
+    reader: str
+    extensions: tuple[str, ...]
+
+
+DATA_FORMATS = {
+    "npz": DataFormat("npz:Npz", (".npz",)),
+    "npy": DataFormat("npy:Npy", (".npy",)),
+    "hdf5": DataFormat("hdf5:Hdf5", (".h5", ".hdf5")),
+    "csv": DataFormat("tables:Table", (".csv",)),
+    "parquet": DataFormat("tables:Table", (".parquet",)),
+}
 
 
 @dataclass(frozen=True)

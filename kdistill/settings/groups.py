@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from kdistill.errors import UsageError
-from kdistill.settings.catalog import AUGMENT_SYNTAX, LOSSES, parse_augment
+from kdistill.settings.catalog import AUGMENT_SYNTAX, DATA_FORMATS, LOSSES, parse_augment
 from kdistill.settings.checks import (
     format_value,
     fraction,
@@ -316,8 +316,8 @@ class ReadOptions(Settings):
     data_format: Annotated[
         str | None,
         option(
-            "Format of a file whose extension does not tell it: npz, npy, hdf5, csv or parquet.",
-            one_of("npz", "npy", "hdf5", "csv", "parquet"),
+            f"Format of a file whose extension does not tell it: {', '.join(DATA_FORMATS)}.",
+            one_of(*DATA_FORMATS),
             "Data",
             metavar="FORMAT",
             recorded=False,

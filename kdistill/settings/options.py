@@ -8,7 +8,7 @@ command line with its help, the manifest's settings, the commands that reproduce
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import UnionType
@@ -134,7 +134,7 @@ class Field:
             return ""
         if value is True:
             return f"--{self.flag}"
-        values = value if self.many and not self.option.commas else [value]
+        values = value if isinstance(value, (list, tuple)) and not self.option.commas else [value]
         return " ".join(f"--{self.flag} {shlex.quote(format_value(item))}" for item in values)
 
 
@@ -248,17 +248,19 @@ def check_value(settings: type, name: str, value: Any) -> Any:
     return value
 
 
-def command_words(settings: type, values: Mapping[str, Any]) -> list[str]:
+def command_words(settings: type, values: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
     """Return the options to type for values that differ from the defaults, in the order of declaration.
 
     Args:
         settings: the class that declares the options.
         values: by name, as recorded in a manifest; names of no option are left out.
+        always: options to write even if they have their default value.
     """
     words = []
     for each in options_of(settings):
         value = values.get(each.name)
         default = list(each.default) if isinstance(each.default, tuple) else each.default
-        if (list(value) if isinstance(value, tuple) else value) != default and (text := each.words(value)):
+        differs = each.name in always or (list(value) if isinstance(value, tuple) else value) != default
+        if differs and (text := each.words(value)):
             words.append(text)
     return words

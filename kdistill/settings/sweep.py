@@ -21,6 +21,10 @@ from kdistill.settings.shared import (
     MODEL,
 )
 
+SWEEP_STUDENT = Check(
+    "a student of a sweep, SWEEP/STUDENT", lambda value: "/" in value and network_name().accepts(value)
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Settings):
@@ -127,7 +131,7 @@ class Promote(Settings):
         str,
         option(
             "Student of a sweep. It stays where it is.",
-            Check("a student of a sweep, SWEEP/STUDENT", lambda value: "/" in value and network_name().accepts(value)),
+            SWEEP_STUDENT,
             "Data",
             metavar="SWEEP/STUDENT",
             recorded=False,

@@ -1,7 +1,8 @@
-"""Logits as they are stored: those of all classes or of the largest, in single or half precision."""
+"""Storage of logits: all classes or the top k, in single or half precision, for one or several views of each row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,30 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.errors import KdistillError
-from kdistill.workspace.resume_log import Block
 
 Floats = NDArray[np.floating[Any]]
+Columns = dict[str, tuple[tuple[int, ...], str]]  # shape and type of one row, by dataset
 
-LARGEST = 1e15  # training squares logits in float32 and sums the squares; those of larger logits could overflow
-
-
-def unusable_row(logits: Floats) -> int | None:
-    """Return the first row of logits (rows, ...) that holds NaN or a value beyond `LARGEST`; None if there is none."""
-    usable = np.abs(logits.astype(np.float32, copy=False)) <= LARGEST  # false for NaN
-    return None if usable.all() else int(np.argmin(usable.reshape(len(usable), -1).all(axis=1)))
+LARGEST_LOGIT = 1e15  # Training squares logits in float32 and sums the squares, which overflows far beyond this.
+UNUSABLE = f"NaN, infinite or beyond {LARGEST_LOGIT:g}"
 
 
-def unusable(row: int) -> str:
-    """Return what is wrong with a row that `unusable_row` found, for messages."""
-    return f"the logits of row {row} are NaN, infinite or beyond {LARGEST:g}"
+def check_usable(
+    logits: Floats, source: object, row_numbers: range | NDArray[np.int64], problem: str = UNUSABLE
+) -> None:
+    """Refuse logits (rows, ...) with NaN, infinity or a value beyond `LARGEST_LOGIT`.
+
+    Raises:
+        KdistillError: with the source, the number of the first such row, and the problem.
+    """
+    usable = np.abs(logits.astype(np.float32, copy=False)) <= LARGEST_LOGIT  # False for NaN
+    if not usable.all():
+        row = int(np.argmin(usable.reshape(len(usable), -1).all(axis=1)))
+        raise KdistillError(f"{source}: the logits of row {row_numbers[row]} are {problem}")
 
 
 @dataclass(frozen=True)
 class LogitStorage:
-    """How logits are stored: of all classes, or of the `top_k` largest and one for the rest.
+    """How the logits of a row are stored.
 
-    `temperature` is the T at which the rest keeps its mass; `dtype` is float32 or float16; `views`, how many of each row
-    there are, None where there is but the row as it is.
+    Attributes:
+        classes: number of classes.
+        temperature: T at which the rest, i.e. all classes but the top k, keeps its probability.
+        dtype: `float32` or `float16`.
+        top_k: number of classes with a logit each, besides one logit for the rest; None for all classes.
+        views: number of views of each row; None for the row as it is.
     """
 
     classes: int
@@ -42,33 +51,29 @@ class LogitStorage:
     views: int | None = None
 
     @property
-    def columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of what is stored of a row's logits."""
+    def columns(self) -> Columns:
+        """The arrays that hold the logits."""
         logits = "<f2" if self.dtype == "float16" else "<f4"
         views = () if self.views is None else (self.views,)
         if self.top_k is None:
             return {"logits": ((*views, self.classes), logits)}
-        names = "<u2" if self.classes <= 1 << 16 else "<u4"
-        return {"logits": ((*views, self.top_k + 1), logits), "top_classes": ((*views, self.top_k), names)}
+        top_classes = "<u2" if self.classes <= 1 << 16 else "<u4"
+        return {"logits": ((*views, self.top_k + 1), logits), "top_classes": ((*views, self.top_k), top_classes)}
 
     @property
-    def of_a_view(self) -> LogitStorage:
-        """The form of what is stored of one view."""
+    def datasets(self) -> Columns:
+        """All datasets of a soft-target file."""
+        logits = self.columns["logits"]
+        return {**self.columns, "soft_targets": logits, "labels": ((), "<i8"), "row_keys": ((16,), "u1")}
+
+    @property
+    def one_view(self) -> LogitStorage:
+        """The storage of a single view."""
         return replace(self, views=None)
 
     @property
-    def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of everything that a file has of a row."""
-        return {
-            **self.columns,
-            "soft_targets": self.columns["logits"],
-            "labels": ((), "<i8"),
-            "row_keys": ((16,), "u1"),
-        }
-
-    @property
-    def rest(self) -> float:
-        """What is taken off the rest's logit to give that of each of its classes, among which its mass is shared."""
+    def rest_offset(self) -> float:
+        """T * log(classes - k): the logit of the rest minus the logit of each class in it."""
         return 0.0 if self.top_k is None else self.temperature * float(np.log(self.classes - self.top_k))
 
     @property
@@ -76,88 +81,77 @@ class LogitStorage:
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self.columns.values())
 
     def store(self, logits: NDArray[np.float32]) -> Logits:
-        """Logits (rows, classes), or (rows, views, classes), in this form; infinite where the type can't hold them."""
-        if self.views is not None:
-            flat, shapes = self.of_a_view.store(logits.reshape(-1, self.classes)), self.columns
-            values, names = flat.values.reshape(-1, *shapes["logits"][0]), flat.top_classes
-            return Logits(self, values, None if names is None else names.reshape(-1, *shapes["top_classes"][0]))
+        """Convert logits (rows, classes) or (rows, views, classes); values beyond the range of `dtype` become infinite."""
         top = None
         if self.top_k is not None:
-            top = np.argpartition(-logits, self.top_k, axis=1)[:, : self.top_k]
-            largest = np.take_along_axis(logits, top, axis=1)
-            order = np.argsort(-largest, axis=1, kind="stable")
-            top, largest = np.take_along_axis(top, order, axis=1), np.take_along_axis(largest, order, axis=1)
-            others = logits.astype(np.float64)
-            np.put_along_axis(others, top, -np.inf, axis=1)
-            peak = others.max(axis=1, keepdims=True)
-            mass = np.exp((others - peak) / self.temperature).sum(axis=1, keepdims=True)
-            logits = np.concatenate([largest, peak + self.temperature * np.log(mass)], axis=1).astype(np.float32)
+            logits, top = _top_k(logits, self.top_k, self.temperature)
+            top = top.astype(self.columns["top_classes"][1])
         with np.errstate(over="ignore"):
-            values = logits.astype(self.columns["logits"][1])
-        return Logits(self, values, None if top is None else top.astype(self.columns["top_classes"][1]))
+            return Logits(self, logits.astype(self.columns["logits"][1]), top)
+
+    def from_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> Logits:
+        """Return the logits that some arrays hold, by dataset."""
+        return Logits(self, arrays["logits"], arrays.get("top_classes"))
+
+
+def _top_k(logits: NDArray[np.float32], k: int, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the k largest logits, in descending order, and that of the rest, (..., k + 1), and the k classes."""
+    top = np.argpartition(-logits, k, axis=-1)[..., :k]
+    largest = np.take_along_axis(logits, top, axis=-1)
+    order = np.argsort(-largest, axis=-1, kind="stable")
+    top, largest = np.take_along_axis(top, order, axis=-1), np.take_along_axis(largest, order, axis=-1)
+    others = logits.astype(np.float64)
+    np.put_along_axis(others, top, -np.inf, axis=-1)
+    peak = others.max(axis=-1, keepdims=True)
+    rest = peak + temperature * np.log(np.exp((others - peak) / temperature).sum(axis=-1, keepdims=True))
+    return np.concatenate([largest, rest], axis=-1).astype(np.float32), top
 
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of some rows as they are stored: `values` (rows, ...), and `top_classes` (rows, k) of a form that has them."""
+    """Stored logits of some rows: `values` (rows, ...) and, of the top k, `top_classes` (rows, ..., k)."""
 
-    form: LogitStorage
+    storage: LogitStorage
     values: Floats
-    top_classes: NDArray[np.unsignedinteger[Any]] | None = None
+    top_classes: NDArray[np.integer[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def nbytes(self) -> int:
-        return len(self) * self.form.row_bytes
+        return len(self) * self.storage.row_bytes
 
-    def check(self, start: int, where: str) -> None:
-        """Refuse what no student could be trained on.
+    def check(self, source: str, first_row: int) -> None:
+        """Refuse logits as `check_usable` does; `first_row` is the number of the first row, for the message."""
+        half = self.storage.dtype == "float16"
+        problem = "beyond the range of float16: pass --dtype float32" if half else UNUSABLE
+        check_usable(self.values, source, range(first_row, first_row + len(self)), problem)
 
-        Args:
-            start: the number of the first row.
-            where: what the logits come from, for messages.
-
-        Raises:
-            KdistillError: naming the first row that holds NaN, infinity, or a logit beyond `LARGEST`.
-        """
-        if (row := unusable_row(self.values)) is not None:
-            half = f"the logits of row {start + row} are more than float16 can hold: --dtype float32"
-            raise KdistillError(f"{where}: {half if self.form.dtype == 'float16' else unusable(start + row)}")
-
-    def at(self, rows: NDArray[Any], view: int = 0) -> Logits:
-        """Some of the rows, by number or mask, and of one view."""
-        of_view = self.view(view)
-        top = None if of_view.top_classes is None else of_view.top_classes[rows]
-        return Logits(of_view.form, of_view.values[rows], top)
-
-    def view(self, number: int) -> Logits:
-        """Those of one view; the only one, where there are no others."""
-        if self.form.views is None:
-            return self
-        top = None if self.top_classes is None else self.top_classes[:, number]
-        return Logits(self.form.of_a_view, self.values[:, number], top)
+    def at(self, rows: NDArray[Any] | slice, view: int = 0) -> Logits:
+        """Select rows by number, mask or slice, in one view."""
+        index = rows if self.storage.views is None else (rows, view)
+        top = None if self.top_classes is None else self.top_classes[index]
+        return Logits(self.storage.one_view, self.values[index], top)
 
     def most_likely(self) -> NDArray[np.int64]:
-        """The class with the largest logit, (rows,); of the rows as they are."""
-        if self.form.views is not None:
-            return self.view(0).most_likely()
-        largest = self.values[:, : self.form.top_k].argmax(axis=1)
-        if self.top_classes is None:
+        """Return the class with the largest logit in view 0, (rows,)."""
+        logits = self.at(slice(None))
+        largest = logits.values[:, : self.storage.top_k].argmax(axis=1)
+        if logits.top_classes is None:
             return np.asarray(largest, np.int64)
-        return np.take_along_axis(self.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
+        return np.take_along_axis(logits.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
 
     def dense(self) -> NDArray[np.float32]:
-        """One logit a class, (rows, classes), or (rows, views, classes)."""
+        """Return one logit per class, (rows, classes) or (rows, views, classes); the classes of the rest have equal ones."""
         values = self.values.astype(np.float32)
         if self.top_classes is None:
             return values
-        whole = np.repeat(values[..., -1:] - np.float32(self.form.rest), self.form.classes, axis=-1)
-        np.put_along_axis(whole, self.top_classes.astype(np.int64), values[..., :-1], axis=-1)
-        return whole
+        logits = np.repeat(values[..., -1:] - np.float32(self.storage.rest_offset), self.storage.classes, axis=-1)
+        np.put_along_axis(logits, self.top_classes.astype(np.int64), values[..., :-1], axis=-1)
+        return logits
 
-    def block(self) -> Block:
-        """What is stored of them, by dataset."""
-        top = {} if self.top_classes is None else {"top_classes": self.top_classes}
-        return {"logits": self.values, **top}
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by dataset; the inverse of `LogitStorage.from_arrays`."""
+        arrays: dict[str, NDArray[Any]] = {"logits": self.values}
+        return arrays if self.top_classes is None else {**arrays, "top_classes": self.top_classes}

@@ -1,6 +1,4 @@
-"""`kdistill correct-bias`: a student, the same but for output biases with which classes are predicted as often as they
-should be.
-"""
+"""`kdistill correct-bias`: shift a student's output biases so that it predicts classes as often as they should occur."""
 
 from __future__ import annotations
 
@@ -13,30 +11,62 @@ from numpy.typing import NDArray
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.data.keys import sortable
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias_shifts
 from kdistill.settings import CorrectBias
-from kdistill.stages import announce, up_to_date
+from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
-from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
 
-MOST_LOGITS, MOST_ROWS = 1 << 27, 1 << 22  # 512 MiB of float32; some rows stand for all where there are more
-SHOWN = 20  # classes in the table
+MAX_LOGITS = 1 << 27  # 512 MiB of float32
+MAX_ROWS = 1 << 22
+SHOWN_CLASSES = 20
 
 
 class CorrectBiasResult(Result):
-    """A corrected student, with how often each class is predicted before and after."""
+    """A corrected student, with the number of predictions of each class before and after."""
 
     def as_json(self) -> dict[str, object]:
-        return as_json(self.artifact, self.manifest)
+        """Return the names of both students, the counts per class, and the test errors before and after."""
+        results = self.manifest.results
+        names = ("inputs", "classes", "test_rows", "student_test_errors", "test_errors")
+        return {
+            "student": self.manifest.require_input("student").name,
+            "corrected": self.artifact.name,
+            "path": str(self.artifact.path),
+            "frequencies": self.manifest.settings["frequencies"],
+            **{name: results[name] for name in names},
+        }
 
     def show(self, reporter: Reporter) -> None:
-        show(self.manifest, reporter)
+        """Print a row per class, and the test errors before and after."""
+        results = self.manifest.results
+        classes = results["classes"]
+        shown = sorted(classes, key=lambda row: -abs(row["shift"]))[:SHOWN_CLASSES]
+        rows = [
+            (row["name"], f"{row['wanted']:,}", f"{row['before']:,}", f"{row['after']:,}", f"{row['shift']:+.3f}")
+            for row in classes
+            if row in shown
+        ]
+        only = f"; only the {len(shown)} largest shifts of {len(classes):,}" if len(shown) < len(classes) else ""
+        reporter.table(
+            f"{self.manifest.require_input('student').name}: predictions on {results['inputs']:,} inputs",
+            ("class", "wanted", "before", "after", "shift"),
+            rows,
+            note=f"shift: added to the output bias of the class, in logits{only}",
+        )
+        if unmatched := sum(max(0, row["wanted"] - row["after"]) for row in classes):
+            reporter.say(
+                f"{unmatched:,} of {results['inputs']:,} predictions could not be matched: rows are equal or too close"
+            )
+        reporter.say(
+            f"test split, {results['test_rows']:,} rows: {results['student_test_errors']:,} errors before, "
+            f"{results['test_errors']:,} after"
+        )
 
 
 def run(
@@ -46,51 +76,46 @@ def run(
     force: bool = False,
     reporter: Reporter = Reporter(),
 ) -> CorrectBiasResult:
-    """Write a student with shifted output biases, so that each class is predicted as often as it should be.
+    """Write a student with shifted output biases, so that it predicts each class as often as it should occur.
 
-    How often that is comes from the class frequencies of the training rows, or from the user; how often it is
-    predicted, from the inputs of the training rows, or others. No label of a test row has a part in it.
+    Predictions are counted on the inputs of the training rows, or on other inputs. Test labels are not used.
 
-    Reads: `students/NAME/`, the dataset it was trained on, perhaps other inputs.
-    Writes: `students/NAME-corrected/`, or as it is to be called.
+    Reads: `students/NAME/`, its dataset, and perhaps other inputs.
+    Writes: `students/NAME-corrected/`, or under the name in the settings.
 
     Raises:
-        KdistillError: if there is no such student, Keras can't load it, or the inputs don't fit it.
+        KdistillError: If there is no such student, Keras cannot load it, or the inputs do not fit it.
     """
-    student = _student(workspace, settings.student)
-    trained = student.require()
-    if "student" in trained.inputs:
-        origin = trained.inputs["student"].name
+    (student,) = common.find_networks(workspace, settings.student, "correct-bias", option="student", teachers=False)
+    trained, source = common.open_network(workspace, student, settings.dataset, reporter)
+    if corrected := trained.input("student"):
+        origin = corrected.name
         remedy = workspace.corrected(CorrectBias(student=origin)).command
-        raise KdistillError(f"{student} is corrected already, from student {origin!r}: correct that one, {remedy}")
-    source = freshness.source(trained.inputs["dataset"], settings.dataset, student)
-    at_hand = {trained.inputs["dataset"].digest} if settings.dataset else ()
-    for change in freshness.stale(workspace, trained, at_hand):
-        reporter.warn(f"{student} is stale, {change}: {student.command_for(trained)}")
+        raise KdistillError(f"{student} is a corrected student: correct the one that it was made from, {remedy}")
     pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)
     _refuse_trained(artifact)
     identity = Manifest(
         kind="student",
         settings={**trained.settings, "frequencies": settings.frequencies},
-        inputs={
-            "dataset": source.identity(),
-            "student": Input(student.name, trained.outputs["saved_model"]),
-            **({"inputs": pool.identity()} if pool else {}),
-        },
+        inputs=(
+            Input("dataset", source.name, source.digest()),
+            Input("student", student.name, trained.outputs["saved_model"]),
+            *([Input("inputs", pool.name, pool.digest())] if pool else []),
+        ),
     )
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
+    reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
+    if reason is None:
         return CorrectBiasResult(artifact, artifact.require())
     if not (student.path / "model.keras").exists():
         raise KdistillError(
-            f"{student} has no model.keras, as Keras can't save it, so its biases can't be shifted: train a student "
-            "whose --model has layers of Keras's alone"
+            f"{student} has no model.keras, since Keras cannot save it, so its biases cannot be shifted: train a student "
+            "whose --model has only layers of Keras"
         )
     dataset = source.load()
     frequencies = _frequencies(settings, dataset)
-    rows = _rows(dataset, pool, reporter)
-    announce(artifact, reason, reporter)
+    rows = _choose_rows(dataset, pool, reporter)
+    common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.networks import saved_models
     from kdistill.networks.loading import SAVED_MODEL, count_test_errors
@@ -98,118 +123,88 @@ def run(
 
     start = time.perf_counter()
     with artifact.writing() as staging:
-        original = _loaded(student, trained, dataset)
+        original = common.load_checked_network(student, trained, dataset)
         reporter.say(
-            f"corrects {student} on {len(rows):,} inputs of {pool.name if pool else dataset.name}, class frequencies: "
+            f"Correcting {student} on {len(rows):,} inputs of {pool.name if pool else dataset.name}, class frequencies: "
             f"{settings.frequencies}"
         )
-        logits = _logits(original, rows, dataset.classes, reporter)
+        logits = _compute_logits(original, rows, dataset.classes, reporter)
         wanted = bias_shifts.target_counts(frequencies, len(logits))
         shifts = bias_shifts.matching_shifts(logits, wanted).astype(np.float32)
         network = load_shifted(student.path / "model.keras", shifts)
-        if problem := saved_models.save(network, staging.path):
-            reporter.warn(problem)
+        if warning := saved_models.save(network, staging.path):
+            reporter.warn(warning)
         saved = staging.path / SAVED_MODEL
-        errors, tests = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
-        counts = (
-            bias_shifts.prediction_counts(logits, np.zeros_like(shifts)),
-            bias_shifts.prediction_counts(logits, shifts),
-        )
-        columns = (dataset.class_names, wanted.tolist(), *(count.tolist() for count in counts), shifts.tolist())
+        test_errors, test_rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        columns = {
+            "name": dataset.class_names,
+            "wanted": wanted.tolist(),
+            "before": bias_shifts.prediction_counts(logits, np.zeros_like(shifts)).tolist(),
+            "after": bias_shifts.prediction_counts(logits, shifts).tolist(),
+            "shift": shifts.tolist(),
+        }
         results = {
             **trained.results,
             **dataset.description,
-            "test_rows": tests,
-            "test_errors": errors,
-            "test_accuracy": 1 - errors / tests,
+            "test_rows": test_rows,
+            "test_errors": test_errors,
+            "test_accuracy": 1 - test_errors / test_rows,
             "parameters": network.count_params(),
             "saved_model_bytes": size(saved),
             "student_test_errors": trained.results["test_errors"],
             "inputs": len(logits),
-            "classes": [
-                dict(zip(("name", "wanted", "before", "after", "shift"), one, strict=True))
-                for one in zip(*columns, strict=True)
-            ],
+            "classes": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
-    reporter.say(f"wrote {artifact.path}; {manifest.seconds:.1f} s")
+    reporter.say(f"Wrote {artifact.path} in {manifest.seconds:.1f} s")
     return CorrectBiasResult(artifact, manifest)
 
 
-def _student(workspace: Workspace, name: str) -> Artifact:
-    """The student of this name."""
-    standing = workspace.students()
-    if not standing:
-        raise KdistillError(f"{workspace.root} has no student to correct: {workspace.student(name).command}")
-    for student in standing:
-        if student.name == name:
-            return student
-    teachers = ", which is a teacher," if name in [teacher.name for teacher in workspace.teachers()] else ""
-    known = ", ".join(student.name for student in standing)
-    remedy = workspace.corrected(CorrectBias(student=standing[0].name)).command
-    raise KdistillError(f"there is no student {name!r}{teachers} in {workspace.root}, only {known}: {remedy}")
-
-
 def _refuse_trained(artifact: Artifact) -> None:
-    """Leave a trained student that has the name of the corrected one where it is."""
+    """Raise an error if the name of the corrected student is that of a trained one."""
     try:
-        standing = artifact.manifest()
-    except KdistillError:  # what can't be read is made again
+        manifest = artifact.manifest()
+    except KdistillError:  # A damaged student is replaced.
         return
-    if standing and "student" not in standing.inputs:
-        raise KdistillError(f"{artifact} was trained, and would be lost: choose another --name")
+    if manifest and manifest.input("student") is None:
+        raise KdistillError(f"{artifact} is a trained student, which is never replaced: pass another --name")
 
 
 def _frequencies(settings: CorrectBias, dataset: data.Dataset) -> NDArray[np.float64]:
-    """How often each class should be predicted, (classes,), of some sum."""
+    """Return how often each class should be predicted, (classes,), with any sum."""
     if settings.frequencies == "training":
         return np.bincount(dataset.train.labels, minlength=dataset.classes).astype(np.float64)
     if settings.frequencies == "uniform":
         return np.ones(dataset.classes)
-    given = np.array(settings.numbers())
-    if len(given) != dataset.classes:
+    numbers = np.array(settings.numbers())
+    if len(numbers) != dataset.classes:
         raise UsageError(
-            f"--frequencies has {len(given)} number{'s' * (len(given) != 1)}, and {dataset.name} has "
-            f"{dataset.classes} classes: it needs one for each"
+            f"--frequencies has {len(numbers)} number{'s' * (len(numbers) != 1)}, but {dataset.name} has "
+            f"{dataset.classes} classes: pass one number per class"
         )
-    return given
+    return numbers
 
 
-def _rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -> data.Split:
-    """The rows whose inputs are looked at; their labels, if they have any, are not."""
-    if pool is None:
-        rows = dataset.train
-    else:
-        rows = pool.transfer_set(dataset)
+def _choose_rows(dataset: data.Dataset, pool: data.Source | None, reporter: Reporter) -> data.Split:
+    """Return the rows on which predictions are counted. Their labels are not used."""
+    rows = pool.load_transfer_set(dataset) if pool else dataset.train
+    if pool:
         for warning in rows.warnings:
             reporter.warn(warning)
-        tests = int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum())
-        if tests:
+        if test_rows := int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum()):
             reporter.warn(
-                f"{tests:,} of the {len(rows):,} inputs of {pool.name} are test rows of {dataset.name}: without labels "
-                "they are fair, but the test errors are then of inputs that the correction has seen"
+                f"{test_rows:,} of the {len(rows):,} inputs of {pool.name} are test rows of {dataset.name}: their labels "
+                "are not used, but the test errors include rows that the correction has seen"
             )
-    most = min(MOST_ROWS, max(1, MOST_LOGITS // dataset.classes))
-    if len(rows) <= most:
+    limit = min(MAX_ROWS, max(1, MAX_LOGITS // dataset.classes))
+    if len(rows) <= limit:
         return rows
-    reporter.say(f"takes {most:,} of the {len(rows):,} inputs, always the same ones, for all")
-    chosen = np.zeros(len(rows), np.bool_)
-    chosen[np.random.default_rng(0).permutation(len(rows))[:most]] = True
-    return rows.chosen(chosen)
+    reporter.say(f"Using {limit:,} of the {len(rows):,} inputs, the same ones in every run")
+    return common.sample_rows(rows, limit)
 
 
-def _loaded(student: Artifact, trained: Manifest, dataset: data.Dataset) -> SavedNetwork:
-    from kdistill.networks.loading import load_network
-
-    loaded, network = load_network(student)
-    if loaded != trained:
-        raise KdistillError(f"{student} was made anew just now: run this again")
-    network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-    return network
-
-
-def _logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Reporter) -> NDArray[np.float32]:
-    """What a network says of all rows, (rows, classes)."""
+def _compute_logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Reporter) -> NDArray[np.float32]:
+    """Return the logits of all rows, (rows, classes)."""
     logits = np.empty((len(rows), classes), np.float32)
     start = 0
     with reporter.steps("correct", len(rows)) as bar:
@@ -218,49 +213,5 @@ def _logits(network: SavedNetwork, rows: data.Split, classes: int, reporter: Rep
             start += len(block)
             bar.advance(len(block))
     if not np.isfinite(logits).all():
-        raise KdistillError(f"{network.path} gives logits that are NaN or infinite, in {rows.name} rows")
+        raise KdistillError(f"{network.path} returns logits that are NaN or infinite for {rows.name} rows")
     return logits
-
-
-def show(manifest: Manifest, reporter: Reporter) -> None:
-    """Print what was predicted how often, a class a row, and the errors before and after."""
-    results, made_from = manifest.results, manifest.inputs["student"].name
-    classes = results["classes"]
-    furthest = sorted(classes, key=lambda one: -abs(one["shift"]))[:SHOWN]
-    left_out = f"; the {SHOWN} classes of {len(classes):,} that are shifted most" if len(classes) > SHOWN else ""
-    rows = [
-        (
-            one["name"],
-            f"{one['wanted']:,}",
-            f"{one['before']:,}",
-            f"{one['after']:,}",
-            f"{one['shift']:+.3f}",
-        )
-        for one in classes
-        if one in furthest
-    ]
-    reporter.table(
-        f"{made_from}: predictions on {results['inputs']:,} inputs",
-        ("class", "wanted", "before", "after", "shift"),
-        rows,
-        note=f"shift: added to the class's output bias, in logits{left_out}",
-    )
-    if off := sum(max(0, one["wanted"] - one["after"]) for one in classes):
-        reporter.say(f"{off:,} of {results['inputs']:,} predictions could not be matched: rows are equal or too close")
-    reporter.say(
-        f"test split, {results['test_rows']:,} rows: {results['student_test_errors']:,} errors before, "
-        f"{results['test_errors']:,} after"
-    )
-
-
-def as_json(artifact: Artifact, manifest: Manifest) -> dict[str, object]:
-    """The same as a plain object."""
-    results = manifest.results
-    names = ("inputs", "classes", "test_rows", "student_test_errors", "test_errors")
-    return {
-        "student": manifest.inputs["student"].name,
-        "corrected": artifact.name,
-        "path": str(artifact.path),
-        "frequencies": manifest.settings["frequencies"],
-        **{name: results[name] for name in names},
-    }

@@ -1,4 +1,4 @@
-"""`kdistill export`: a trained network to a file for a phone or a server, tried in the runtime it is for."""
+"""`kdistill export`: write a network as TFLite or ONNX, and measure it in that runtime."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdistill import data
-from kdistill.console import Reporter, silent
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.console import Reporter
+from kdistill.console.native_stderr import silent
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Export
-from kdistill.stages import announce, find_networks, up_to_date
+from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
-from kdistill.workspace import staleness as freshness
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
@@ -31,65 +30,87 @@ CALIBRATION_ROWS = 500
 
 
 class ExportResult(Result):
-    """An export, with errors and speed beside those of the SavedModel."""
+    """An exported network, compared with the SavedModel that it was made from."""
 
     def as_json(self) -> dict[str, object]:
-        return as_json(self.artifact, self.manifest)
+        """Return the settings and the measurements."""
+        manifest = self.manifest
+        return {
+            "export": self.artifact.name,
+            "path": str(self.artifact.path),
+            **manifest.settings,
+            **manifest.results,
+        }
 
     def show(self, reporter: Reporter) -> None:
-        show(self.manifest, reporter)
+        """Print a row for the SavedModel and one for the exported network."""
+        results, settings = self.manifest.results, self.manifest.settings
+        network = self.manifest.inputs_of("student", "teacher")[0].name
+        quantized = "" if settings["quantize"] == "none" else f" {settings['quantize']}"
+        rows = [
+            (
+                name,
+                f"{results[f'{prefix}test_errors']:,}",
+                agreement,
+                f"{results[f'{prefix}bytes']:,}",
+                f"{results[f'{prefix}latency_ms']:.3f}",
+            )
+            for name, prefix, agreement in (
+                ("SavedModel", "original_", ""),
+                (f"{settings['format']}{quantized}", "", f"{results['agreement']:.2%}"),
+            )
+        ]
+        reporter.table(
+            f"{network} on the test split, {results['test_rows']:,} rows",
+            ("network", "errors", "agree", "bytes", "ms/row"),
+            rows,
+            note="agree: rows for which both predict the same class\n"
+            f"ms/row: median of calls with one row; CPU, {results['threads']} thread{'s' * (results['threads'] != 1)}",
+        )
 
 
 def run(
     workspace: Workspace, settings: Export = Export(), *, force: bool = False, reporter: Reporter = Reporter()
 ) -> ExportResult:
-    """Write a network for another runtime, and measure it there beside the original.
+    """Write a network for another runtime, and measure it there.
 
-    Reads: `saved_model` of a student or teacher (`model.keras` after mixed precision), the dataset it was trained on.
+    Reads: `saved_model` of a student or teacher (`model.keras` after mixed precision), and its dataset.
     Writes: `exports/NAME/`.
 
     Raises:
-        KdistillError: if there is no such network, the packages are missing, or the format can't express it.
+        KdistillError: If there is no such network, packages are missing, or the format cannot express the network.
     """
-    network = find_networks(workspace, settings.network, "export")[0]
-    trained = network.require()
-    source = freshness.source(trained.inputs["dataset"], settings.data, network)
-    at_hand = {trained.inputs["dataset"].digest} if settings.data else ()
-    for change in freshness.stale(workspace, trained, at_hand):
-        reporter.warn(f"{network} is stale, {change}: {network.command_for(trained)}")
+    network = common.find_networks(workspace, settings.network, "export")[0]
+    trained, source = common.open_network(workspace, network, settings.data, reporter)
     artifact = workspace.export(settings)
+    recorded = {"calibration_rows": CALIBRATION_ROWS} if settings.quantize == "int8" else {}
     identity = Manifest(
         kind="export",
-        settings={
-            "format": settings.format,
-            "quantize": settings.quantize,
-            **({"calibration_rows": CALIBRATION_ROWS} if settings.quantize == "int8" else {}),
-        },
-        inputs={"dataset": source.identity(), network.kind: Input(network.name, trained.outputs["saved_model"])},
+        settings={"format": settings.format, "quantize": settings.quantize, **recorded},
+        inputs=(
+            Input("dataset", source.name, source.digest()),
+            Input(network.kind, network.name, trained.outputs["saved_model"]),
+        ),
     )
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter):
+    reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
+    if reason is None:
         return ExportResult(artifact, artifact.require())
 
     exports.require_packages(settings.format)
     dataset = source.load()
-    announce(artifact, reason, reporter)
+    common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.backend import tf
-    from kdistill.networks.loading import load_network
 
     start = time.perf_counter()
-    with artifact.writing() as staging, tf.device("/CPU:0"):  # where the other runtime computes too
-        loaded, original = load_network(network)
-        if loaded != trained:
-            raise KdistillError(f"{network} was made anew just now: run this again")
-        original.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+    with artifact.writing() as staging, tf.device("/CPU:0"):  # The exported network runs on the CPU too.
+        original = common.load_checked_network(network, trained, dataset)
         file = staging.path / f"model.{settings.format}"
-        calibration = exports.runtime_inputs(_calibration_rows(dataset.train)) if settings.quantize == "int8" else None
-        reporter.say(
-            f"writes {network} as {settings.format}, quantized: {settings.quantize}"
-            + ("" if calibration is None else f", calibrated on {len(calibration)} training rows")
-        )
+        calibration, calibrated = None, ""
+        if settings.quantize == "int8":
+            calibration = exports.runtime_inputs(common.sample_rows(dataset.train, CALIBRATION_ROWS).read())
+            calibrated = f", calibrated on {len(calibration)} training rows"
+        reporter.say(f"Converting {network} to {settings.format}, quantization: {settings.quantize}{calibrated}")
         description = {
             **dataset.description,
             "input": {
@@ -102,21 +123,14 @@ def run(
         runtime = _convert(network, trained, file, settings, calibration, description)
         results = {
             **description,
-            **_measure(original, runtime, dataset),
+            **_compare(original, runtime, dataset),
             "bytes": size(file),
             "original_bytes": size(original.path),
             "threads": threads(),
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
-    reporter.say(f"wrote {artifact.path / file.name}; {manifest.seconds:.1f} s")
+    reporter.say(f"Wrote {artifact.path / file.name} in {manifest.seconds:.1f} s")
     return ExportResult(artifact, manifest)
-
-
-def _calibration_rows(train: data.Split) -> NDArray[Any]:
-    """Training rows, (rows, ...): always the same ones of the same split."""
-    chosen = np.zeros(len(train), np.bool_)
-    chosen[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_ROWS]] = True
-    return train.chosen(chosen).read()
 
 
 def _convert(
@@ -124,84 +138,45 @@ def _convert(
     trained: Manifest,
     file: Path,
     settings: Export,
-    calibration: NDArray[np.float32] | None,
+    calibration: exports.Inputs | None,
     description: Mapping[str, Any],
 ) -> exports.Runtime:
-    """Write the file, with the description as JSON in its metadata, and nothing else that stays.
+    """Write the exported network, with the description as JSON in its metadata.
 
     Returns:
-        What runs it.
+        The network in its own runtime.
 
     Raises:
-        KdistillError: if the format has no word for something that the network does.
+        KdistillError: If the format cannot express an operation of the network.
     """
-    precision, made = trained.settings["precision"], exports.FORMATS[settings.format]
+    precision, file_format = trained.settings["precision"], exports.FORMATS[settings.format]
     saved_model = network.path / "saved_model"
     try:
-        with tempfile.TemporaryDirectory(dir=file.parent) as aside, silent():
-            place = Path(aside)
+        with tempfile.TemporaryDirectory(dir=file.parent) as name, silent():
+            temporary = Path(name)
             if precision != "float32":
-                saved_model = exports.save_in_float32(network.path / "model.keras", precision, place)
-            made.write(saved_model, place / file.name, settings.quantize, calibration)
+                saved_model = exports.save_in_float32(network.path / "model.keras", precision, temporary)
+            file_format.write(saved_model, temporary / file.name, settings.quantize, calibration)
             text = json.dumps(description, ensure_ascii=False)
-            file.write_bytes(made.describe((place / file.name).read_bytes(), text))
-            return made.run(file, threads())
+            file.write_bytes(file_format.describe((temporary / file.name).read_bytes(), text))
+            return file_format.run(file, threads())
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever a converter or a runtime raises
-        raise KdistillError(f"{network} can't be written as {settings.format}: {exports.error_line(error)}") from error
+    except Exception as error:  # Converters and runtimes raise errors of any type.
+        raise KdistillError(f"cannot convert {network} to {settings.format}: {exports.error_line(error)}") from error
 
 
-def _measure(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
-    """Errors and speed of both on the test rows; `original_` is before what is the SavedModel's."""
+def _compare(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
+    """Return the test errors and latencies of both networks, and how often they agree."""
     blocks = [exports.runtime_inputs(block) for block in dataset.test.blocks(BLOCK_ROWS)]
-    said = np.concatenate([original.logits(block) for block in blocks])
-    says = np.concatenate([runtime(block) for block in blocks])
-    runtimes = [original.logits, runtime]
-    row_seconds = exports.seconds_per_call(runtimes, blocks[0][:1], calls=30)
-    batch_seconds = exports.seconds_per_call(runtimes, blocks[0], calls=1)
+    original_logits = np.concatenate([original.logits(block) for block in blocks])
+    logits = np.concatenate([runtime(block) for block in blocks])
+    row = blocks[0][:1]
     return {
-        "test_rows": len(says),
-        "test_errors": metrics.errors(says, dataset.test.labels),
-        "original_test_errors": metrics.errors(said, dataset.test.labels),
-        "agreement": float(metrics.agreement(said, says).mean()),
-        "latency_ms": 1000 * row_seconds[1],
-        "original_latency_ms": 1000 * row_seconds[0],
-        "rows_per_second": len(blocks[0]) / batch_seconds[1],
-        "original_rows_per_second": len(blocks[0]) / batch_seconds[0],
-        "batch_rows": len(blocks[0]),
+        "test_rows": len(logits),
+        "test_errors": metrics.errors(logits, dataset.test.labels),
+        "original_test_errors": metrics.errors(original_logits, dataset.test.labels),
+        "agreement": float(metrics.agreement(original_logits, logits).mean()),
+        "latency_ms": exports.median_latency(runtime, row),
+        "original_latency_ms": exports.median_latency(original.logits, row),
     }
-
-
-def show(manifest: Manifest, reporter: Reporter) -> None:
-    """Print the SavedModel and the export, a row each."""
-    results, settings = manifest.results, manifest.settings
-    network = next(made_from.name for role, made_from in manifest.inputs.items() if role != "dataset")
-    quantized = "" if settings["quantize"] == "none" else f" {settings['quantize']}"
-    rows = [
-        (
-            name,
-            f"{results[f'{of}test_errors']:,}",
-            agreement,
-            f"{results[f'{of}bytes']:,}",
-            f"{results[f'{of}latency_ms']:.3f}",
-            f"{results[f'{of}rows_per_second']:,.0f}",
-        )
-        for name, of, agreement in (
-            ("SavedModel", "original_", ""),
-            (f"{settings['format']}{quantized}", "", f"{results['agreement']:.2%}"),
-        )
-    ]
-    reporter.table(
-        f"{network} on the test split, {results['test_rows']:,} rows",
-        ("network", "errors", "agree", "bytes", "ms a row", "rows/s"),
-        rows,
-        note="agree: rows in which both have the same most likely class\n"
-        f"ms a row: median of calls with one row; rows/s: in batches of {results['batch_rows']:,}; "
-        f"CPU, {results['threads']} thread{'s' * (results['threads'] != 1)} for either",
-    )
-
-
-def as_json(artifact: Artifact, manifest: Manifest) -> dict[str, object]:
-    """The same as a plain object."""
-    return {"export": artifact.name, "path": str(artifact.path), **manifest.settings, **manifest.results}

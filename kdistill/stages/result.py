@@ -1,4 +1,4 @@
-"""What a stage returns: the command line prints it as a table or as JSON."""
+"""What a stage returns. The command line prints it as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ class Result:
     """An artifact that a stage wrote or found up to date.
 
     Attributes:
-        artifact: which one.
-        manifest: as it is in the workspace.
+        artifact: The artifact.
+        manifest: Its manifest, as it is in the workspace.
+        exit_status: Exit status of the command.
     """
 
     artifact: Artifact
     manifest: Manifest
-
-    @property
-    def exit_status(self) -> int:
-        """The exit status of the command."""
-        return 0
+    exit_status = 0
 
     def as_json(self) -> Any:
-        """Return the result as JSON has it."""
+        """Return the result as an object that JSON can hold."""
         return {"name": self.artifact.name, "path": str(self.artifact.path), **asdict(self.manifest)}
 
     def show(self, reporter: Reporter) -> None:
-        """Print the table of the result, if it has one. Lines of progress have been printed by the stage."""
+        """Print the tables of the result, if it has any. The stage has printed its progress."""

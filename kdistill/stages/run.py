@@ -1,8 +1,7 @@
-"""`kdistill run`: the four stages and evaluate, in order."""
+"""`kdistill run`: train-teacher, soften, train-student, plot and evaluate, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +16,15 @@ from kdistill.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunResult:
-    """The results of the four stages, in order, and the evaluation."""
+    """The results of train-teacher, soften, train-student and plot, in order, and that of evaluate."""
 
     stages: tuple[Result, ...]
     evaluation: EvaluateResult
-    exit_status: int = 0
+    exit_status = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the results as a plain object."""
-        return {
-            "stages": [result.as_json() for result in self.stages],
-            "evaluation": self.evaluation.as_json(),
-        }
+        """Return the results of all stages as an object that JSON can hold."""
+        return {"stages": [result.as_json() for result in self.stages], "evaluation": self.evaluation.as_json()}
 
     def show(self, reporter: Reporter) -> None:
         """Print the table of the evaluation."""
@@ -38,19 +34,18 @@ class RunResult:
 def run(
     workspace: Workspace, settings: Run = Run(), *, force: bool = False, reporter: Reporter = Reporter()
 ) -> RunResult:
-    """Run train-teacher, soften, train-student, plot and evaluate, skipping what is up to date.
+    """Run train-teacher, soften, train-student, plot and evaluate; what is up to date is skipped.
 
     Raises:
-        KdistillError: as the stages do. Settings are checked before any work.
+        KdistillError: As in the stages. All settings are checked before the first stage starts.
     """
     student = settings.student
     if student.model is not None:
         resolve_model(student.model)
-    plan: list[tuple[Callable[..., Result], Any]] = [
-        (train_teacher.run, settings.teacher),
-        (soften.run, Soften(temperature=settings.temperature)),
-        (train_student.run, student),
-        (plot.run, Plot(formats=settings.formats)),
-    ]
-    results = tuple(stage(workspace, chosen, force=force, reporter=reporter) for stage, chosen in plan)
+    results = (
+        train_teacher.run(workspace, settings.teacher, force=force, reporter=reporter),
+        soften.run(workspace, Soften(temperature=settings.temperature), force=force, reporter=reporter),
+        train_student.run(workspace, student, force=force, reporter=reporter),
+        plot.run(workspace, Plot(formats=settings.formats), force=force, reporter=reporter),
+    )
     return RunResult(results, evaluate.run(workspace, reporter=reporter))

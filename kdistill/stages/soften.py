@@ -1,10 +1,13 @@
-"""`kdistill soften`: teachers and a transfer set to a soft-target file."""
+"""`kdistill soften`: run a teacher over the transfer set and store its logits."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
@@ -12,218 +15,235 @@ from kdistill.data import NO_LABEL, Dataset, Source, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
-from kdistill.soft_targets import SoftTargets, whole_transfer_set
-from kdistill.soft_targets.storage import LogitStorage
-from kdistill.stages import announce, up_to_date
+from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
+from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
+from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.teachers import ZERO_MASS, Candidate, LogitsSource
+from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
-from kdistill.workspace import staleness as freshness
+from kdistill.workspace.kinds import BLOCKS
 from kdistill.workspace.resume_log import BlockLog
-from kdistill.workspace.unfinished import BLOCKS
 
 EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input")
-CHANCE = 2.0  # a teacher that is right less than so many times as often as by chance is warned of
+MIN_TIMES_CHANCE = 2.0  # below this many times the accuracy of guessing, there is a warning
 
 
 def run(
     workspace: Workspace, settings: Soften = Soften(), *, force: bool = False, reporter: Reporter = Reporter()
 ) -> Result:
-    """Run the teachers once over the transfer set, and keep what they say.
+    """Run the teachers once over the transfer set, and store their logits.
 
-    Reads: `teachers/NAME/saved_model` or networks from outside, or a file of logits; the dataset, the transfer sets.
+    Reads: `teachers/NAME/saved_model`, external networks or a file of logits; the dataset and the transfer sets.
     Writes: `soft-targets/NAME.h5`.
 
     Raises:
-        KdistillError: if there is no such teacher, or the data doesn't fit it.
+        KdistillError: If there is no such teacher, or the data does not fit it.
     """
-    names = () if settings.logits else settings.teachers or (TrainTeacher.name,)
-    asked = [teachers.find(workspace, name) for name in names]
+    requested = () if settings.logits else settings.teachers or (TrainTeacher.name,)
+    members = [teachers.find_teacher(workspace, name) for name in requested]
     option = "dataset" if settings.data else None
-    source = data.resolve(settings.data or _dataset_of(asked), option=option, cache=workspace.cache)
-    at_hand = {source.identity().digest} if settings.data else ()
-    for teacher in asked:
-        if teacher.artifact and teacher.manifest:
-            for reason in freshness.stale(workspace, teacher.manifest, at_hand):
-                reporter.warn(
-                    f"{teacher.artifact} is stale, {reason}: {teacher.artifact.command_for(teacher.manifest)}"
-                )
-    artifact = workspace.soft_targets(settings.name)
-    identity = _identity(settings, asked, source)
-    outdated = _out_of_date(artifact, identity)
-    if up_to_date(artifact, identity, outdated, force=force, reporter=reporter):
-        return Result(artifact, freshness.manifest_of(artifact) or identity)
+    source = data.resolve(settings.data or _dataset_of(members), option=option, cache=workspace.cache)
+    look = staleness(workspace, {source.digest()} if settings.data else ())
+    for member in members:
+        if member.artifact and member.manifest:
+            warn_if_stale(look, member.artifact, member.manifest, reporter)
+    external = settings.logits is not None or any(member.artifact is None for member in members)
+    artifact, identity = workspace.soft_targets(settings.name), _identity(settings, members, source, external=external)
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, out_of_date=_out_of_date)
+    if reason is None:
+        return Result(artifact, artifact.manifest() or identity)
     dataset = source.load()
     if settings.top_k is not None and settings.top_k >= dataset.classes:
-        raise UsageError(f"--top-k {settings.top_k} is not below the {dataset.classes} classes of {dataset.name}")
-    whole = whole_transfer_set(identity, dataset, workspace.cache)
-    for warning in (*dataset.warnings, *whole.warnings):
+        raise UsageError(
+            f"--top-k {settings.top_k} is too large (expected less than the {dataset.classes} classes of {dataset.name})"
+        )
+    full = full_transfer_set(identity, dataset, workspace.cache)
+    for warning in (*dataset.warnings, *full.warnings):
         reporter.warn(warning)
-    chosen = data.selected(whole, settings.selection, dataset, reporter=reporter)
-    rows = whole.chosen(chosen)
+    mask = data.selection_mask(full, settings.selection, dataset)
+    if summary := data.describe_selection(full, settings.selection, mask):
+        reporter.say(summary)
+    rows = full.select(mask)
 
     start = time.perf_counter()
-    said: LogitsSource
+    teacher: Ensemble | PrecomputedLogits
     if settings.logits:
-        said = spoken = teachers.read(Path(identity.inputs["logits"].name), settings, dataset, whole, chosen)
-        reporter.say(spoken.order)
+        teacher = logits = teachers.read_logits(
+            Path(identity.require_input("logits").name), settings, dataset, full, mask
+        )
+        reporter.say(logits.order)
     else:
-        said = teachers.load(asked, settings, dataset, rows)
-    announce(artifact, outdated, reporter)
-    _describe(identity, said, dataset, rows, reporter)
-    known = dict.fromkeys(("model", "parameters"))
-    if len(asked) == 1 and asked[0].manifest:
-        known = {name: asked[0].manifest.results[name] for name in known}
-    form = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
-    with artifact.writing(keep=BLOCKS) as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **form.columns}, len(rows))
+        teacher = teachers.load_ensemble(members, settings, dataset, rows)
+    announce_rerun(artifact, reason, reporter)
+    _describe(identity, teacher, dataset, rows, reporter)
+    architecture = dict.fromkeys(("model", "parameters"))
+    if len(members) == 1 and members[0].manifest:
+        architecture = {name: members[0].manifest.results[name] for name in architecture}
+    storage = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
+    manifest = _write(artifact, identity, teacher, rows, storage, settings.batch_size, architecture, start, reporter)
+    _report(artifact, manifest, settings, dataset, reporter)
+    if external:
+        _warn_if_trained_on(manifest, rows, dataset, reporter)
+    reporter.say(f"Next: {commands.after_soften(workspace.root, settings.name, manifest.results)}")
+    return Result(artifact, manifest)
+
+
+def _write(
+    artifact: Artifact,
+    identity: Manifest,
+    teacher: Ensemble | PrecomputedLogits,
+    rows: Split,
+    storage: LogitStorage,
+    batch_size: int,
+    architecture: Mapping[str, Any],
+    start_time: float,
+    reporter: Reporter,
+) -> Manifest:
+    """Fill the log with logits, and write the file from it."""
+    with artifact.writing() as staging:
+        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **storage.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
-            _ask(said, rows, log, form, settings.batch_size, " + ".join(soft_targets.teacher_names(identity)), reporter)
+            names = " + ".join(soft_targets.teacher_names(identity))
+            _fill_log(log, teacher, rows, storage, batch_size, names, reporter)
             manifest = soft_targets.write(
                 file,
                 log,
                 identity,
                 rows.labels,
-                form,
-                since=start,
-                teacher={**known, "probabilities": list(said.probabilities)},
+                storage,
+                start_time=start_time,
+                teacher={**architecture, "probabilities": list(teacher.probabilities)},
             )
-        except KdistillError:  # the same command would be refused again, so there is nothing to resume
+        except KdistillError:  # the same command would fail again, so it must not resume from the log
             log.path.unlink()
             raise
         finally:
             log.close()
         staging.commit_file(file)
-    _report(artifact, manifest, settings, dataset, reporter)
-    _warn_of_perfection(manifest, rows, dataset, reporter, outside=_is_outside(settings, asked))
-    reporter.say(f"next: {commands.next_student(workspace.root, settings.name, manifest.results)}")
-    return Result(artifact, manifest)
+    return manifest
 
 
-def _describe(identity: Manifest, said: LogitsSource, dataset: Dataset, rows: Split, reporter: Reporter) -> None:
-    who = soft_targets.teacher_names(identity)
-    for name, gives_probabilities in zip(who, said.probabilities, strict=True):
-        if gives_probabilities:
-            reporter.say(f"{name} gives probabilities: their logarithms are taken for logits")
-    of = " + ".join(made.name for made in identity.made_from("transfer_set").values())
-    labelled = "" if rows.labelled == len(rows) else f", {rows.labelled:,} of them labelled,"
-    mean = f" ({identity.settings['mean']} mean)" if len(who) > 1 else ""
-    how = identity.settings
-    seen = f"{how['views']} views ({how['augment']}) of " if how["views"] else ""
-    reporter.say(
-        f"softens {seen}{len(rows):,} rows of {of or dataset.name}{labelled} with {' + '.join(who)}{mean}: logits, and "
-        f"softmax(logits / T) at T = {identity.settings['temperature']:g}"
-    )
-
-
-def _ask(
-    said: LogitsSource, rows: Split, log: BlockLog, form: LogitStorage, batch: int, who: str, reporter: Reporter
-) -> None:
-    """Fill the log, from where it ends."""
-    if log.rows or log.restarted:
-        reporter.say(f"goes on after row {log.rows:,}" if log.rows else "starts over: other settings were stopped here")
-    with reporter.steps("soften", len(rows)) as bar:
-        bar.advance(log.rows)
-        for block, logits in said.of(rows, batch, skip=math.ceil(log.rows / batch)):
-            stored = form.store(logits)
-            stored.check(log.rows, who)
-            log.append({"row_keys": row_keys(block), **stored.block()})
-            bar.advance(len(block))
-    if said.zeros.count:
-        reporter.say(str(said.zeros))
-
-
-def _dataset_of(asked: list[Candidate]) -> str:
-    """The dataset that the teachers were trained on."""
-    names = list(dict.fromkeys(t.manifest.inputs["dataset"].name for t in asked if t.manifest))
+def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
+    """Return the name of the dataset that all teachers were trained on."""
+    names = list(dict.fromkeys(member.manifest.require_input("dataset").name for member in members if member.manifest))
     if not names:
-        raise UsageError("--dataset is missing: a teacher from outside doesn't say what data it is for")
+        raise UsageError("--dataset is missing: an external teacher has no record of its dataset")
     if len(names) > 1:
-        raise UsageError(f"--dataset is missing: the teachers were trained on several, {' and '.join(names)}")
+        raise UsageError(
+            f"--dataset is missing: the teachers were trained on different datasets, {' and '.join(names)}"
+        )
     return names[0]
 
 
-def _is_outside(settings: Soften, asked: list[Candidate]) -> bool:
-    """Whether any of the teachers is not the workspace's."""
-    return settings.logits is not None or any(teacher.artifact is None for teacher in asked)
-
-
-def _identity(settings: Soften, asked: list[Candidate], source: Source) -> Manifest:
-    outside = _is_outside(settings, asked)
-    inputs = {"dataset": source.identity()}
-    for number, name in enumerate(settings.transfer_data, 1):
-        inputs[f"transfer_set {number}"] = data.resolve(name, option="transfer-set").identity()
-    for number, teacher in enumerate(asked, 1):
-        inputs["teacher" if number == 1 else f"teacher {number}"] = teacher.made_from
+def _identity(settings: Soften, members: Sequence[UnloadedTeacher], source: Source, *, external: bool) -> Manifest:
+    inputs = [Input("dataset", source.name, source.digest())]
+    for index, name in enumerate(settings.transfer_data, 1):
+        transfer_set = data.resolve(name, option="transfer-set")
+        inputs.append(Input("transfer_set", transfer_set.name, transfer_set.digest(), index))
+    inputs += [replace(member.identity, index=index) for index, member in enumerate(members, 1)]
     if settings.logits:
         path = Path(settings.logits).expanduser().absolute()
         if not path.exists():
             raise KdistillError(f"--logits {settings.logits}: there is no such file")
-        if not path.is_file():  # reading a pipe or a device could wait forever
+        if not path.is_file():  # Reading from a pipe or a device could wait forever.
             raise KdistillError(
                 f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
             )
-        inputs["logits"] = Input(str(path), digest(path))
-    recorded = settings.recorded() | {
-        "zero_mass": ZERO_MASS if outside and settings.teacher_output != "logits" else None
-    }
-    if not outside:  # these options are for external teachers
+        inputs.append(Input("logits", str(path), digest(path)))
+    recorded = settings.recorded()
+    recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
+    if not external:  # These options have no effect on teachers of the workspace.
         recorded |= {name: getattr(Soften, name) for name in EXTERNAL_OPTIONS}
-    if len(asked) < 2:
+    if len(members) < 2:
         recorded["mean"] = None
-    return Manifest(
-        kind="soft targets",
-        settings=recorded,
-        inputs=inputs,
-    )
-
-
-def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
-    rows, labelled, correct = (manifest.results[name] for name in ("rows", "labelled", "correct"))
-    right = (
-        f", of which the teacher has {correct:,} of {labelled:,} right ({correct / labelled:.2%})" if labelled else ""
-    )
-    if labelled == rows:
-        right = f", of which the teacher has {correct:,} right ({correct / rows:.2%})"
-    reporter.say(
-        f"wrote {artifact.path}: {rows:,} rows of {dataset.classes} classes{right}; "
-        f"{size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
-    )
-    if labelled and correct / labelled < min(CHANCE / dataset.classes, 0.5):
-        outside = "is it for these rows, in this order?" if settings.logits else "does it expect other inputs?"
-        scale = "" if settings.logits or dataset.input_dtype != "uint8" else " (--teacher-input raw gives it 0 to 255)"
-        reporter.warn(f"the teacher is hardly better than chance on these labels: {outside}{scale}")
-
-
-def _warn_of_perfection(
-    manifest: Manifest, rows: Split, dataset: Dataset, reporter: Reporter, *, outside: bool
-) -> None:
-    """Warn of a teacher from outside that is right on every labelled row, if training rows are among those.
-
-    The logits of a network that kdistill trained tell classes apart even there, since they are no rounded probabilities.
-    """
-    results = manifest.results
-    if not outside or not results["labelled"] or results["correct"] < results["labelled"]:
-        return
-    labelled = rows.chosen(rows.labels != NO_LABEL)
-    if manifest.made_from("transfer_set") and not (positions(labelled.keys(), dataset.train.keys()) >= 0).any():
-        return
-    reporter.warn(
-        f"the teacher is right on all {results['labelled']:,} labelled rows, as one is that was trained on them; its logits "
-        "then say little more than the labels: use out-of-fold logits (cross-validated predictions) or rows that it was "
-        "not trained on (--transfer-set DATA)"
-    )
+    return Manifest(kind="soft targets", settings=recorded, inputs=tuple(inputs))
 
 
 def _out_of_date(artifact: Artifact, identity: Manifest) -> str | None:
-    """Why the file must be written (again), in words; None if it is up to date."""
+    """Return why the file must be written, or None if it is up to date."""
     try:
-        standing = SoftTargets.open(artifact)
+        soft = SoftTargets.open(artifact)
     except KdistillError as error:
         if artifact.path.is_dir():
             raise
         return str(error)
-    if standing is None:
-        return "not there yet"
-    return "; ".join(standing.manifest.differences(identity)) or None
+    if soft is None:
+        return "it does not exist"
+    return "; ".join(soft.manifest.differences(identity)) or None
+
+
+def _describe(
+    identity: Manifest, teacher: Ensemble | PrecomputedLogits, dataset: Dataset, rows: Split, reporter: Reporter
+) -> None:
+    settings, names = identity.settings, soft_targets.teacher_names(identity)
+    for name, is_probabilities in zip(names, teacher.probabilities, strict=True):
+        if is_probabilities:
+            reporter.say(f"{name} returns probabilities: their logarithms are used as logits")
+    views = f"{settings['views']} views ({settings['augment']}) of " if settings["views"] else ""
+    transfer_sets = " + ".join(each.name for each in identity.inputs_of("transfer_set"))
+    labeled = f" ({rows.labeled_rows:,} labeled)" if rows.labeled_rows < len(rows) else ""
+    mean = f" ({settings['mean']} mean)" if len(names) > 1 else ""
+    reporter.say(
+        f"Softening {views}{len(rows):,} rows of {transfer_sets or dataset.name}{labeled} with {' + '.join(names)}{mean} "
+        f"at T = {settings['temperature']:g}"
+    )
+
+
+def _fill_log(
+    log: BlockLog,
+    teacher: Ensemble | PrecomputedLogits,
+    rows: Split,
+    storage: LogitStorage,
+    batch_size: int,
+    names: str,
+    reporter: Reporter,
+) -> None:
+    """Append the logits of all rows that are not in the log yet."""
+    if log.rows:
+        reporter.say(f"Resuming after row {log.rows:,}")
+    elif log.restarted:
+        reporter.say("Starting over: the interrupted run had other settings")
+    with reporter.steps("soften", len(rows)) as bar:
+        bar.advance(log.rows)
+        for block, logits in teacher.blocks(rows, batch_size, skip=math.ceil(log.rows / batch_size)):
+            stored = storage.store(logits)
+            stored.check(names, log.rows)
+            log.append({"row_keys": row_keys(block), **stored.arrays()})
+            bar.advance(len(block))
+    if teacher.zeros.count:
+        reporter.say(str(teacher.zeros))
+
+
+def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
+    rows, labeled, correct = (manifest.results[name] for name in ("rows", "labeled", "correct"))
+    of_labeled = f"{labeled:,} labeled rows" if labeled < rows else f"{rows:,}"
+    accuracy = f"; teacher correct on {correct:,} of {of_labeled} ({correct / labeled:.2%})" if labeled else ""
+    reporter.say(
+        f"Wrote {artifact.path}: {rows:,} rows, {dataset.classes} classes{accuracy}; {size(artifact.path) / 1e6:,.1f} MB, "
+        f"{manifest.seconds:.1f} s"
+    )
+    if labeled and correct / labeled < min(MIN_TIMES_CHANCE / dataset.classes, 0.5):
+        hint = "check that the logits are for these rows, in this order"
+        if not settings.logits:
+            raw = " (--teacher-input raw passes values from 0 to 255)" if dataset.input_dtype == "uint8" else ""
+            hint = f"check that the teacher expects such inputs{raw}"
+        reporter.warn(f"the teacher's accuracy on the labels is close to chance: {hint}")
+
+
+def _warn_if_trained_on(manifest: Manifest, rows: Split, dataset: Dataset, reporter: Reporter) -> None:
+    """Warn of an external teacher that is correct on all labeled rows, if some of them are training rows.
+
+    A teacher of the workspace is not suspect: its logits, unlike rounded probabilities, differ between wrong classes.
+    """
+    results = manifest.results
+    if not results["labeled"] or results["correct"] < results["labeled"]:
+        return
+    labeled = rows.select(rows.labels != NO_LABEL)
+    if manifest.inputs_of("transfer_set") and not (positions(labeled.keys(), dataset.train.keys()) >= 0).any():
+        return
+    reporter.warn(
+        f"the teacher is correct on all {results['labeled']:,} labeled rows, so it was probably trained on them, and its "
+        "logits add little to the labels: use out-of-fold logits (cross-validated predictions), or rows that it was not "
+        "trained on (--transfer-set DATA)"
+    )

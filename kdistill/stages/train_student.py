@@ -1,12 +1,12 @@
-"""`kdistill train-student`: a soft-target file, and the inputs it speaks of, to a trained network."""
+"""`kdistill train-student`: train a student from soft targets, or from hard labels only."""
 
 from __future__ import annotations
 
 from kdistill.console import Reporter
 from kdistill.settings import TrainStudent
-from kdistill.stages import announce, up_to_date
+from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
-from kdistill.training.students import StudentInputs
+from kdistill.stages.student_inputs import StudentInputs
 from kdistill.workspace import Workspace, commands
 
 
@@ -17,25 +17,25 @@ def run(
     force: bool = False,
     reporter: Reporter = Reporter(),
 ) -> Result:
-    """Train a student from what a teacher said, or, at alpha 1, from hard labels alone.
+    """Train a student from a soft-target file, or at alpha 1 from hard labels only.
 
-    Reads: `soft-targets/NAME.h5` (not at alpha 1), the dataset.
+    Reads: `soft-targets/NAME.h5` (not at alpha 1) and the dataset.
     Writes: `students/NAME/`.
 
     Raises:
-        KdistillError: if there are no soft targets, or they are not of these rows, or training fails.
+        KdistillError: If there are no soft targets, they do not fit the dataset, or training fails.
     """
-    sources = StudentInputs.open(workspace, settings, reporter)
-    artifact, identity = workspace.student(settings.name), sources.identity(settings)
+    inputs = StudentInputs.open(workspace, settings, reporter)
+    artifact, identity = workspace.student(settings.name), inputs.identity(settings)
     events = workspace.events(artifact) if settings.tensorboard else None
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    if reason is None:
         return Result(artifact, artifact.require())
-    sources.lesson(settings)
-    announce(artifact, reason, reporter)
-    if doubt := sources.temperature_warning(settings):
-        reporter.warn(f"{artifact} {doubt}")
-    manifest = sources.make(artifact, identity, settings, reporter=reporter, events=events)
-    following = commands.next_plot(workspace.root, settings.soft_targets), workspace.command("evaluate")
-    reporter.say(f"next: {', '.join(following)}")
+    inputs.training_rows(settings)  # checks that the soft targets fit the rows
+    announce_rerun(artifact, reason, reporter)
+    if warning := inputs.temperature_warning(settings):
+        reporter.warn(warning)
+    manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
+    next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
+    reporter.say(f"Next: {next_plot}, {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)

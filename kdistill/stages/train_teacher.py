@@ -1,4 +1,4 @@
-"""`kdistill train-teacher`: a dataset to a trained network."""
+"""`kdistill train-teacher`: train a teacher on hard labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
-from kdistill.stages import announce, up_to_date
+from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
-from kdistill.workspace import Manifest, Workspace, commands
+from kdistill.workspace import Input, Manifest, Workspace, commands
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
     Writes: `teachers/NAME/`.
 
     Raises:
-        KdistillError: if the dataset or the network is none, or training fails.
+        KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = resolve_model(settings.model, settings.weights)
@@ -32,20 +32,20 @@ def run(
     identity = Manifest(
         kind="teacher",
         settings=settings.recorded() | model.settings(),
-        inputs={"dataset": source.identity(), **model.inputs()},
+        inputs=(Input("dataset", source.name, source.digest()), *model.inputs()),
     )
     events = workspace.events(artifact) if settings.tensorboard else None
-    reason = artifact.out_of_date(identity)
-    if up_to_date(artifact, identity, reason, force=force, reporter=reporter, events=events):
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    if reason is None:
         return Result(artifact, artifact.require())
     dataset = source.load()
     for warning in dataset.warnings:
         reporter.warn(warning)
-    announce(artifact, reason, reporter)
+    announce_rerun(artifact, reason, reporter)
 
-    from kdistill.training import artifact as networks
+    from kdistill.training.run import train_network
 
-    manifest = networks.make(
+    manifest = train_network(
         artifact,
         identity,
         dataset=dataset,
@@ -56,5 +56,5 @@ def run(
         events=events,
         show_layers=True,
     )
-    reporter.say(f"next: {commands.next_soften(workspace.root, settings.name)}")
+    reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name)}")
     return Result(artifact, manifest)

@@ -1,32 +1,35 @@
-"""`kdistill verify`: every artifact read again and checked against what was recorded of it."""
+"""`kdistill verify`: every artifact read again and checked against its manifest."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from kdistill import data, teachers
 from kdistill.console import Reporter
-from kdistill.data.readers import BLOCK_ROWS
+from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Verify
-from kdistill.soft_targets import SoftTargets, transfer_set
+from kdistill.soft_targets import SoftTargets, align, transfer_set
+from kdistill.stages.inputs import recorded_dataset
 from kdistill.training import history
-from kdistill.workspace import Artifact, Manifest, Workspace, threads
-from kdistill.workspace import staleness as freshness
+from kdistill.workspace import KINDS, Artifact, Manifest, Workspace, commands, threads
 
 SAMPLED_ROWS = 256
-TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch they were computed in
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3}  # of logits, whose last bits depend on the batch
+
+Check = Callable[[Artifact, Manifest, "str | None"], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was recorded: which artifact, what, and the command that mends it."""
+    """Something that differs from a manifest: which artifact, what, and the command that repairs it."""
 
     artifact: str
     path: str
@@ -52,76 +55,80 @@ class VerifyResult:
 
     def show(self, reporter: Reporter) -> None:
         """Print a line per finding, and how many artifacts were checked."""
-        show(self.findings, self.checked, reporter)
+        for finding in self.findings:
+            remedy = "" if "kdistill " in finding.problem else f": {finding.command}"
+            reporter.say(f"{finding.artifact}: {finding.problem}{remedy}")
+        count = len(self.findings)
+        reporter.say(f"Checked {self.checked} artifacts: {count or 'no'} problem{'s' * (count != 1)} found")
 
 
 def run(workspace: Workspace, settings: Verify = Verify(), *, reporter: Reporter = Reporter()) -> VerifyResult:
-    """Check every artifact; those that were made from the dataset that is given, wherever it was then, against that.
+    """Check every artifact by the function that the record of its kind names.
 
-    Reads: everything in the workspace, and the datasets it came from.
+    Reads: everything in the workspace, and the datasets that it was made from.
     Writes: nothing.
 
-    Returns:
-        What was found, and how many artifacts were checked.
+    Raises:
+        KdistillError: if there is no artifact, or no dataset where `--dataset` says.
     """
-    artifacts = [
-        *workspace.teachers(),
-        *workspace.soft_target_files(),
-        *workspace.students(),
-        *workspace.exports(),
-    ]
-    for sweep in workspace.sweeps():
-        artifacts += [sweep, *workspace.sweep_students(sweep.name)]
-    if workspace.plots.manifest_path.exists():
-        artifacts.append(workspace.plots)
+    artifacts = workspace.artifacts(sweep_students=True)
     if not artifacts:
-        raise KdistillError(f"{workspace.root} has nothing to verify: {workspace.teacher('teacher').command}")
+        raise KdistillError(
+            f"{workspace.root} has no artifacts to verify: {commands.command(workspace.root, 'train-teacher')}"
+        )
     given = data.resolve(settings.data, option="dataset").name if settings.data else None
     findings = []
     with reporter.steps("verify", len(artifacts)) as bar:
         for artifact in artifacts:
-            problems = list(_problems(workspace, artifact, given))
-            command = freshness.remedy(artifact) if problems else ""
+            problems = list(_problems(artifact, given))
+            command = artifact.remedy if problems else ""
             findings += [Finding(str(artifact), str(artifact.path), problem, command) for problem in problems]
             bar.advance()
     return VerifyResult(findings, len(artifacts))
 
 
-def _problems(workspace: Workspace, artifact: Artifact, given: str | None) -> Iterator[str]:
+def _problems(artifact: Artifact, given: str | None) -> Iterator[str]:
     try:
-        manifest = freshness.manifest_of(artifact)
+        manifest = artifact.manifest()
         if manifest is None:
             return
-        if artifact.kind == "soft targets":
-            yield from _soft_targets(workspace, artifact, given)
-        elif broken := artifact.broken(manifest):
-            yield broken
-        elif artifact.kind in ("teacher", "student"):
-            yield from _network(artifact, manifest, given)
-        elif artifact.kind == "export":
-            yield from _export(artifact, manifest, given)
+        if damage := artifact.damage(manifest):
+            yield damage
+            return
+        yield from _check(artifact.kind)(artifact, manifest, given)
     except (KdistillError, OSError) as error:
         yield str(error)
 
 
+def _check(kind: str) -> Check:
+    module, function = KINDS[kind].verify.split(":")
+    check: Check = getattr(importlib.import_module(module), function)
+    return check
+
+
 def _dataset(artifact: Artifact, manifest: Manifest, given: str | None) -> data.Dataset:
-    """The dataset that an artifact was made from: the one that is given, if it is that, or the one at its old place.
+    """Load the dataset that an artifact was made from: the given one if it is that, or the one at the recorded place.
 
     Raises:
         KdistillError: if it is gone or has changed, so that nothing can be checked against it.
     """
-    made_from = manifest.inputs["dataset"]
+    made_from = manifest.require_input("dataset")
     if given is not None:
         with contextlib.suppress(KdistillError):
-            return freshness.source(made_from, given, artifact).load()
+            return recorded_dataset(made_from, given, artifact).load()
     source = data.resolve(made_from.name, cache=Workspace(artifact.root).cache)
-    if source.identity().digest != made_from.digest:
-        raise KdistillError(f"the dataset {made_from.name} has changed, and what was made from it can't be checked")
+    if source.digest() != made_from.digest:
+        raise KdistillError(f"the dataset {made_from.name} has changed, so nothing can be checked against it")
     return source.load()
 
 
-def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
-    """Its history can be read, and it makes as many test errors as were recorded."""
+def check_files(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:  # noqa: ARG001
+    """Check nothing more: the digests of the files have been compared."""
+    yield from ()
+
+
+def check_network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
+    """Check that the history can be read, and that the network makes the recorded number of test errors."""
     from kdistill.networks.loading import count_test_errors
     from kdistill.networks.saved_models import SavedNetwork
 
@@ -130,14 +137,16 @@ def _network(artifact: Artifact, manifest: Manifest, given: str | None) -> Itera
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(artifact, manifest, given)
     network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-    errors = count_test_errors(network, dataset)
-    recorded = manifest.results["test_errors"]
+    errors, recorded = count_test_errors(network, dataset), manifest.results["test_errors"]
     if errors != recorded:
-        yield f"saved_model makes {errors:,} test errors, and {recorded:,} were recorded"
+        yield f"saved_model makes {errors:,} test errors (recorded: {recorded:,})"
 
 
-def _export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
-    """Its runtime, where it is installed, takes it, and it makes as many test errors as were recorded."""
+def check_export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
+    """Check that the runtime accepts the file, and that it makes the recorded number of test errors.
+
+    Nothing is checked if the runtime is not installed.
+    """
     file_format = manifest.settings["format"]
     if exports.missing_packages(file_format):
         return
@@ -145,42 +154,35 @@ def _export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterat
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
         blocks = [runtime(exports.runtime_inputs(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
-    except Exception as error:  # noqa: BLE001 - runtimes have no kind of error of their own
+    except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
         yield f"its runtime refuses it: {exports.error_line(error)}"
         return
-    errors = metrics.errors(np.concatenate(blocks), dataset.test.labels)
-    recorded = manifest.results["test_errors"]
+    errors, recorded = metrics.errors(np.concatenate(blocks), dataset.test.labels), manifest.results["test_errors"]
     if errors != recorded:
-        yield f"model.{file_format} makes {errors:,} test errors, and {recorded:,} were recorded"
+        yield f"model.{file_format} makes {errors:,} test errors (recorded: {recorded:,})"
 
 
-def _soft_targets(workspace: Workspace, artifact: Artifact, given: str | None) -> Iterator[str]:
-    """Checksums, digest and accuracy hold, its rows are the transfer set's, and its logits are its teachers'."""
+def check_soft_targets(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
+    """Check checksums, digest and accuracy, that the rows are the transfer set's, and a sample of the teacher's logits."""
+    workspace = Workspace(artifact.root)
     soft = SoftTargets.open(artifact)
     assert soft is not None
     soft.check()
-    rows = transfer_set(soft.manifest, _dataset(artifact, soft.manifest, given), workspace.cache)
-    places = soft.join(rows.keys(), rows.labels, "rows that it speaks of")
-    panel = teachers.reload(workspace, soft.manifest)
-    if panel is None:
+    rows = transfer_set(manifest, _dataset(artifact, manifest, given), workspace.cache)
+    aligned = align(soft, rows.keys(), rows.labels, "rows of its transfer set")
+    ensemble = teachers.reload_ensemble(workspace, manifest)
+    if ensemble is None:
         return
     sample = np.zeros(len(rows), bool)
     sample[np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]] = True
-    chosen = rows.chosen(sample)
-    inputs, keys = chosen.read(), chosen.keys()
-    for view in sorted({0, (soft.form.views or 1) - 1}):
-        said = panel.logits(soft.views.seen(inputs, keys, view) if soft.views else inputs)
-        stored = soft.take(places[sample], view).values.astype(np.float32)
-        worst = float(np.abs(soft.form.of_a_view.store(said).values.astype(np.float32) - stored).max())
-        tolerance = TOLERANCE[soft.form.dtype] * max(1.0, float(np.abs(said).max()))
-        if worst > tolerance:
-            of = f"view {view} of " if soft.views else ""
-            yield f"logits differ from those of {soft.teacher} by up to {worst:.3g} on {of}{sample.sum()} sampled rows"
-
-
-def show(findings: Sequence[Finding], checked: int, reporter: Reporter) -> None:
-    """Print a line a finding, and how many artifacts were checked."""
-    for finding in findings:
-        remedy = "" if "kdistill " in finding.problem else f": {finding.command}"
-        reporter.say(f"{finding.artifact}: {finding.problem}{remedy}")
-    reporter.say(f"checked {checked} artifacts: {len(findings) or 'no'} problem{'s' * (len(findings) != 1)} found")
+    sampled = rows.select(sample)
+    inputs, keys = sampled.read(), sampled.keys()
+    for view in sorted({0, (soft.storage.views or 1) - 1}):
+        logits = ensemble.logits(soft.views.render(inputs, keys, view) if soft.views else inputs)
+        stored = aligned.at(sample, view).values.astype(np.float32)
+        difference = float(np.abs(soft.storage.one_view.store(logits).values.astype(np.float32) - stored).max())
+        if difference > TOLERANCE[soft.storage.dtype] * max(1.0, float(np.abs(logits).max())):
+            where = f"view {view} of " if soft.views else ""
+            yield (
+                f"logits differ from those of {soft.teacher} by up to {difference:.3g} on {where}{sample.sum()} sampled rows"
+            )

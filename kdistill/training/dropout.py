@@ -1,8 +1,8 @@
-"""Dropout whose masks are drawn outside the compiled step, as random bits, eight units a draw.
+"""Dropout with masks that are drawn outside the compiled step, as random bytes.
 
-Under XLA on a CPU, Keras's own `Dropout` takes most of a dense network's time. The layers stay Keras's: what is saved
-of them loads anywhere. Masks are a pure function of a seed and a step's number, so that a run that was stopped draws
-them again. A layer's rate is taken to the nearest 1/256.
+On a CPU under XLA, Keras's own `Dropout` takes most of the time of a dense network. The layers remain Keras's, so a
+saved network loads anywhere. The masks are a pure function of a seed and the number of the step, so a resumed run draws
+the same ones. Rates are rounded to a multiple of 1/256.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from kdistill.backend import keras, tf
 from kdistill.networks.layers import operations_in
 
-LEVELS = 256
+LEVELS = 256  # of a random byte
 
 
-def drawn_here(layer: Any) -> bool:
-    """Whether this room draws a layer's masks: a plain `Dropout`, on units of known shape."""
+def is_plain_dropout(layer: Any) -> bool:
+    """Return whether a layer is a `Dropout` without a noise shape, whose output has a known shape."""
     if type(layer) is not keras.layers.Dropout or layer.noise_shape is not None:
         return False
     try:
@@ -29,40 +29,40 @@ def drawn_here(layer: Any) -> bool:
         return False
 
 
-class Masks:
+class DropoutMasks:
     """The masks of all plain dropout layers of a network."""
 
     def __init__(self, model: keras.Model) -> None:
-        layers = {id(layer): layer for layer in operations_in(model) if drawn_here(layer)}
+        layers = {id(layer): layer for layer in operations_in(model) if is_plain_dropout(layer)}
         self.layers = [layer for layer in layers.values() if layer.rate > 0]
         self._widths = [math.prod(layer.output.shape[1:]) for layer in self.layers]
 
     def draw(self, rows: Any, seed: Any) -> Any:
-        """Random bytes for one step.
+        """Return the random bytes of one step.
 
         Args:
-            rows: how many rows it has.
+            rows: number of rows.
             seed: (2,) int32.
 
         Returns:
-            (rows, units) uint8, of all layers' units side by side.
+            (rows, units) uint8, the units of all layers side by side.
         """
-        words = -(-sum(self._widths) // 8)
+        words = math.ceil(sum(self._widths) / 8)
         if not words:
             return tf.zeros((rows, 0), tf.uint8)
         bits = tf.random.stateless_uniform((rows, words), seed, minval=None, maxval=None, dtype=tf.int64)
         return tf.reshape(tf.bitcast(bits, tf.uint8), (rows, 8 * words))
 
     @contextlib.contextmanager
-    def given(self, drawn: Any) -> Iterator[None]:
-        """Within it the layers drop what `draw` says; for the time of tracing a step.
+    def applied(self, random_bytes: Any) -> Iterator[None]:
+        """Make the layers drop units by what `draw` returned, while a step is traced.
 
-        A layer that is called a second time has Keras draw for that.
+        Keras draws the mask itself if a layer is called a second time.
         """
         start = 0
         try:
             for layer, width in zip(self.layers, self._widths, strict=True):
-                layer.__dict__["call"] = partial(_dropped, layer, drawn[:, start : start + width])
+                layer.__dict__["call"] = partial(_drop, layer, random_bytes[:, start : start + width])
                 start += width
             yield
         finally:
@@ -70,11 +70,11 @@ class Masks:
                 layer.__dict__.pop("call", None)
 
 
-def _dropped(layer: Any, drawn: Any, inputs: Any, training: bool = False) -> Any:
-    """Units whose byte is below the threshold are 0, the others larger by what that takes off the mean."""
+def _drop(layer: Any, random_bytes: Any, inputs: Any, training: bool = False) -> Any:
+    """Set units with a low byte to 0, and scale the others so that the mean stays the same."""
     if not training:
         return inputs
     del layer.__dict__["call"]
     threshold = min(round(layer.rate * LEVELS), LEVELS - 1)
-    kept = tf.reshape(drawn >= threshold, tf.shape(inputs))
-    return tf.where(kept, inputs * (LEVELS / (LEVELS - threshold)), tf.zeros_like(inputs))
+    keep = tf.reshape(random_bytes >= threshold, tf.shape(inputs))
+    return tf.where(keep, inputs * (LEVELS / (LEVELS - threshold)), tf.zeros_like(inputs))

@@ -1,14 +1,13 @@
-"""Rows on their way to a network: held on the device whole, or streamed through a shuffle buffer.
+"""Feeds: rows as tensors for the training steps, kept in memory or streamed through a shuffle buffer.
 
-Which of the two depends on the data's size and on a limit that is part of a run's settings, never on what memory
-happens to be free: the order of rows is a pure function of seed and epoch, in either way.
+Which of the two depends on the size of the data and on `--memory`, never on the memory that happens to be free. So the
+order of the rows is a pure function of the seed and the epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,23 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import tf
-from kdistill.data import NO_LABEL
-from kdistill.data.augmentation import Views
-from kdistill.data.readers import Rows
-from kdistill.soft_targets import AlignedSoftTargets
-from kdistill.soft_targets.storage import Logits
+from kdistill.training.training_rows import TrainingRows
 
 T = TypeVar("T")
 
-BUFFERS = 16  # this part of the limit is one buffer: one is filled while another is used, and copies are made
-PIECES = 16  # a buffer is put together from so many places at least, where rows can be read from any place
+BUFFERS_PER_LIMIT = 16  # one buffer is used while the next is filled, and both are copied on the way
+PIECES_PER_BUFFER = 16  # parts of the data that a buffer mixes, where rows can be read from any position
 
 
 class Buffer(NamedTuple):
     """Tensors of some rows.
 
-    `inputs` (rows, ...) and `labels` (rows,); `soft`, what the teacher said, in as many tensors as its form has;
-    `transforms` (rows, 8), how to make the inputs those of a view, none where they are taken as they are.
+    Attributes:
+        inputs: (rows, ...).
+        labels: (rows,) int32.
+        soft: the teacher's logits as they are stored, and with top k also the classes (rows, k) int32; empty without
+            a teacher.
+        transforms: (rows, 8) that make the inputs those of a view; empty without views.
     """
 
     inputs: Any
@@ -41,133 +40,106 @@ class Buffer(NamedTuple):
     transforms: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Rows to train on, or to be judged by.
-
-    `inputs` (rows, ...), `labels` (rows,) with `NO_LABEL` for none, and `teacher`, the logits to match, where there are
-    such. Where `views` of them are to be seen, `keys` are their row keys, (rows, 16).
-    """
-
-    inputs: Rows
-    labels: NDArray[np.int64]
-    teacher: AlignedSoftTargets | Logits | None = None
-    views: Views | None = None
-    keys: NDArray[np.uint8] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def labelled(self) -> int:
-        return int((self.labels != NO_LABEL).sum())
-
-    @property
-    def nbytes(self) -> int:
-        return self.inputs.nbytes + self.labels.nbytes + (self.teacher.nbytes if self.teacher else 0)
-
-
 class Feed:
-    """Examples as buffers of tensors: one that is held, or one after the other.
+    """Rows as buffers of tensors: a single one that is kept in memory, or one after another.
 
     Args:
-        examples: the rows.
-        batch_size: buffers hold a multiple of it, so that only an epoch's last batch is short.
-        memory: bytes up to which examples are held.
+        rows: the rows.
+        batch_size: buffers have a multiple of this size, so that only the last batch of an epoch is smaller.
+        memory: largest data in bytes that is kept in memory.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, memory: int) -> None:
-        self.examples = examples
-        self.held = examples.nbytes <= memory
-        row_bytes = max(1, examples.nbytes // max(1, len(examples)))
-        self.buffer_rows = max(1, memory // BUFFERS // row_bytes // batch_size) * batch_size
-        self._view: int | None = None
-        self._of_view: tuple[tuple[Any, ...], tuple[Any, ...]] = (), ()
+    def __init__(self, rows: TrainingRows, batch_size: int, memory: int) -> None:
+        self.rows = rows
+        self.in_memory = rows.nbytes <= memory
+        row_bytes = max(1, rows.nbytes // max(1, len(rows)))
+        self.buffer_rows = max(1, memory // BUFFERS_PER_LIMIT // row_bytes // batch_size) * batch_size
+        self._last_view: int | None = None
+        self._of_last_view: tuple[tuple[Any, ...], tuple[Any, ...]] = (), ()
 
     def __str__(self) -> str:
-        megabytes = f"{self.examples.nbytes / 1e6:,.0f} MB"
-        if self.held:
-            return f"{megabytes} held in memory"
+        """Return the size, and how the rows are read."""
+        megabytes = f"{self.rows.nbytes / 1e6:,.0f} MB"
+        if self.in_memory:
+            return f"{megabytes} in memory"
         return f"{megabytes} streamed through a shuffle buffer of {self.buffer_rows:,} rows"
 
-    @cached_property
-    def _rows(self) -> tuple[Any, Any]:
-        """All inputs and labels, where they are held."""
-        return tf.constant(self.examples.inputs.read()), tf.constant(self.examples.labels, tf.int32)
-
-    def _whole(self, view: int) -> Buffer:
-        if view != self._view:
-            self._of_view = self._seen(np.arange(len(self.examples)), view)
-            self._view = view
-        return Buffer(*self._rows, *self._of_view)
-
     def shuffled(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Buffer, NDArray[np.int64]]]:
-        """An epoch's buffers, and for each the order in which to take its rows."""
-        view = self.examples.views.of_epoch(epoch) if self.examples.views else 0
-        if self.held:
-            yield self._whole(view), random.permutation(len(self.examples))
+        """Yield the buffers of an epoch, each with the order of its rows."""
+        rows = self.rows
+        view = rows.views.for_epoch(epoch) if rows.views else 0
+        if self.in_memory:
+            yield self._single_buffer(view), random.permutation(len(rows))
             return
-        step = max(1, self.buffer_rows // PIECES)
-        starts = np.arange(0, len(self.examples), step)
-        if self.examples.inputs.seekable:
+        step = max(1, self.buffer_rows // PIECES_PER_BUFFER)
+        starts = np.arange(0, len(rows), step)
+        if rows.split.inputs.seekable:
             starts = random.permutation(starts)
-        for buffer in _ahead(self._buffers(starts, step, view)):
+        for buffer in _prefetched(self._buffers(starts, step, view)):
             yield buffer, random.permutation(len(buffer.labels))
 
     def in_order(self) -> Iterator[Buffer]:
-        """All rows in buffers, in order, as they are."""
-        if self.held:
-            yield self._whole(0)
+        """Yield all rows in buffers, in order and without augmentation."""
+        if self.in_memory:
+            yield self._single_buffer(0)
         else:
-            starts = np.arange(0, len(self.examples), self.buffer_rows)
-            yield from _ahead(self._buffers(starts, self.buffer_rows, 0))
+            starts = np.arange(0, len(self.rows), self.buffer_rows)
+            yield from _prefetched(self._buffers(starts, self.buffer_rows, 0))
+
+    @cached_property
+    def _inputs_and_labels(self) -> tuple[Any, Any]:
+        return tf.constant(self.rows.split.inputs.read()), tf.constant(self.rows.split.labels, tf.int32)
+
+    def _single_buffer(self, view: int) -> Buffer:
+        if view != self._last_view:
+            self._of_last_view = self._of_view(np.arange(len(self.rows)), view)
+            self._last_view = view
+        return Buffer(*self._inputs_and_labels, *self._of_last_view)
 
     def _buffers(self, starts: NDArray[np.int64], step: int, view: int) -> Iterator[Buffer]:
-        """Buffers of full size but the last, from pieces of `step` rows."""
-        size = self.buffer_rows
-        pieces: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
-        waiting = 0
-        for block, places in self._pieces(starts, step):
-            pieces.append((block, places))
-            waiting += len(places)
-            if waiting >= size:
-                inputs, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
-                yield self._buffer(inputs[:size], rows[:size], view)
-                pieces = [(inputs[size:], rows[size:])]
-                waiting -= size
-        if waiting:
-            inputs, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
-            yield self._buffer(inputs, rows, view)
+        """Yield buffers made of pieces of `step` rows. All but the last have `buffer_rows` rows."""
+        size, pieces = self.buffer_rows, []
+        for piece in self._pieces(starts, step):
+            pieces.append(piece)
+            if sum(len(positions) for _, positions in pieces) >= size:
+                inputs, positions = map(np.concatenate, zip(*pieces, strict=True))
+                yield self._buffer(inputs[:size], positions[:size], view)
+                pieces = [(inputs[size:], positions[size:])]
+        inputs, positions = map(np.concatenate, zip(*pieces, strict=True))
+        if len(positions):
+            yield self._buffer(inputs, positions, view)
 
     def _pieces(self, starts: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        examples = self.examples
-        stream = None if examples.inputs.seekable else examples.inputs.blocks(step)
+        """Yield the inputs and the positions of the `step` rows that begin at each start."""
+        inputs = self.rows.split.inputs
+        stream = None if inputs.seekable else inputs.blocks(step)
         for start in starts:
-            places = np.arange(start, min(start + step, len(examples)))
-            block = examples.inputs.part(places[0], places[-1] + 1) if stream is None else next(stream)
-            yield block, places
+            positions = np.arange(start, min(start + step, len(self.rows)))
+            yield next(stream) if stream else inputs.read_range(start, positions[-1] + 1), positions
 
-    def _buffer(self, inputs: NDArray[Any], places: NDArray[np.int64], view: int) -> Buffer:
-        labels = tf.constant(self.examples.labels[places], tf.int32)
-        return Buffer(tf.constant(inputs), labels, *self._seen(places, view))
+    def _buffer(self, inputs: NDArray[Any], positions: NDArray[np.int64], view: int) -> Buffer:
+        labels = tf.constant(self.rows.split.labels[positions], tf.int32)
+        return Buffer(tf.constant(inputs), labels, *self._of_view(positions, view))
 
-    def _seen(self, places: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """What the teacher said of one view of rows, and how to make that view of them."""
-        teacher, views, keys = self.examples.teacher, self.examples.views, self.examples.keys
+    def _of_view(self, positions: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the teacher's logits for one view of some rows, and the transforms that make this view."""
+        teacher, views = self.rows.teacher, self.rows.views
         soft: tuple[Any, ...] = ()
+        transforms: tuple[Any, ...] = ()
         if teacher:
-            said = teacher.at(places, view if teacher.form.views else 0)
-            top = () if said.top_classes is None else (tf.constant(said.top_classes.astype(np.int32)),)
-            soft = (tf.constant(said.values), *top)
-        if views is None or keys is None:
-            return soft, ()
-        return soft, (tf.constant(views.transforms(keys[places], view, self.examples.inputs.shape[1:])),)
+            logits = teacher.at(positions, view if teacher.storage.views else 0)
+            top = () if logits.top_classes is None else (tf.constant(logits.top_classes.astype(np.int32)),)
+            soft = (tf.constant(logits.values), *top)
+        if views:
+            keys, shape = self.rows.row_keys()[positions], self.rows.split.inputs.shape[1:]
+            transforms = (tf.constant(views.transforms(keys, view, shape)),)
+        return soft, transforms
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, each made by another thread while the one before is used."""
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield items, while another thread prepares the next one."""
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = pool.submit(next, items, None)
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
             yield item

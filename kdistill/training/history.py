@@ -1,4 +1,4 @@
-"""`history.csv`: one row an epoch of training. Standard library only."""
+"""`history.csv`: one row per epoch. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -12,47 +12,43 @@ from kdistill.errors import KdistillError
 Row = Mapping[str, float]
 
 
-def columns(held_out: str, *, student: bool) -> list[str]:
-    """The columns, in order; `held_out` is `validation`, or `test` where no validation part is cut."""
+def columns(held_out_name: str, *, student: bool) -> list[str]:
+    """Return the names of the columns in order. `held_out_name` is `validation` or `test`."""
+    held_out = [f"{held_out_name}_loss", f"{held_out_name}_accuracy"]
     parts = ["hard_loss", "soft_loss"] if student else []
-    held = [f"{held_out}_loss", f"{held_out}_accuracy"]
-    return ["epoch", "train_loss", "train_accuracy", *held, *parts, "learning_rate", "seconds"]
+    return ["epoch", "train_loss", "train_accuracy", *held_out, *parts, "learning_rate", "seconds"]
 
 
-def write(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Write rows; a value that is not there (NaN) is left empty."""
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write one or more rows. NaN becomes an empty field."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            writer.writerow([_text(name, row[name]) for name in names])
+        writer.writerow(rows[0])
+        writer.writerows([_field(name, value) for name, value in row.items()] for row in rows)
 
 
-def _text(name: str, value: float) -> str:
+def _field(name: str, value: float) -> str:
     if math.isnan(value):
         return ""
     return str(int(value)) if name == "epoch" else f"{value:.9g}"
 
 
 def read(path: Path, remedy: str) -> tuple[str, dict[str, list[float]]]:
-    """Read what `write` wrote.
-
-    Returns:
-        `validation` or `test`, whichever was held out, and the values by column.
+    """Return the name of the held-out rows, `validation` or `test`, and the values by column.
 
     Raises:
-        KdistillError: if columns are missing, or a value is no number.
+        KdistillError: with the command `remedy`, if a column is missing or a value is not a number.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-            held_out = "validation" if rows and "validation_loss" in rows[0] else "test"
+            held_out_name = "validation" if rows and "validation_loss" in rows[0] else "test"
             table = {
                 name: [float(row[name]) if row[name] else math.nan for row in rows]
-                for name in columns(held_out, student=bool(rows) and "hard_loss" in rows[0])
+                for name in columns(held_out_name, student=bool(rows) and "hard_loss" in rows[0])
             }
     except KeyError as error:
         raise KdistillError(f"{path} has no column {error}: {remedy}") from None
     except (ValueError, TypeError, csv.Error):
-        raise KdistillError(f"{path} is no history that kdistill wrote: {remedy}") from None
-    return held_out, table
+        raise KdistillError(f"{path} is not a history that kdistill wrote: {remedy}") from None
+    return held_out_name, table

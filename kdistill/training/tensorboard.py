@@ -1,7 +1,6 @@
-"""What `tensorboard --logdir workspace` shows: `history.csv` as event files, teachers beside students.
+"""Event files for `tensorboard --logdir WORKSPACE`: the numbers of `history.csv`.
 
-Event files are a view for people, and no part of any artifact: they lie in `tensorboard/` of the workspace, where
-TensorBoard makes a run of each directory.
+They are not part of an artifact. They are in `tensorboard/` in the workspace, where each directory is a run.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from kdistill.backend import tf
 from kdistill.training import history
 from kdistill.workspace import Artifact
 
-TAGS = {  # charts, by column of the history; the part before the slash is TensorBoard's group
+TAGS = {  # charts by column of the history; TensorBoard groups them by what comes before the slash
     "train_loss": "loss/train",
     "validation_loss": "loss/validation",
     "test_loss": "loss/test",
@@ -30,11 +29,11 @@ TAGS = {  # charts, by column of the history; the part before the slash is Tenso
 }
 
 
-class Board:
-    """The event files of one run, one point an epoch and column; made anew, so that no point is there twice.
+class EventFiles:
+    """The event files of one run, with a point per epoch and column.
 
     Args:
-        directory: where they lie, and nothing else does; what an earlier run left there is removed.
+        directory: where the files are written. Files of an earlier run are removed, so that no point is there twice.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,10 +42,10 @@ class Board:
         self._epochs = 0
         shutil.rmtree(directory, ignore_errors=True)
 
-    def show(self, rows: Sequence[history.Row]) -> None:
-        """Write the epochs that are not there yet, for TensorBoard to see at once.
+    def update(self, rows: Sequence[history.Row]) -> None:
+        """Write the epochs that are not in the files yet.
 
-        A teacher's training loss is of hard labels alone, so it is drawn beside its students' hard losses too.
+        The training loss of a teacher is a hard loss, so it is drawn in the chart of the students' hard losses too.
 
         Args:
             rows: the history so far, from the first epoch on.
@@ -55,7 +54,7 @@ class Board:
         if not new:
             return
         self._writer = self._writer or tf.summary.create_file_writer(str(self._directory))
-        with self._writer.as_default():  # which flushes it at the end
+        with self._writer.as_default():  # flushes at the end
             for row in new:
                 for column, value in {"hard_loss": row["train_loss"], **row}.items():
                     if column in TAGS and not math.isnan(value):
@@ -63,16 +62,16 @@ class Board:
 
 
 def _write_scalar(tag: str, value: float, step: int) -> None:
-    """What `tf.summary.scalar` does, which from TensorFlow 2.21 on is there only if TensorBoard is installed."""
+    """Do what `tf.summary.scalar` does. Since TensorFlow 2.21 that needs the package TensorBoard."""
     scalars = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"}, data_class="DATA_CLASS_SCALAR")
     tf.summary.write(tag, tf.constant(value, tf.float32), step=step, metadata=scalars)
 
 
-def show_history(artifact: Artifact, directory: Path) -> None:
-    """Write the event files of a network that stands.
+def write_events(artifact: Artifact, directory: Path) -> None:
+    """Write the event files of a trained network.
 
     Raises:
         KdistillError: if its `history.csv` is damaged.
     """
     _, table = history.read(artifact.path / "history.csv", artifact.remedy)
-    Board(directory).show([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
+    EventFiles(directory).update([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])

@@ -1,17 +1,16 @@
-"""An append-only file of checked records, which a killed run leaves behind and the next one resumes."""
+"""An append-only log of blocks of rows, from which a stopped run resumes."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,128 +18,128 @@ from numpy.typing import NDArray
 from kdistill.errors import KdistillError
 from kdistill.workspace import Manifest
 
-Columns = Mapping[str, tuple[tuple[int, ...], str]]
+Columns = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type of one row, by column
 Block = dict[str, NDArray[Any]]
 
-_RECORD = struct.Struct("<QQdI")  # first row, rows, seconds of work on them, CRC-32 of the columns
+_RECORD = struct.Struct("<QQdI")  # first row, rows, seconds of work on them, CRC-32 of the rows
 
 
 @dataclass(frozen=True)
-class Head:
-    """What a log says of itself, and how far it came: `total` rows are wanted, None where nobody said."""
+class LogProgress:
+    """What a log is for, and how many rows it has of the `total` (None if that is unknown)."""
 
     identity: Manifest
-    row_bytes: int
     total: int | None
-    rows: int = 0
-    seconds: float = 0.0
+    rows: int
+    seconds: float
 
 
-def peek(path: Path) -> Head:
-    """How far a log came, without reading its rows.
+def read_progress(path: Path) -> LogProgress:
+    """Return the progress of a log without reading its rows.
 
     Raises:
-        ValueError, KeyError, TypeError, KdistillError: if it is not a log.
+        ValueError, KeyError, TypeError, KdistillError: if the file is not a log.
     """
+    rows, seconds = 0, 0.0
     with path.open("rb") as file:
-        told = _head(file.readline(), path)
-        rows, seconds = 0, 0.0
-        while len(head := file.read(_RECORD.size)) == _RECORD.size:
-            first, count, took, _ = _RECORD.unpack(head)
-            if first != rows or file.seek(count * told.row_bytes, os.SEEK_CUR) > os.fstat(file.fileno()).st_size:
-                break
+        header, identity = _header(file.readline(), path)
+        for count, took, _ in _records(file, int(header["row_size"])):
             rows, seconds = rows + count, seconds + took
-    return replace(told, rows=rows, seconds=seconds)
+    return LogProgress(identity, header["total"], rows, seconds)
 
 
-def _head(line: bytes, path: Path) -> Head:
+def _header(line: bytes, path: Path) -> tuple[dict[str, Any], Manifest]:
     fields = json.loads(line)
-    identity = Manifest.from_json(fields["identity"], str(path), "", finished=False)
-    return Head(identity, int(fields["row_bytes"]), fields["total"])
+    return fields, Manifest.from_json(fields["identity"], str(path), "", finished=False)
+
+
+def _records(file: BinaryIO, row_bytes: int) -> Iterator[tuple[int, float, int]]:
+    """Yield rows, seconds and checksum of each complete record, with the file at the start of its rows."""
+    size, first_row = os.fstat(file.fileno()).st_size, 0
+    while len(header := file.read(_RECORD.size)) == _RECORD.size:
+        first, rows, seconds, checksum = _RECORD.unpack(header)
+        end = file.tell() + rows * row_bytes
+        if first != first_row or end > size:
+            return
+        yield rows, seconds, checksum
+        first_row += rows
+        file.seek(end)
 
 
 class BlockLog:
-    """Blocks of rows, each row with a value in every column.
+    """A log of blocks of rows, each row with a value in every column.
 
-    The first line says what is being made, and how large a row is; each record holds one block. A record that was cut
-    short is dropped on opening, so that work goes on after the last whole one. A log of another identity is begun anew,
-    which `restarted` tells.
+    The first line has the identity of the result and the size of a row. Each record after it has one block; an incomplete
+    record at the end is dropped on opening. A log of another identity is discarded, and `restarted` is then true.
 
     Args:
         path: the file.
-        identity: of what is being made.
-        columns: shape and type of each column's values in one row.
-        total: how many rows there will be, for whoever looks at a log that was left behind.
+        identity: what the result is made from.
+        columns: the columns of a block.
+        total: number of rows of the complete log, for `read_progress`.
     """
 
     def __init__(self, path: Path, identity: Manifest, columns: Columns, total: int | None = None) -> None:
         self.path = path
-        self._columns = columns
-        self._row_bytes = sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in columns.values())
-        fields = {"identity": identity.to_json(), "row_bytes": self._row_bytes, "total": total}
-        head = json.dumps(fields).encode() + b"\n"
-        self._since = time.perf_counter()
+        self._row = np.dtype([(name, dtype, shape) for name, (shape, dtype) in columns.items()])
+        self._last_append = time.perf_counter()
         self.rows = 0
         self.restarted = False
-        self._file = path.open("a+b", buffering=0)  # what could not be written must not be tried again on closing
+        # Without a buffer, closing the file does not try again to write what could not be written.
+        self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
         line = self._file.readline()
-        if not self._continues(line, identity):
-            self.restarted = bool(line)
-            self._file.truncate(0)
-            self._write(head)
-            self._start = len(head)
-        else:
+        if self._continues(line, identity):
             end = self._start = len(line)
-            for rows, _ in self._records():
+            for rows, _ in self._read():
                 self.rows += rows
                 end = self._file.tell()
             self._file.truncate(end)
+        else:
+            self.restarted = bool(line)
+            self._file.truncate(0)
+            header = {"identity": identity.to_json(), "row_size": self._row.itemsize, "total": total}
+            line = json.dumps(header).encode() + b"\n"
+            self._write(line)
+            self._start = len(line)
 
     def _continues(self, line: bytes, identity: Manifest) -> bool:
-        """Whether the first line of a log is of the same thing, with rows of the same size."""
+        """Return whether a log with this first line has the same identity and size of rows."""
         try:
-            told = _head(line, self.path)
+            header, written = _header(line, self.path)
+            return not written.differences(identity) and int(header["row_size"]) == self._row.itemsize
         except (ValueError, KeyError, TypeError, KdistillError):
             return False
-        return not told.identity.differences(identity) and told.row_bytes == self._row_bytes
 
-    def _records(self) -> Iterator[tuple[int, bytes]]:
+    def _read(self) -> Iterator[tuple[int, bytes]]:
+        """Yield rows and bytes of each record, up to the first that is incomplete or damaged."""
         self._file.seek(self._start)
-        following = 0
-        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
-            first, rows, _, checksum = _RECORD.unpack(head)
-            left = os.fstat(self._file.fileno()).st_size - self._file.tell()
-            if first != following or rows * self._row_bytes > left:
+        for rows, _, checksum in _records(self._file, self._row.itemsize):
+            contents = self._file.read(rows * self._row.itemsize)
+            if zlib.crc32(contents) != checksum:
                 return
-            body = self._file.read(rows * self._row_bytes)
-            if zlib.crc32(body) != checksum:
-                return
-            following += rows
-            yield rows, body
+            yield rows, contents
 
     def append(self, block: Block) -> None:
-        """Add one block: every column, (rows, ...)."""
-        parts = [np.ascontiguousarray(block[name], dtype) for name, (_, dtype) in self._columns.items()]
-        body = b"".join(part.tobytes() for part in parts)
-        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
-        self._write(_RECORD.pack(self.rows, len(parts[0]), seconds, zlib.crc32(body)) + body)
-        self.rows += len(parts[0])
+        """Add a block, (rows, ...) of every column."""
+        rows = np.empty(len(next(iter(block.values()))), self._row)
+        for name in self._row.names or ():
+            rows[name] = block[name]
+        seconds, self._last_append = time.perf_counter() - self._last_append, time.perf_counter()
+        contents = rows.tobytes()
+        self._write(_RECORD.pack(self.rows, len(rows), seconds, zlib.crc32(contents)) + contents)
+        self.rows += len(rows)
 
     def _write(self, contents: bytes) -> None:
-        left = memoryview(contents)
-        while left:
-            left = left[self._file.write(left) :]
+        remaining = memoryview(contents)
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks as they were appended, one in memory at a time."""
-        for rows, body in self._records():
-            block, offset = {}, 0
-            for name, (shape, dtype) in self._columns.items():
-                count = rows * math.prod(shape)
-                block[name] = np.frombuffer(body, dtype, count, offset).reshape(rows, *shape)
-                offset += count * np.dtype(dtype).itemsize
-            yield block
+        """Yield the blocks in the order of writing, one in memory at a time."""
+        for _, contents in self._read():
+            rows = np.frombuffer(contents, self._row)
+            yield {name: np.ascontiguousarray(rows[name]) for name in self._row.names or ()}
 
     def close(self) -> None:
         self._file.close()

@@ -1,106 +1,46 @@
-"""Whether what an artifact was made from still is what it was; staleness travels downstream."""
+"""Staleness: whether the inputs of an artifact are still what they were. It travels downstream."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from kdistill import data, soft_targets
 from kdistill.errors import KdistillError
-from kdistill.settings import ReadOptions
-from kdistill.soft_targets import SoftTargets
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, link_in
-
-OUTPUT_OF = {"teacher": "saved_model", "student": "saved_model", "soft targets": "content"}  # what others are made of
-
-
-def manifest_of(artifact: Artifact) -> Manifest | None:
-    """The manifest of any artifact, None where nothing stands.
-
-    Raises:
-        KdistillError: if what stands there is damaged.
-    """
-    if artifact.kind == "soft targets":
-        opened = SoftTargets.open(artifact)
-        return opened.manifest if opened else None
-    return artifact.manifest()
+from kdistill.workspace.artifact import Artifact
+from kdistill.workspace.files import digest, short_digest
+from kdistill.workspace.kinds import INPUTS
+from kdistill.workspace.layout import Workspace
+from kdistill.workspace.manifest import Manifest
+from kdistill.workspace.schema import Input
 
 
-def recovered(artifact: Artifact) -> Manifest:
-    """What the manifest of any artifact says of how it was made, however damaged it is."""
-    return soft_targets.recovered(artifact) if artifact.kind == "soft targets" else artifact.recovered()
+class Staleness:
+    """One look at a workspace, in which each artifact, dataset and file is read once.
 
-
-def remedy(artifact: Artifact) -> str:
-    """The command that makes a damaged artifact again as it was, as far as its manifest can be read."""
-    link = link_in(artifact.root, artifact.path)
-    return (f"rm {shlex.quote(str(link))} && " if link else "") + commands.remedy(artifact, recovered(artifact))
-
-
-def source(made_from: Input, given: str | None, artifact: Artifact) -> data.Source:
-    """The dataset that an artifact was made from, where it was then or at another place that is given.
+    It lasts for one command at most, since it does not see what changes meanwhile.
 
     Args:
-        made_from: the dataset, as the artifact's manifest has it.
-        given: the value of `--dataset`. It is read as the dataset was read then, unless it says how.
-        artifact: for messages.
-
-    Raises:
-        KdistillError: if there is none, or what is given has another digest than the one recorded.
-    """
-    cache = Workspace(artifact.root).cache
-    if given is None:
-        return data.resolve(made_from.name, cache=cache)
-    candidates = [given]
-    if not ReadOptions.of(given)[1].given() and (reading := ReadOptions.of(made_from.name)[1]).given():
-        candidates.append(reading.named(given))
-    digests = []
-    for candidate in candidates:
-        found = data.resolve(candidate, option="dataset", cache=cache)
-        digests.append(found.identity().digest)
-        if digests[-1] == made_from.digest:
-            return found
-    raise KdistillError(
-        f"--dataset {given} is not the data that {artifact} was made from: its digest is {short(digests[0])}, and "
-        f"{short(made_from.digest)} is recorded"
-    )
-
-
-def stale(workspace: Workspace, manifest: Manifest, at_hand: Collection[str] = ()) -> list[str]:
-    """Why an artifact is no longer what its inputs would give, in words, with the command that mends each.
-
-    Args:
-        workspace: where its inputs are.
-        manifest: of the artifact.
-        at_hand: digests of data that the user has given. Such data is there, whatever became of the place where it was.
-    """
-    return Look(workspace, at_hand).stale(manifest)
-
-
-class Look:
-    """One look at a workspace: each artifact, dataset and file is read once, whatever depends on it.
-
-    It lasts for one command at most, as it does not see what changes meanwhile. Data whose digest is `at_hand` is there,
-    whatever became of the place where it was.
+        workspace: whose artifacts are looked at.
+        data_digest: returns the digest of a dataset by its name, or raises KdistillError if it is gone.
+        at_hand: digests of datasets that the user gave: these exist, whatever became of the recorded place.
     """
 
-    def __init__(self, workspace: Workspace, at_hand: Collection[str] = ()) -> None:
-        self.workspace, self._at_hand = workspace, at_hand
+    def __init__(self, workspace: Workspace, data_digest: Callable[[str], str], at_hand: Collection[str] = ()) -> None:
+        self.workspace, self._data_digest, self._at_hand = workspace, data_digest, at_hand
         self._manifests: dict[Artifact, Manifest | KdistillError | OSError | None] = {}
-        self._digests: dict[tuple[str, str], str | None] = {}  # of data and files, by kind and name; None if gone
-        self._doubts: dict[Artifact, list[str]] = {}
+        self._digests: dict[tuple[bool, str], str | None] = {}  # by whether it is data, and name; None if it is gone
+        self._reasons: dict[Artifact, list[str]] = {}
 
     def manifest(self, artifact: Artifact) -> Manifest | None:
-        """As `manifest_of`.
+        """Return the manifest of an artifact, or None if there is none.
 
         Raises:
-            KdistillError: if what stands there is damaged.
+            KdistillError: if it is damaged.
             OSError: if it can't be read.
         """
         if artifact not in self._manifests:
             try:
-                self._manifests[artifact] = manifest_of(artifact)
+                self._manifests[artifact] = artifact.manifest()
             except (KdistillError, OSError) as error:
                 self._manifests[artifact] = error
         found = self._manifests[artifact]
@@ -108,72 +48,61 @@ class Look:
             raise found
         return found
 
-    def stale(self, manifest: Manifest, *, upstream: bool = True) -> list[str]:
-        """As the function `stale`; without `upstream`, only why it can't be made from the same things again."""
-        found = []
-        for role, made_from in manifest.inputs.items():
-            kind = role.split()[0]
-            if kind in ("dataset", "transfer_set", "inputs"):
-                found += self._stale_data(made_from, kind.replace("_", " "))
-            elif Path(made_from.name).is_absolute():
-                found += self._stale_file(made_from, kind if kind == "teacher" else f"{kind} file")
-            else:
-                output = "history.csv" if manifest.kind == "plots" and role != "soft_targets" else None
-                found += self._stale_artifact(self._artifact(role, made_from.name), made_from, output, upstream)
+    def reasons(self, manifest: Manifest, *, upstream: bool = True) -> list[str]:
+        """Return why an artifact is stale, in words, with the command that repairs each cause.
+
+        Args:
+            manifest: of the artifact.
+            upstream: whether it is also stale if an artifact upstream is; otherwise only if its inputs have changed.
+        """
+        found: list[str] = []
+        for made_from in manifest.inputs:
+            record = INPUTS[made_from.kind]
+            if record.artifact and not Path(made_from.name).is_absolute():
+                output = "history.csv" if manifest.kind == "plots" and record.artifact != "soft targets" else None
+                found += self._artifact_reasons(
+                    self._artifact(record.artifact, made_from.name), made_from, output, upstream
+                )
+            elif made_from.digest not in self._at_hand:
+                found += self._file_reasons(made_from, data=record.data)
         return list(dict.fromkeys(found))
 
-    def _artifact(self, role: str, name: str) -> Artifact:
-        """What an input of a manifest names: soft targets, `teacher`, or, for plots, `teacher NAME` or `student NAME`."""
-        if role.endswith("soft_targets"):
-            return self.workspace.soft_targets(name)
-        return self.workspace.teacher(name) if role.startswith("teacher") else self.workspace.student(name)
+    def _artifact(self, kind: str, name: str) -> Artifact:
+        find = {"teacher": self.workspace.teacher, "student": self.workspace.student}
+        return find.get(kind, self.workspace.soft_targets)(name)
 
-    def _stale_data(self, made_from: Input, role: str) -> list[str]:
-        if made_from.digest in self._at_hand:
-            return []
-        now = self._digest("data", made_from.name, lambda: data.resolve(made_from.name).identity().digest)
-        return _changed(made_from, now, role)
-
-    def _stale_file(self, made_from: Input, role: str) -> list[str]:
-        return _changed(made_from, self._digest("file", made_from.name, lambda: digest(Path(made_from.name))), role)
-
-    def _digest(self, kind: str, name: str, of: Callable[[], str]) -> str | None:
-        if (kind, name) not in self._digests:
+    def _file_reasons(self, made_from: Input, *, data: bool) -> list[str]:
+        key = data, made_from.name
+        if key not in self._digests:
             try:
-                self._digests[kind, name] = of()
-            except (KdistillError, OSError, ValueError):  # ValueError: a name that no file can have
-                self._digests[kind, name] = None
-        return self._digests[kind, name]
+                self._digests[key] = self._data_digest(made_from.name) if data else digest(Path(made_from.name))
+            except (KdistillError, OSError, ValueError):  # ValueError: no file can have such a name
+                self._digests[key] = None
+        now = self._digests[key]
+        what = f"{made_from.kind.replace('_', ' ')}{'' if data or made_from.kind == 'teacher' else ' file'}"
+        if now is None:
+            return [f"the {what} {made_from.name} is gone"]
+        if now == made_from.digest:
+            return []
+        return [f"the {what} {made_from.name} has changed ({_change(made_from.digest, now)})"]
 
-    def _stale_artifact(self, artifact: Artifact, made_from: Input, output: str | None, upstream: bool) -> list[str]:
+    def _artifact_reasons(self, artifact: Artifact, made_from: Input, output: str | None, upstream: bool) -> list[str]:
         try:
             manifest = self.manifest(artifact)
         except (KdistillError, OSError):
-            return [f"{artifact} is damaged: {remedy(artifact)}"]
+            return [f"{artifact} is damaged: {artifact.remedy}"]
         if manifest is None:
             return [f"{artifact} is gone: {artifact.command}"]
-        now = manifest.outputs.get(output or OUTPUT_OF[artifact.kind], "nothing")
+        now = manifest.outputs.get(output or artifact.record.output or "", "nothing")
         if made_from.digest != now:
-            return [f"{artifact} has been made anew since ({_change(made_from.digest, now)})"]
-        if upstream and artifact not in self._doubts:
-            self._doubts[artifact] = []  # for a damaged manifest that is made from itself
-            self._doubts[artifact] = self.stale(manifest)
-        doubts = self._doubts[artifact] if upstream else []
-        return [f"{artifact} is stale: {artifact.command_for(manifest)}" for _ in doubts[:1]]
-
-
-def _changed(made_from: Input, now: str | None, role: str) -> list[str]:
-    if now is None:
-        return [f"the {role} {made_from.name} is gone"]
-    if now == made_from.digest:
-        return []
-    return [f"the {role} {made_from.name} has changed ({_change(made_from.digest, now)})"]
+            return [f"{artifact} has been replaced since ({_change(made_from.digest, now)})"]
+        if not upstream:
+            return []
+        if artifact not in self._reasons:
+            self._reasons[artifact] = []  # ends the recursion if a damaged manifest names itself
+            self._reasons[artifact] = self.reasons(manifest)
+        return [f"{artifact} is stale: {artifact.command_for(manifest)}"] if self._reasons[artifact] else []
 
 
 def _change(before: str, after: str) -> str:
-    return f"digest {short(before)} -> {short(after)}"
-
-
-def short(digest: str) -> str:
-    """A digest as people compare it: its first eight hexadecimal digits."""
-    return digest.removeprefix("sha256:")[:8]
+    return f"digest {short_digest(before)} -> {short_digest(after)}"

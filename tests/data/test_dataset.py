@@ -1,33 +1,26 @@
-"""Datasets, and the keys by which their rows are known."""
+"""Datasets: finding, reading and checking them."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import time
+import re
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import MNIST, write_npz
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from helpers import write_npz
 
 from kdistill import data
-from kdistill.data.keys import row_keys, validation_rows
-from kdistill.data.readers import Array
-from kdistill.data.readers.builtin import _enlarge
+from kdistill.data.keys import row_keys
+from kdistill.data.readers.builtin import enlarge
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Selection
 
-DTYPES = [np.uint8, np.float16, np.float32, np.float64]
-BLOCKS = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=2, max_dims=4, max_side=5))
 
-
-def test_digits_are_what_they_say(digits):
-    """1,437 and 360 rows of 28x28 uint8 in ten classes, all of them in both splits, no row in both."""
+def test_digits(digits):
+    """The digits have 1,437 and 360 rows of 28x28 uint8; both splits have all ten classes, and no row is in both."""
     assert (len(digits.train), len(digits.test), digits.classes) == (1437, 360, 10)
     assert digits.input_shape == (28, 28)
     assert digits.input_dtype == "uint8"
@@ -38,36 +31,23 @@ def test_digits_are_what_they_say(digits):
 
 
 def test_enlarging_is_bilinear():
-    """Enlarged images agree with interpolation done separately in floating point, to one grey level."""
+    """Enlarged images agree with an interpolation in floating point to one gray level."""
     draw = np.random.default_rng(0)
     small = draw.integers(0, 17, (3, 8, 8)).astype(np.uint8)
-    centres = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
-    tall = np.array([[np.interp(centres, range(8), column) for column in image.T] for image in small]).swapaxes(1, 2)
-    wide = np.array([[np.interp(centres, range(8), row) for row in image] for image in tall])
-    np.testing.assert_allclose(_enlarge(small), wide * 255 / 16, atol=0.51)
+    centers = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
+    tall = np.array([[np.interp(centers, range(8), column) for column in image.T] for image in small]).swapaxes(1, 2)
+    wide = np.array([[np.interp(centers, range(8), row) for row in image] for image in tall])
+    np.testing.assert_allclose(enlarge(small), wide * 255 / 16, atol=0.51)
 
 
-@given(BLOCKS)
-@settings(max_examples=60, deadline=None)
-def test_keys_follow_content(inputs):
-    """Equal rows have equal keys and different rows different ones, in any order and any split into blocks."""
-    keys = row_keys(inputs)
-    assert keys.shape == (len(inputs), 16)
-    assert keys.dtype == np.uint8
-    same = [[a.tobytes() == b.tobytes() for b in inputs] for a in inputs]
-    assert [[a.tobytes() == b.tobytes() for b in keys] for a in keys] == same
-    order = np.random.default_rng(0).permutation(len(inputs))
-    assert (row_keys(inputs[order]) == keys[order]).all()
-    assert (np.concatenate([row_keys(inputs[:1]), row_keys(inputs[1:])]) == keys).all()
-
-
-def test_keys_of_a_split_are_made_once(digits):
+def test_keys_of_a_split_are_computed_once(digits):
+    """A second call returns the same read-only keys without reading the rows again."""
     read = []
 
-    class Counted(Array):
-        def part(self, start, stop):
+    class Counted(ArrayRows):
+        def read_range(self, start, stop):
             read.append(start)
-            return super().part(start, stop)
+            return super().read_range(start, stop)
 
     split = data.Split("train", Counted(digits.test.read(), "here"), digits.test.labels)
     np.testing.assert_array_equal(split.keys(), row_keys(digits.test.read()))
@@ -76,54 +56,9 @@ def test_keys_of_a_split_are_made_once(digits):
     assert not split.keys().flags.writeable
 
 
-def test_keys_know_shape_and_type():
-    """The same bytes in another shape or type are another row."""
-    row = np.zeros((1, 4, 4), np.uint8)
-    others = [row, row.reshape(1, 16), row.reshape(1, 2, 8), row.view(np.float32), row.astype(np.float32)]
-    assert len({row_keys(other).tobytes() for other in others}) == len(others)
-
-
-def test_key_is_the_documented_digest():
-    """A key can be made without kdistill: BLAKE2b-128 of the row, salted with BLAKE2b-128 of type and shape."""
-    row = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
-    salt = hashlib.blake2b(b"|u1(2, 3)", digest_size=16).digest()
-    expected = hashlib.blake2b(bytes(range(6)), digest_size=16, salt=salt).digest()
-    assert row_keys(row).tobytes() == expected
-
-
-def test_keys_do_not_depend_on_byte_order_or_layout():
-    inputs = np.random.default_rng(0).normal(size=(5, 3, 2))
-    assert (row_keys(inputs) == row_keys(inputs.astype(">f8"))).all()
-    assert (row_keys(inputs) == row_keys(np.asfortranarray(inputs))).all()
-
-
-@pytest.mark.skipif(not MNIST.exists(), reason="the real MNIST is not here")
-def test_mnist_is_keyed_quickly():
-    """60,000 rows in 0.3 s, the best of three."""
-    inputs = data.resolve(str(MNIST)).load().train.read()
-    best = []
-    for _ in range(3):
-        start = time.perf_counter()
-        row_keys(inputs)
-        best.append(time.perf_counter() - start)
-    assert min(best) <= 0.3
-
-
-def test_validation_rows_depend_on_key_and_seed_alone(digits):
-    """A row is held out or not whatever rows stand around it; another seed holds out others; equal rows go together."""
-    keys = digits.train.keys()
-    out = validation_rows(keys, 0.2, 5)
-    assert 0.15 < out.mean() < 0.25
-    order = np.random.default_rng(1).permutation(len(keys))[:400]
-    assert (validation_rows(keys[order], 0.2, 5) == out[order]).all()
-    assert (validation_rows(keys, 0.2, 6) != out).any()
-    assert (validation_rows(keys, 0.1, 5) <= out).all()
-    assert len(set(validation_rows(np.repeat(keys[:1], 9, axis=0), 0.5, 5))) == 1
-
-
 @pytest.mark.parametrize("compressed", [False, True])
-def test_blocks_are_the_array(tmp_path, digits, compressed):
-    """Read in blocks of any size or whole, compressed or not, an array is what NumPy reads."""
+def test_blocks_have_all_rows(tmp_path, digits, compressed):
+    """Blocks of any size hold the rows that NumPy reads, from compressed and uncompressed files."""
     path = tmp_path / "data.npz"
     save = np.savez_compressed if compressed else np.savez
     arrays = {"x_train": digits.train.read(), "y_train": digits.train.labels}
@@ -135,14 +70,16 @@ def test_blocks_are_the_array(tmp_path, digits, compressed):
     assert (dataset.train.keys() == digits.train.keys()).all()
 
 
-def test_fortran_order_is_read_too(tmp_path, digits):
+def test_fortran_order(tmp_path, digits):
+    """Arrays in Fortran order give the same rows and keys."""
     path = write_npz(tmp_path / "data.npz", digits, x_train=np.asfortranarray(digits.train.read()))
     dataset = data.resolve(str(path)).load()
     assert (np.concatenate(list(dataset.train.blocks(100))) == digits.train.read()).all()
     assert (dataset.train.keys() == digits.train.keys()).all()
 
 
-def test_identity_is_the_files_bytes(tmp_path, digits):
+def test_identity_depends_on_the_bytes(tmp_path, digits):
+    """Changed labels change the digest."""
     path = write_npz(tmp_path / "data.npz", digits)
     before = data.resolve(str(path)).identity()
     write_npz(path, digits, y_train=digits.train.labels[::-1])
@@ -154,7 +91,7 @@ def _object_npz(path):
 
 
 def _recompressed(path, digits, method, damage):
-    """An `.npz` as another program zips it, with some bytes of its first array overwritten."""
+    """Write an `.npz` with another compression method, and overwrite some bytes of its first array."""
     write_npz(path, digits)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -167,7 +104,7 @@ def _recompressed(path, digits, method, damage):
 
 
 def _marked(path, digits, flags=0, method=0):
-    """An `.npz` whose members claim to have other flags and another compression method than they have."""
+    """Write an `.npz` with wrong flags and a wrong compression method in its headers."""
     write_npz(path, digits)
     contents = bytearray(path.read_bytes())
     for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
@@ -179,7 +116,7 @@ def _marked(path, digits, flags=0, method=0):
 
 
 def _many_labels(path, digits, count=10**7):
-    """An `.npz` of many labels that take little room, which are not to be read."""
+    """Write a small `.npz` that claims to hold many labels."""
     write_npz(path, digits)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist() if name != "y_train.npy"}
@@ -198,7 +135,7 @@ def _multi_label(dataset):
 
 
 def _floats(dataset, value):
-    """Inputs as float64, one of them a value."""
+    """Return the inputs as float64, with one value replaced."""
     inputs = dataset.train.read().astype(np.float64)
     inputs[3, 4, 5] = value
     return inputs
@@ -210,7 +147,7 @@ def _truncated(path, digits):
 
 
 def _claims_much(path):
-    """An `.npz` whose header claims 10^12 rows."""
+    """Write an `.npz` with a header that claims 10^12 rows."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)})
     with zipfile.ZipFile(path, "w") as archive:
@@ -220,32 +157,35 @@ def _claims_much(path):
 
 
 BAD = {
-    "no x_test": (lambda p, d: write_npz(p, d, x_test=None), "has no test part: --test-fraction 0.2"),
-    "unequal length": (lambda p, d: write_npz(p, d, y_train=d.train.labels[:-1]), "1436 labels for 1437 rows"),
-    "rank": (lambda p, d: write_npz(p, d, x_train=np.zeros(1437, np.uint8)), "inputs need rows"),
-    "objects": (lambda p, _: _object_npz(p), "of type object"),
-    "text inputs": (lambda p, d: write_npz(p, d, x_train=np.full((1437, 4), "a")), "of type <U1"),
-    "nan": (lambda p, d: write_npz(p, d, x_train=_floats(d, np.nan), x_test=np.zeros((360, 28, 28))), "first in row 3"),
-    "infinity": (lambda p, d: write_npz(p, d, x_train=_floats(d, np.inf), x_test=np.zeros((360, 28, 28))), "row 3"),
-    "negative labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels - 1), "the label -1"),
-    "fractional labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels + 0.5), "no class numbers"),
-    "nan labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels * np.nan), "NaN"),
-    "one-hot labels": (lambda p, d: write_npz(p, d, y_train=np.eye(10)[d.train.labels]), "argmax"),
-    "labels beyond": (lambda p, d: write_npz(p, d, y_test=d.test.labels + 5), "label 14, beyond the 10 classes"),
-    "huge labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels + 2**20), "class numbers are 0 up to"),
-    "one class": (lambda p, d: write_npz(p, d, y_train=d.train.labels * 0), "single class"),
+    "no x_test": (lambda p, d: write_npz(p, d, x_test=None), "--test-fraction 0.2"),
+    "unequal length": (lambda p, d: write_npz(p, d, y_train=d.train.labels[:-1]), "y_train.*1436.*1437"),
+    "rank": (lambda p, d: write_npz(p, d, x_train=np.zeros(1437, np.uint8)), r"x_train.*\(1437,\)"),
+    "objects": (lambda p, _: _object_npz(p), "x_train.*object"),
+    "text inputs": (lambda p, d: write_npz(p, d, x_train=np.full((1437, 4), "a")), "x_train.*<U1"),
+    "nan": (lambda p, d: write_npz(p, d, x_train=_floats(d, np.nan), x_test=np.zeros((360, 28, 28))), "x_train.*row 3"),
+    "infinity": (
+        lambda p, d: write_npz(p, d, x_train=_floats(d, np.inf), x_test=np.zeros((360, 28, 28))),
+        "x_train.*row 3",
+    ),
+    "negative labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels - 1), "y_train.*-1"),
+    "fractional labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels + 0.5), r"y_train.*\d\.5 in row 0"),
+    "nan labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels * np.nan), "y_train.*nan"),
+    "one-hot labels": (lambda p, d: write_npz(p, d, y_train=np.eye(10)[d.train.labels]), "y_train.*argmax"),
+    "labels beyond": (lambda p, d: write_npz(p, d, y_test=d.test.labels + 5), "y_test.*14.*10"),
+    "huge labels": (lambda p, d: write_npz(p, d, y_train=d.train.labels + 2**20), r"y_train.*10485[78]\d"),
+    "one class": (lambda p, d: write_npz(p, d, y_train=d.train.labels * 0), "y_train"),
     "no rows": (
         lambda p, d: write_npz(p, d, x_train=np.zeros((0, 28, 28), np.uint8), y_train=np.zeros(0, int)),
-        "no rows",
+        "x_train",
     ),
-    "other shape": (lambda p, d: write_npz(p, d, x_test=np.zeros((360, 8, 8), np.uint8)), "must be alike"),
-    "empty": (lambda p, _: p.write_bytes(b""), "not a readable .npz"),
-    "text": (lambda p, _: p.write_text("hello\n" * 100), "not a readable .npz"),
-    "truncated": (_truncated, "not a readable .npz"),
-    "10^12 rows": (lambda p, _: _claims_much(p), "not what the file holds"),
+    "other shape": (lambda p, d: write_npz(p, d, x_test=np.zeros((360, 8, 8), np.uint8)), r"\(8, 8\)"),
+    "empty": (lambda p, _: p.write_bytes(b""), r"bad\.npz"),
+    "text": (lambda p, _: p.write_text("hello\n" * 100), r"bad\.npz"),
+    "truncated": (_truncated, r"bad\.npz"),
+    "10^12 rows": (lambda p, _: _claims_much(p), "1000000000000"),
     "int64 beyond int32": (
         lambda p, d: write_npz(p, d, x_train=d.train.read().astype(np.int64) << 28, x_test=d.test.read().astype(int)),
-        "-2147483648 to 2147483647 (int32)",
+        "-2147483648.*2147483647",
     ),
     "uint32 beyond int32": (
         lambda p, d: write_npz(
@@ -254,97 +194,97 @@ BAD = {
             x_train=np.where(np.arange(1437) == 3, 2**31, 0).astype(np.uint32)[:, None],
             x_test=np.zeros((360, 1), np.uint32),
         ),
-        "holds 2147483648 in row 3, column 0",
+        "2147483648.*row 3, column 0",
     ),
     "uint64 beyond int64": (
         lambda p, d: write_npz(
             p, d, x_train=np.full((1437, 2), 2**64 - 1, np.uint64), x_test=np.zeros((360, 2), np.uint64)
         ),
-        "18446744073709551615 in row 0",
+        "18446744073709551615.*row 0",
     ),
     "float64 beyond float32": (
         lambda p, d: write_npz(p, d, x_train=_floats(d, -1e300), x_test=np.zeros((360, 28, 28))),
-        "holds -1e+300 in row 3, position (4, 5)",
+        r"-1e\+300.*row 3.*\(4, 5\)",
     ),
     "float128": (
         lambda p, d: write_npz(p, d, x_train=d.train.read().astype(np.longdouble)),
-        "x_train is of type float1",
+        "x_train.*float1",
     ),
-    "complex": (lambda p, d: write_npz(p, d, x_train=d.train.read().astype(complex)), "is of type complex128"),
-    "multi-label": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), "multi-label data is not supported: row 7"),
+    "complex": (lambda p, d: write_npz(p, d, x_train=d.train.read().astype(complex)), "x_train.*complex128"),
+    "multi-label": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), "y_train.*row 7"),
     "labels of no columns": (
         lambda p, d: write_npz(p, d, y_train=np.zeros((1437, 0))),
-        "(1437, 0): labels are one class per row",
+        r"y_train.*\(1437, 0\)",
     ),
     "probabilities": (
         lambda p, d: write_npz(p, d, y_train=np.full((1437, 10), 0.1)),
-        "(1437, 10): labels are one class per row",
+        r"y_train.*\(1437, 10\)",
     ),
-    "regression": (lambda p, d: write_npz(p, d, y_train=np.arange(1437.0)), "1,437 different numbers in 1,437 rows"),
-    "many labels": (_many_labels, "10000000 labels for 1437 rows"),
+    "regression": (lambda p, d: write_npz(p, d, y_train=np.arange(1437.0)), "y_train.*1,437.*1,437"),
+    "many labels": (_many_labels, "y_train.*10000000.*1437"),
     "long class names": (
         lambda p, d: write_npz(p, d, class_names=np.array(["a" * 1001, *"bcdefghij"])),
-        "class_names holds texts of up to 1,001 characters",
+        "class_names.*1,001",
     ),
     "long labels": (
         lambda p, d: write_npz(p, d, y_train=np.where(d.train.labels, "a" * 1001, "b")),
-        "y_train holds texts of up to 1,001 characters",
+        "y_train.*1,001",
     ),
     "large class names": (
         lambda p, d: write_npz(p, d, class_names=np.zeros((1 << 23) + 1)),
-        "class_names claims (8388609,) of float64",
+        r"class_names.*\(8388609,\)",
     ),
     "repeated class name": (
         lambda p, d: write_npz(p, d, class_names=np.array([*"abcdefghi", "a"])),
-        "class_names has 'a' twice",
+        "class_names.*'a'",
     ),
-    "one class name": (lambda p, d: write_npz(p, d, class_names=np.array("a")), "1 names for 10 classes"),
-    "damaged LZMA": (lambda p, d: _recompressed(p, d, zipfile.ZIP_LZMA, 40), "x_train is damaged"),
-    "damaged bzip2": (lambda p, d: _recompressed(p, d, zipfile.ZIP_BZIP2, 40), "x_train is damaged"),
-    "damaged deflate": (lambda p, d: _recompressed(p, d, zipfile.ZIP_DEFLATED, 40), "x_train is damaged"),
-    "encrypted": (lambda p, d: _marked(p, d, flags=1), "x_train can't be read: it is encrypted"),
-    "unknown compression": (lambda p, d: _marked(p, d, method=9), "x_train can't be read"),
-    "other case": (lambda p, d: write_npz(p, d, x_train=None, X_train=d.train.read()), "(did you mean X_train?)"),
-    "labels in other case": (lambda p, d: write_npz(p, d, y_train=None, Y_train=[0]), "(did you mean Y_train?)"),
-    "class names": (lambda p, d: write_npz(p, d, class_names=np.array(["a", "b"])), "2 names for 10 classes"),
+    "one class name": (lambda p, d: write_npz(p, d, class_names=np.array("a")), r"class_names.*\b1\b.*10"),
+    "damaged LZMA": (lambda p, d: _recompressed(p, d, zipfile.ZIP_LZMA, 40), "x_train"),
+    "damaged bzip2": (lambda p, d: _recompressed(p, d, zipfile.ZIP_BZIP2, 40), "x_train"),
+    "damaged deflate": (lambda p, d: _recompressed(p, d, zipfile.ZIP_DEFLATED, 40), "x_train"),
+    "encrypted": (lambda p, d: _marked(p, d, flags=1), "encrypted"),
+    "unknown compression": (lambda p, d: _marked(p, d, method=9), "x_train"),
+    "other case": (lambda p, d: write_npz(p, d, x_train=None, X_train=d.train.read()), "X_train"),
+    "labels in other case": (lambda p, d: write_npz(p, d, y_train=None, Y_train=[0]), "Y_train"),
+    "class names": (lambda p, d: write_npz(p, d, class_names=np.array(["a", "b"])), r"class_names.*\b2\b.*10"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_file_is_one_line(tmp_path, digits, case):
-    """Whatever is wrong with a file, the message names the file and what is wrong."""
+    """The error names the file, the array and the value at fault, in one line."""
     make, expected = BAD[case]
     path = tmp_path / "bad.npz"
     make(path, digits)
     with pytest.raises(KdistillError, match=r"bad\.npz") as caught:
         data.resolve(str(path)).load().train.read()
-    assert expected in str(caught.value)
+    assert re.search(expected, str(caught.value))
     assert "\n" not in str(caught.value)
 
 
-def test_flipped_bit_in_the_inputs_is_seen(tmp_path, digits):
-    """A bit flipped in stored inputs is found by the archive's checksum."""
+def test_flipped_bit_is_detected(tmp_path, digits):
+    """The checksum of the archive detects a flipped bit in the inputs."""
     path = write_npz(tmp_path / "data.npz", digits)
     contents = bytearray(path.read_bytes())
     contents[100_000] ^= 4
     path.write_bytes(contents)
-    with pytest.raises(KdistillError, match="is damaged"):
+    with pytest.raises(KdistillError, match=r"data\.npz"):
         data.resolve(str(path)).load().train.read()
 
 
 @pytest.mark.parametrize("case", ["many labels", "long labels", "long class names", "large class names"])
-def test_claims_are_checked_before_anything_is_read(tmp_path, digits, monkeypatch, case):
-    """Labels and names that no dataset has are refused by their headers alone."""
+def test_headers_are_checked_before_values_are_read(tmp_path, digits, monkeypatch, case):
+    """Impossible labels and names are refused by their headers, without reading their values."""
     make, _ = BAD[case]
     make(tmp_path / "bad.npz", digits)
-    monkeypatch.setattr("kdistill.data.readers.npz.NpzMember.values", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("kdistill.data.readers.npz.NpzRows.read_unchecked", lambda _: pytest.fail("read"))
     with pytest.raises(KdistillError):
         data.resolve(str(tmp_path / "bad.npz")).load()
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.uint64, np.float64])
-def test_values_at_the_limits_of_networks_are_read(tmp_path, digits, dtype):
-    """All that fits into int32 or float32 is taken as it is, whatever type it is stored in."""
+def test_limits_of_int32_and_float32(tmp_path, digits, dtype):
+    """Values that fit into int32 or float32 are read unchanged from wider types."""
     limits = np.finfo(np.float32) if dtype is np.float64 else np.iinfo(np.int32)
     inputs = np.zeros((1437, 2), dtype)
     inputs[5] = (0 if np.dtype(dtype).kind == "u" else limits.min), limits.max
@@ -354,8 +294,8 @@ def test_values_at_the_limits_of_networks_are_read(tmp_path, digits, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "i8", "u2"])
-def test_byte_order_changes_nothing(tmp_path, digits, dtype):
-    """Big-endian arrays are handed out in native order, and their rows have the keys of the native ones."""
+def test_byte_order(tmp_path, digits, dtype):
+    """Big-endian arrays are returned in native order, with the keys of native rows."""
     loaded = []
     for order in "<>":
         arrays = {
@@ -384,16 +324,16 @@ def test_byte_order_changes_nothing(tmp_path, digits, dtype):
     ],
     ids=["ten", "a million", "gaps", "more than ten thousand", "floats", "many"],
 )
-def test_unusual_numbers_of_classes_are_warned_of(tmp_path, digits, labels, warned):
-    """Networks have an output for every class, also for those that no row has."""
+def test_unusual_numbers_of_classes(tmp_path, digits, labels, warned):
+    """Very many classes, or many unused ones, cause a warning with their number."""
     dataset = data.load(str(write_npz(tmp_path / "data.npz", digits, y_train=labels, y_test=labels[:360])))
     assert bool(dataset.warnings) == warned
     if warned:
         assert f"{dataset.classes:,} classes" in dataset.warnings[0]
 
 
-def test_warnings_of_a_dataset_are_printed(run, tmp_path, digits, monkeypatch):
-    """Teachers, and students without one, say what is unusual about their data before they are trained."""
+def test_dataset_warnings_are_printed(run, tmp_path, digits, monkeypatch):
+    """Both training commands print the warnings of their dataset before training starts."""
     inputs, labels = digits.train.read()[:40], np.arange(40) % 2 * 9
     parts = {"x_train": inputs, "y_train": labels, "x_test": inputs, "y_test": labels}
     path = write_npz(tmp_path / "data.npz", digits, **parts)
@@ -401,32 +341,33 @@ def test_warnings_of_a_dataset_are_printed(run, tmp_path, digits, monkeypatch):
     def make(*_, **__):
         raise KdistillError("not trained in a test")
 
-    monkeypatch.setattr("kdistill.training.artifact.make", make)
+    monkeypatch.setattr("kdistill.training.run.train_network", make)
     for command in (["train-teacher"], ["train-student", "--alpha", "1"]):
         warning, stopped = run(*command, "--dataset", path, "--model", "small").err.splitlines()
         assert warning.startswith("warning: ")
-        assert "10 classes, of which 2 have a row" in warning
+        assert re.search(r"\b10\b.*\b2\b", warning)
         assert "not trained" in stopped
 
 
 @pytest.mark.parametrize("name", ["nosuch", "nosuch.npz", "", "MNIST"])
-def test_unknown_name_is_not_guessed(name, tmp_path, monkeypatch):
+def test_unknown_name(name, tmp_path, monkeypatch):
+    """A name that is neither a file nor a dataset is refused."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(KdistillError, match=r"digits, mnist, fashion_mnist|is a directory"):
+    with pytest.raises(KdistillError, match="--dataset"):
         data.resolve(name, option="dataset")
 
 
-def test_names_that_may_have_been_meant_are_said(digits):
-    """A name of a dataset or of a class that is not there comes with the nearest one."""
-    with pytest.raises(KdistillError, match=r"did you mean fashion_mnist\?"):
+def test_similar_name_is_suggested(digits):
+    """The error for an unknown dataset or class names the most similar one."""
+    with pytest.raises(KdistillError, match=r"\bfashion_mnist\?"):
         data.resolve("fashion-mnist", option="dataset")
     shirts = replace(digits, class_names=("T-shirt", *"bcdefghij"))
-    with pytest.raises(UsageError, match=r"did you mean T-shirt\?"):
-        data.selected(shirts.train, Selection(omit_class="t-shirt"), shirts)
+    with pytest.raises(UsageError, match=r"\bT-shirt\?"):
+        data.selection_mask(shirts.train, Selection(omit_class="t-shirt"), shirts)
 
 
-def test_no_network_says_where_the_file_goes(tmp_path, monkeypatch):
-    """Without a network, one line says where the file would go and what works offline."""
+def test_failed_download(tmp_path, monkeypatch):
+    """The error says in one line where to put the file, and which dataset works offline."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     from kdistill.backend import keras
 
@@ -441,8 +382,8 @@ def test_no_network_says_where_the_file_goes(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_keras_dataset_is_kept_as_npz(tmp_path, monkeypatch, digits):
-    """What `keras.datasets` gives is read like any other file, with labels in one dimension and names of classes."""
+def test_keras_dataset_is_stored_as_npz(tmp_path, monkeypatch, digits):
+    """A Keras dataset is downloaded once; its labels have one dimension, and its classes have names."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "datasets").mkdir()
     from kdistill.backend import keras

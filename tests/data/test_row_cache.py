@@ -1,4 +1,4 @@
-"""The cache of decoded rows: what it returns is what was written, or nothing."""
+"""The cache of decoded rows, with damaged entries, full disks and concurrent processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def blocks(rows=ROWS):
     return (rows[start : start + 20] for start in range(0, len(rows), 20))
 
 
-def kept(directory, key=KEY, rows=ROWS):
+def write(directory, key=KEY, rows=ROWS):
     return row_cache.write(directory, key, rows.shape, blocks(rows))
 
 
@@ -29,42 +29,45 @@ def entry(directory, key=KEY):
     return directory / f"{key}.rows"
 
 
-def test_entry_is_what_was_written(tmp_path):
-    place = tmp_path / "a" / "b"
-    assert row_cache.read(place, KEY) is None
-    for rows in (kept(place), row_cache.read(place, KEY)):
+def test_write_and_read(tmp_path):
+    """An entry returns the rows that were written, read-only; another key has none."""
+    directory = tmp_path / "a" / "b"
+    assert row_cache.read(directory, KEY) is None
+    for rows in (write(directory), row_cache.read(directory, KEY)):
         np.testing.assert_array_equal(rows, ROWS)
         assert rows.dtype == np.uint8
         assert not rows.flags.writeable
-    assert row_cache.read(place, OTHER) is None
-    assert os.listdir(place) == [entry(place).name]
+    assert row_cache.read(directory, OTHER) is None
+    assert os.listdir(directory) == [entry(directory).name]
 
 
-def _changed(place, at):
-    contents = bytearray(entry(place).read_bytes())
+def _changed(directory, at):
+    contents = bytearray(entry(directory).read_bytes())
     contents[at] ^= 1
-    entry(place).write_bytes(contents)
+    entry(directory).write_bytes(contents)
 
 
-def _linked(place):
-    shutil.move(entry(place), place / "elsewhere")
-    entry(place).symlink_to(place / "elsewhere")
+def _linked(directory):
+    shutil.move(entry(directory), directory / "elsewhere")
+    entry(directory).symlink_to(directory / "elsewhere")
 
 
-def _piped(place):
-    entry(place).unlink()
-    os.mkfifo(entry(place))
+def _piped(directory):
+    entry(directory).unlink()
+    os.mkfifo(entry(directory))
 
 
 DAMAGE = {
-    "first byte": lambda place: _changed(place, 0),
-    "shape": lambda place: _changed(place, 70),
-    "row": lambda place: _changed(place, 500),
-    "checksum": lambda place: _changed(place, -1),
-    "cut short": lambda place: os.truncate(entry(place), 600),
-    "cut to nothing": lambda place: os.truncate(entry(place), 0),
-    "longer": lambda place: entry(place).write_bytes(entry(place).read_bytes() + b"x"),
-    "another key's": lambda place: kept(place, OTHER, 255 - ROWS) is None or entry(place, OTHER).replace(entry(place)),
+    "first byte": lambda directory: _changed(directory, 0),
+    "shape": lambda directory: _changed(directory, 70),
+    "row": lambda directory: _changed(directory, 500),
+    "checksum": lambda directory: _changed(directory, -1),
+    "cut short": lambda directory: os.truncate(entry(directory), 600),
+    "cut to nothing": lambda directory: os.truncate(entry(directory), 0),
+    "longer": lambda directory: entry(directory).write_bytes(entry(directory).read_bytes() + b"x"),
+    "another key's": lambda directory: (
+        write(directory, OTHER, 255 - ROWS) is None or entry(directory, OTHER).replace(entry(directory))
+    ),
     "link": _linked,
     "pipe": _piped,
 }
@@ -72,52 +75,53 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_entry_is_replaced(tmp_path, damage):
-    """It is never used, and links are not followed, for reading or for writing."""
-    kept(tmp_path)
+    """A damaged entry is not used, and links are not followed for reading or writing."""
+    write(tmp_path)
     DAMAGE[damage](tmp_path)
     assert row_cache.read(tmp_path, KEY) is None
     assert damage == "link" or not entry(tmp_path).exists()
-    np.testing.assert_array_equal(kept(tmp_path), ROWS)
+    np.testing.assert_array_equal(write(tmp_path), ROWS)
     assert not entry(tmp_path).is_symlink()
 
 
-def test_bound_on_all_entries(tmp_path, monkeypatch):
-    """The entry that was not used for longest is removed first; one that is too large is not kept."""
+def test_size_limit(tmp_path, monkeypatch):
+    """The least recently used entry is removed first; an entry above the limit is not kept."""
     keys = ["a" * 64, "b" * 64, "c" * 64]
     for age, key in enumerate(keys):
-        kept(tmp_path, key)
+        write(tmp_path, key)
         os.utime(entry(tmp_path, key), ns=(age, age))
-    row_cache.read(tmp_path, keys[0])  # which is a use
+    row_cache.read(tmp_path, keys[0])  # counts as a use
     size = entry(tmp_path, keys[0]).stat().st_size
-    monkeypatch.setattr(row_cache, "MOST_BYTES", 3 * size)
-    assert kept(tmp_path, KEY) is not None
+    monkeypatch.setattr(row_cache, "MAX_BYTES", 3 * size)
+    assert write(tmp_path, KEY) is not None
     assert {path.stem for path in tmp_path.iterdir()} == {keys[0], keys[2], KEY}
-    assert kept(tmp_path, OTHER, np.zeros((4 * size, 1), np.uint8)) is None
+    assert write(tmp_path, OTHER, np.zeros((4 * size, 1), np.uint8)) is None
     assert len(os.listdir(tmp_path)) == 3
 
 
-def test_disk_without_room(tmp_path, monkeypatch):
-    """An entry that would take more than half of what is free is not kept, and nothing is left."""
+def test_full_disk(tmp_path, monkeypatch):
+    """An entry above half of the free space is not kept, and no directory remains."""
     free = shutil.disk_usage(tmp_path)._replace(free=2 * ROWS.nbytes)
     monkeypatch.setattr(row_cache.shutil, "disk_usage", lambda _: free)
-    assert kept(tmp_path / "new" / "cache") is None
+    assert write(tmp_path / "new" / "cache") is None
     assert os.listdir(tmp_path) == []
 
 
-def test_disk_that_fails_while_writing(tmp_path):
+def test_disk_fails_while_writing(tmp_path):
+    """A failed write leaves nothing behind."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
     try:
-        assert kept(tmp_path / "cache") is None
+        assert write(tmp_path / "cache") is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert os.listdir(tmp_path) == []
 
 
-def test_error_of_the_source_is_raised(tmp_path):
-    """An `OSError` of what decodes is not taken for one of the cache's disk."""
+def test_error_of_the_blocks_is_raised(tmp_path):
+    """An `OSError` from decoding is raised, unlike one from writing the entry."""
 
     def failing():
         yield ROWS[:20]
@@ -129,22 +133,24 @@ def test_error_of_the_source_is_raised(tmp_path):
 
 
 def test_directory_deleted_while_writing(tmp_path):
+    """The entry is not kept, and the next one is."""
+
     def deleting():
         yield ROWS[:20]
         shutil.rmtree(tmp_path / "cache")
         yield ROWS[20:]
 
     assert row_cache.write(tmp_path / "cache", KEY, ROWS.shape, deleting()) is None
-    assert kept(tmp_path / "cache") is not None
+    assert write(tmp_path / "cache") is not None
 
 
 def test_two_writers_and_a_reader(tmp_path):
-    """Writers of one entry don't disturb each other, nor one who reads what is replaced and removed."""
+    """Two writers of one entry do not disturb each other, and mapped rows survive replacement and removal."""
     read = []
 
     def meanwhile():
         yield ROWS[:20]
-        read.append(kept(tmp_path))
+        read.append(write(tmp_path))
         yield ROWS[20:]
 
     read.append(row_cache.write(tmp_path, KEY, ROWS.shape, meanwhile()))
@@ -153,13 +159,14 @@ def test_two_writers_and_a_reader(tmp_path):
         np.testing.assert_array_equal(rows, ROWS)
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
+def test_killed_writer(tmp_path):
+    """The next writer removes the file of a killed one."""
     pid = os.fork()
     if not pid:
         row_cache.write(tmp_path, KEY, ROWS.shape, (os.kill(os.getpid(), signal.SIGKILL) or row for row in ROWS))
     os.waitpid(pid, 0)
-    (left,) = tmp_path.iterdir()
-    assert left.suffix == ".partial"
+    (remnant,) = tmp_path.iterdir()
+    assert remnant.suffix == ".partial"
     assert row_cache.read(tmp_path, KEY) is None
-    assert kept(tmp_path) is not None
+    assert write(tmp_path) is not None
     assert list(tmp_path.iterdir()) == [entry(tmp_path)]

@@ -1,4 +1,4 @@
-"""What is drawn is what was measured, in the colours and lines that the README explains."""
+"""What is drawn is what was measured, in the colors and lines that the README explains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from kdistill.evaluation import figures
-from kdistill.stages import plot
 
 EPOCHS = [1.0, 2.0, 3.0]
 
@@ -33,11 +32,11 @@ def test_learning_curves():
     assert list(accuracy.lines[0].get_xdata()) == EPOCHS
 
 
-def test_many_networks_have_their_own_colours():
+def test_many_networks_have_their_own_colors():
     curves = [curve(f"t{i}", "teacher") for i in range(3)] + [curve(f"s{i}", "student") for i in range(6)]
     figure = figures.learning_curves(curves, "title")
-    colours = [to_hex(line.get_color()) for line in figure.axes[0].lines if not line.is_dashed()]
-    assert len(set(colours)) == 9
+    colors = [to_hex(line.get_color()) for line in figure.axes[0].lines if not line.is_dashed()]
+    assert len(set(colors)) == 9
 
 
 def test_one_epoch_is_visible():
@@ -108,41 +107,6 @@ def test_band_of_hard_labels():
     band = axes.patches[0].get_path().get_extents(axes.patches[0].get_patch_transform())
     assert (band.y0, band.y1) == pytest.approx((6.5, 11.5))
     assert axes.get_ylim()[1] > 11.5
-
-
-class Said:
-    def __init__(self, probabilities):
-        self.logits = np.log(np.asarray(probabilities))
-
-    def __len__(self):
-        return len(self.logits)
-
-    def at(self, rows):
-        return type("Logits", (), {"dense": lambda _: self.logits[rows]})()
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "labels", "chosen"),
-    [
-        ([[0.6, 0.21, 0.19], [0.7, 0.28, 0.02], [0.4, 0.3, 0.3]], [0, 0, 0], [1]),  # the clearest second class
-        ([[0.7, 0.28, 0.02], [0.9, 0.06, 0.04]], [1, 0], [1]),  # a correct row first
-        ([[0.7, 0.28, 0.02], [0.9, 0.06, 0.04]], [-1, -1], [0]),  # unlabeled
-        ([[0.999, 0.0009, 0.0001], [0.99, 0.009, 0.001]], [0, 0], [1]),  # a sure teacher: the least certain
-        ([[0.52, 0.48], [0.7, 0.3], [0.95, 0.05]], [0, 0, 0], [1]),  # two classes
-        ([[0.7, 0.28, 0.02]], [2], [0]),  # a teacher that has nothing right
-    ],
-)
-def test_rows_that_show_dark_knowledge(probabilities, labels, chosen):
-    assert plot._telling_rows(Said(probabilities), np.asarray(labels)) == chosen
-
-
-def test_inputs_without_a_picture():
-    """A table's most deviating values by column, a token row's first ids without its padding; both are drawn."""
-    lines = plot._described(np.asarray([0.1, -2.0, 1.0], np.float32), ["a", "b", "c"])
-    assert lines == ["b -2.0 sd", "c +1.0 sd", "a +0.1 sd"]
-    assert plot._described(np.asarray([0, 0, 7, 8, 0]), ()) == ["7 8"]
-    figure = figures.dark_knowledge([figures.Example(None, 0, np.zeros(2), lines)], ["n", "p"], 2.0, "t")
-    assert figure.axes[0].texts[0].get_text() == "\n".join(lines)
 
 
 def test_long_class_names_are_shortened():

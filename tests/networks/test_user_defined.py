@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import KDISTILL, Stops, stamps, write_npz
+from helpers import KDISTILL, InterruptAfter, stamps, write_npz
 
-from kdistill import data
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
@@ -263,8 +263,8 @@ def train(place, network, inputs, labels, how, reporter=None):
     identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
     return training.train(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        Examples(Array(inputs, "some"), labels),
-        Examples(Array(inputs[:20], "some"), labels[:20]),
+        Examples(ArrayRows(inputs, "some"), labels),
+        Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
         held_out_name="test",
         objective=training.Objective(),
         settings=how,
@@ -307,8 +307,8 @@ def test_resumed_training_has_the_same_bits(tmp_path, rows, model, dtype, change
     inputs = some_rows(rows, dtype)
     uninterrupted, expected = train(tmp_path / "whole", model, inputs, rows[1], how)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", model, inputs, rows[1], how, Stops(1))
-    counts = Stops(100)
+        train(tmp_path / "stopped", model, inputs, rows[1], how, InterruptAfter(1))
+    counts = InterruptAfter(100)
     network, progress = train(tmp_path / "stopped", model, inputs, rows[1], how, counts)
     assert 100 - counts.left == 2, "only two epochs remained"
     assert weights(network) == weights(uninterrupted)
@@ -506,7 +506,7 @@ def saved_variables(place):
 
 
 def manifest(kind, name):
-    return json.loads((Workspace(data.Path("workspace")).root / kind / name / "manifest.json").read_text())
+    return json.loads((Workspace(Path("workspace")).root / kind / name / "manifest.json").read_text())
 
 
 def status_of(run):
@@ -517,9 +517,9 @@ def status_of(run):
 
 def is_up_to_date(run, *command):
     """Return whether a command succeeds without writing anything."""
-    before = stamps(data.Path("workspace"))
+    before = stamps(Path("workspace"))
     assert run(*command).code == 0
-    return stamps(data.Path("workspace")) == before
+    return stamps(Path("workspace")) == before
 
 
 def test_function_in_all_stages(run, small, nets):
@@ -534,8 +534,8 @@ def test_function_in_all_stages(run, small, nets):
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
     assert student["inputs"]["model"]["name"] == str(nets)
-    teacher_variables = saved_variables(data.Path("workspace/teachers/teacher"))
-    assert saved_variables(data.Path("workspace/students/student")) != teacher_variables
+    teacher_variables = saved_variables(Path("workspace/teachers/teacher"))
+    assert saved_variables(Path("workspace/students/student")) != teacher_variables
     for stage in stages:
         assert is_up_to_date(run, *stage)
     nets.write_text(NETS + "\n# changed\n")
@@ -649,15 +649,15 @@ def test_weights_of_a_built_in_network():
 def test_weights_that_do_not_fit(run, small, weights, code, texts):
     """They are refused, even those of a network with more layers, which Keras would silently load in part."""
     for name in ("text.weights.h5", "text.keras"):
-        data.Path(name).write_text("text")
+        Path(name).write_text("text")
     layers = keras.layers
     dense = {"less": [10], "more": [20, 20, 20, 10], "longer": [20, 20, 10, 10], "wide": [20, 30, 10]}
     for name, units in dense.items():
         network = keras.Sequential([keras.Input((14, 14)), layers.Flatten(), *[layers.Dense(n) for n in units]])
         network.save("wide.keras") if name == "wide" else network.save_weights(f"{name}.weights.h5")
     build("mlp-20").save_weights("linked.weights.h5")
-    content = data.Path("linked.weights.h5").read_bytes()
-    data.Path("damaged.weights.h5").write_bytes(content.replace(b"HEAP", b"HELP"))
+    content = Path("linked.weights.h5").read_bytes()
+    Path("damaged.weights.h5").write_bytes(content.replace(b"HEAP", b"HELP"))
     with h5py.File("linked.weights.h5", "r+") as file:
         file["layers/dense/vars/2"] = h5py.SoftLink("/nowhere")
     outcome = run("train-teacher", "--dataset", small, "--model", "mlp-20", "--weights", weights, *QUICK)
@@ -666,7 +666,7 @@ def test_weights_that_do_not_fit(run, small, weights, code, texts):
     assert all(text in outcome.err for text in ("--weights", weights, *texts)), outcome.err
     assert ":;" not in outcome.err
     assert "(--debug" not in outcome.err
-    assert not data.Path("workspace").exists()
+    assert not Path("workspace").exists()
 
 
 def test_unknown_student_is_refused_before_training(run, small):

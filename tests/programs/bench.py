@@ -255,36 +255,37 @@ def _epoch(
     dropout: str | None = None,
     augment: str | None = None,
 ) -> Work:
-    """One epoch as `training.train` has it, but for judging, checkpoint and report."""
-    from kdistill.backend import tf
+    """One epoch as `training.loop` has it, without evaluation, checkpoint and report."""
+    from kdistill.data import Split
     from kdistill.data.augmentation import Views
-    from kdistill.data.keys import row_keys
-    from kdistill.data.readers import Array
-    from kdistill.settings import Training
+    from kdistill.data.rows import ArrayRows
+    from kdistill.settings import Objective, Training
     from kdistill.soft_targets.storage import Logits, LogitStorage
-    from kdistill.training import loop as training
-    from kdistill.training.feed import Examples, Feed
+    from kdistill.training.feed import Feed
+    from kdistill.training.loop import STEPS_PER_CALL
+    from kdistill.training.optimizers import make_optimizer
+    from kdistill.training.steps import Trainer
+    from kdistill.training.training_rows import TrainingRows
 
     settings = Training(batch_size=BATCH_ROWS, precision=precision)
     said = None if teacher_logits is None else Logits(LogitStorage(10, TEMPERATURE), teacher_logits)
-    views = (Views(augment, 0), row_keys(inputs)) if augment else ()
-    examples = Examples(Array(inputs, "mnist"), labels, said, *views)
-    feed = Feed(examples, BATCH_ROWS, settings.memory << 20)
-    objective = training.Objective() if teacher_logits is None else training.Objective(ALPHA, TEMPERATURE)
+    views = Views(augment, 0) if augment else None
+    training_rows = TrainingRows(Split("train", ArrayRows(inputs, "mnist"), labels), teacher=said, views=views)
+    feed = Feed(training_rows, BATCH_ROWS, settings.memory << 20)
+    objective = Objective(alpha=1.0) if said is None else Objective(alpha=ALPHA, temperature=TEMPERATURE)
     network = _build(model, role="student", precision=precision, dropout=dropout)
-    optimizer = training._optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
+    optimizer = make_optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
     optimizer.build(network.trainable_variables)
-    run_steps = training._step_runner(tf.distribute.get_strategy(), network, optimizer, examples, objective, settings)
-    numbers = tf.constant([objective.alpha, objective.temperature], tf.float32)
+    trainer = Trainer(network, optimizer, training_rows, objective, settings)
     random = np.random.default_rng(0)
-    call_rows = training.STEPS_A_CALL * BATCH_ROWS
+    call_rows = STEPS_PER_CALL * BATCH_ROWS
 
     def epoch() -> None:
         sums = np.zeros(4)
         for buffer, order in feed.shuffled(random, 1):
             for first in range(0, len(order), call_rows):
-                rows = tf.constant(order[first : first + call_rows], tf.int32)
-                sums += run_steps(buffer, rows, tf.constant([0, first // BATCH_ROWS], tf.int32), numbers).numpy()
+                rows = order[first : first + call_rows]
+                sums += trainer.train(buffer, rows, (0, first // BATCH_ROWS), objective)
         assert np.isfinite(sums).all()
 
     return epoch

@@ -202,7 +202,7 @@ def main() -> int:
             if problem:
                 failures += 1
                 print(log(place).read_text()[-2000:])
-            resumed += "goes on after" in log(place).read_text()
+            resumed += "Resuming from epoch" in log(place).read_text()
             shutil.rmtree(place)
             log(place).unlink()
     print(f"seed {seed}: {resumed} killed runs were gone on from, the others begun again or complete")

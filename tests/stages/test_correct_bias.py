@@ -244,7 +244,7 @@ def test_student_that_cannot_be_corrected(run, place, tmp_path):
 
 def test_sample_of_many_inputs(run, place, monkeypatch):
     """If there are more logits than memory should hold, a sample of the rows is used, always the same one."""
-    monkeypatch.setattr(stage, "MOST_LOGITS", 5000)
+    monkeypatch.setattr(stage, "MAX_LOGITS", 5000)
     results = []
     for name in ("one", "two"):
         outcome = run("correct-bias", "--name", name)

@@ -1,18 +1,17 @@
-"""Networks written for other runtimes: that they say there what they said here, and that the artifact is one."""
+"""`export`: files for other runtimes give the same logits, and exports are artifacts."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import KDISTILL, MNIST, QUICK, imports_of
+from helpers import KDISTILL, MNIST, QUICK, imports_of, mentions, needs_mnist
 
 from kdistill.backend import keras, tf
 from kdistill.data.keys import row_keys
@@ -35,7 +34,7 @@ def options(file_format, quantize):
     return ["--format", file_format, "--quantize", quantize]
 
 
-def place(workspace, file_format, quantize):
+def export_path(workspace, file_format, quantize):
     return workspace / "exports" / Export(format=file_format, quantize=quantize).name
 
 
@@ -43,96 +42,102 @@ def recorded(path):
     return json.loads((path / "manifest.json").read_text())
 
 
+def status_entry(run, name):
+    """Return what `status --json` shows of an artifact."""
+    (entry,) = [entry for entry in json.loads(run("status", "--json").out)["artifacts"] if entry["name"] == name]
+    return entry
+
+
 def in_plain_litert(file, inputs):
-    """What the file says to a program that knows nothing of kdistill."""
+    """Return the logits that a program without kdistill computes with the file."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(file))
-    (given,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert given["dtype"] == said["dtype"] == np.float32
-    interpreter.resize_tensor_input(given["index"], inputs.shape)
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert entry["dtype"] == result["dtype"] == np.float32
+    interpreter.resize_tensor_input(entry["index"], inputs.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(given["index"], inputs)
+    interpreter.set_tensor(entry["index"], inputs)
     interpreter.invoke()
-    return interpreter.get_tensor(said["index"])
+    return interpreter.get_tensor(result["index"])
 
 
 def in_plain_onnx_runtime(file, inputs):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (given,), (said,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.type, given.shape) == ("inputs", "tensor(float)", ["rows", 28, 28])
-    assert (said.name, said.type, said.shape) == ("logits", "tensor(float)", ["rows", 10])
+    (entry,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.type, entry.shape) == ("inputs", "tensor(float)", ["rows", 28, 28])
+    assert (result.name, result.type, result.shape) == ("logits", "tensor(float)", ["rows", 10])
     return session.run(None, {"inputs": inputs})[0]
 
 
 @pytest.mark.parametrize(
-    ("file_format", "quantize"), [pytest.param(*one, marks=tflite if one[0] == "tflite" else onnx) for one in ALL]
+    ("file_format", "quantize"), [pytest.param(*case, marks=tflite if case[0] == "tflite" else onnx) for case in ALL]
 )
-def test_export_says_what_the_network_says(run, workspace, digits, file_format, quantize):
-    """Another program, in the file's own runtime, finds the recorded errors; they are close to the original's."""
+def test_exported_network_gives_the_same_logits(run, workspace, digits, file_format, quantize):
+    """Another program finds the recorded errors in the file's own runtime; they are close to the original's."""
     outcome = run("export", *options(file_format, quantize), "--json")
     assert outcome.code == 0, outcome.err
-    found = json.loads(outcome.out)
-    path = place(workspace, file_format, quantize)
-    assert {**found, "path": str(path)} == {
+    result = json.loads(outcome.out)
+    path = export_path(workspace, file_format, quantize)
+    assert {**result, "path": str(path)} == {
         "export": path.name,
         "path": str(path),
         **recorded(path)["settings"],
         **recorded(path)["results"],
     }
-    assert found["original_test_errors"] == recorded(workspace / "students/student")["results"]["test_errors"]
-    assert found["test_rows"] == len(digits.test)
+    assert result["original_test_errors"] == recorded(workspace / "students/student")["results"]["test_errors"]
+    assert result["test_rows"] == len(digits.test)
 
     file = path / f"model.{file_format}"
     runs = in_plain_litert if file_format == "tflite" else in_plain_onnx_runtime
     inputs = np.float32(digits.test.read()) / 255
-    said = runs(file, inputs)
-    assert metrics.errors(said, digits.test.labels) == found["test_errors"]
-    np.testing.assert_allclose(runs(file, inputs[:1]), said[:1], atol=1e-4)
+    logits = runs(file, inputs)
+    assert metrics.errors(logits, digits.test.labels) == result["test_errors"]
+    np.testing.assert_allclose(runs(file, inputs[:1]), logits[:1], atol=1e-4)
 
     original = saved_models.SavedNetwork.load(workspace / "students/student/saved_model").logits(inputs)
-    assert found["agreement"] == metrics.agreement(said, original).mean()
-    assert found["agreement"] >= {"none": 1.0, "float16": 0.997, "int8": 0.98}[quantize]
-    assert abs(found["test_errors"] - found["original_test_errors"]) <= {"none": 0, "float16": 1, "int8": 5}[quantize]
-    furthest = {"none": 1e-4, "float16": 0.05, "int8": 2.0}[quantize]
-    np.testing.assert_allclose(said, original, atol=furthest)
+    assert result["agreement"] == metrics.agreement(logits, original).mean()
+    assert result["agreement"] >= {"none": 1.0, "float16": 0.997, "int8": 0.98}[quantize]
+    assert abs(result["test_errors"] - result["original_test_errors"]) <= {"none": 0, "float16": 1, "int8": 5}[quantize]
+    tolerance = {"none": 1e-4, "float16": 0.05, "int8": 2.0}[quantize]
+    np.testing.assert_allclose(logits, original, atol=tolerance)
 
-    assert found["bytes"] == file.stat().st_size
+    assert result["bytes"] == file.stat().st_size
     weights = 784 * 30 + 30 + 30 * 30 + 30 + 310
-    assert found["bytes"] < {"none": 4, "float16": 2, "int8": 1}[quantize] * weights + 12_000
-    assert 0 < found["latency_ms"] < 1000
-    assert found["rows_per_second"] > 0
+    assert result["bytes"] < {"none": 4, "float16": 2, "int8": 1}[quantize] * weights + 12_000
+    assert result["latency_ms"] > 0
+    assert result["original_latency_ms"] > 0
     assert [path.name for path in (workspace / "exports").iterdir()] == [path.name]
     assert {item.name for item in path.iterdir()} == {"manifest.json", file.name}
 
 
 @tflite
 def test_int8_computes_in_integers(run, workspace, digits):
-    """Between the first step, which quantizes, and the last, which undoes it, nothing is a float."""
+    """Only the input and the output are floats."""
     run("export", "--quantize", "int8")
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(place(workspace, "tflite", "int8") / "model.tflite"))
+    interpreter = Interpreter(model_path=str(export_path(workspace, "tflite", "int8") / "model.tflite"))
     floats = {item["index"] for item in interpreter.get_tensor_details() if item["dtype"] == np.float32}
-    (given,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert floats == {given["index"], said["index"]}
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert floats == {entry["index"], result["index"]}
 
 
 @pytest.mark.parametrize("file_format", EITHER)
 def test_up_to_date_needs_neither_tensorflow_nor_the_extra(run, workspace, monkeypatch, file_format):
-    """Run again, it shows the recorded figures and writes nothing."""
+    """A second run prints the recorded table and writes nothing."""
     first = run("export", "--format", file_format)
     assert first.code == 0, first.err
-    before = (place(workspace, file_format, "none") / "manifest.json").stat().st_mtime_ns
+    before = (export_path(workspace, file_format, "none") / "manifest.json").stat().st_mtime_ns
     missing = replace(exports.FORMATS[file_format], packages=("nosuch",))
     monkeypatch.setitem(exports.FORMATS, file_format, missing)
     second = run("export", "--format", file_format)
     assert (second.code, second.err) == (0, "")
-    assert "is up to date" in second.out.splitlines()[0]
+    assert second.up_to_date
     assert second.out.splitlines()[1:] == first.out.splitlines()[2:]
-    assert (place(workspace, file_format, "none") / "manifest.json").stat().st_mtime_ns == before
+    assert (export_path(workspace, file_format, "none") / "manifest.json").stat().st_mtime_ns == before
     code, imported = imports_of("export", "--format", file_format, cwd=workspace.parent)
     assert code == 0
     assert not {"tensorflow", "keras", "matplotlib"} & set(imported)
@@ -140,52 +145,54 @@ def test_up_to_date_needs_neither_tensorflow_nor_the_extra(run, workspace, monke
 
 @pytest.mark.parametrize("file_format", EITHER)
 def test_same_network_same_bytes(run, workspace, file_format):
-    """Names that a converter counts up as it goes are not in the file."""
-    file = place(workspace, file_format, "int8") / f"model.{file_format}"
-    seen = []
+    """The file does not depend on how many conversions the process did before."""
+    file = export_path(workspace, file_format, "int8") / f"model.{file_format}"
+    contents = []
     for _ in range(2):
         assert run("export", *options(file_format, "int8"), "--force").code == 0
-        seen.append(file.read_bytes())
-    assert seen[0] == seen[1]
+        contents.append(file.read_bytes())
+    assert contents[0] == contents[1]
 
 
 @tflite
-def test_stale_with_its_network(run, workspace):
-    """A retrained student makes its exports stale; status says so below it, and the command it names mends it."""
+def test_retrained_network_makes_exports_stale(run, workspace):
+    """`status` shows an export below its student and marks it stale; the next command makes it fresh again."""
     shutil.rmtree(workspace / "plots")
     run("export", "--quantize", "int8")
     lines = run("status").out.splitlines()
-    here = next(number for number, line in enumerate(lines) if "export student-tflite-int8: " in line)
-    assert re.fullmatch(r" +export student-tflite-int8: \d+ errors of 360 test rows, [\d,]+ bytes", lines[here])
-    assert lines[here - 1].strip().startswith("student student [")
-    assert lines[here].index("export") == lines[here - 1].index("student") + 2
+    number = next(number for number, line in enumerate(lines) if "export student-tflite-int8" in line)
+    assert mentions(lines[number], "export", 360, "test rows", "bytes")
+    assert lines[number - 1].strip().startswith("student student [")
+    assert lines[number].index("export") == lines[number - 1].index("student") + 2
     assert run("train-student", *QUICK, "--seed", "3").code == 0
-    said = run("status").out
-    assert "stale: student 'student' has been made anew since" in said
-    assert "next: kdistill export --quantize int8" in said
+    status = run("status").out
+    assert mentions(status, "stale", "student 'student'")
+    assert mentions(status, "next", "kdistill export --quantize int8")
     outcome = run("export", "--quantize", "int8")
-    assert "makes export 'student-tflite-int8' again: student changed" in outcome.out
+    assert mentions(outcome.out, "re-running", "exports/student-tflite-int8", "student")
     assert "stale" not in run("status").out
-    assert run("verify").out == "checked 4 artifacts: no problems found\n"
+    outcome = run("verify")
+    assert (outcome.code, mentions(outcome.out, 4)) == (0, True)
     shutil.rmtree(workspace / "students/student")
-    said = run("status").out
-    assert "stale: student 'student' is gone" in said
-    assert "next: kdistill train-student" in said
+    status = run("status").out
+    assert mentions(status, "stale", "student 'student'")
+    assert mentions(status, "next", "kdistill train-student")
 
 
 @tflite
 def test_stale_network_is_named(run, workspace):
+    """Exporting a stale student prints a warning with its name."""
     run("train-teacher", *QUICK, "--seed", "2")
     outcome = run("export")
     assert outcome.code == 0
-    assert "student 'student' is stale" in outcome.err
+    assert mentions(outcome.err, "warning", "student 'student'", "stale")
 
 
 @pytest.mark.parametrize("file_format", EITHER)
 def test_verify_runs_it_again(run, workspace, file_format):
-    """Bytes that changed are found, and so are errors other than those recorded."""
+    """`verify` finds changed bytes, other test errors than recorded, and a file that its runtime cannot load."""
     run("export", "--format", file_format)
-    path = place(workspace, file_format, "none")
+    path = export_path(workspace, file_format, "none")
     command = "kdistill export" + (" --format onnx" if file_format == "onnx" else "")
     manifest = recorded(path)
     errors = manifest["results"]["test_errors"]
@@ -193,15 +200,14 @@ def test_verify_runs_it_again(run, workspace, file_format):
     (path / "manifest.json").write_text(json.dumps(manifest))
     outcome = run("verify")
     assert outcome.code == 1
-    assert outcome.out.splitlines()[0] == (
-        f"export '{path.name}': model.{file_format} makes {errors} test errors, and {errors + 1} were recorded: "
-        f"{command} --force"
+    assert mentions(
+        outcome.out, f"export '{path.name}'", f"model.{file_format}", errors, errors + 1, f"{command} --force"
     )
     (path / f"model.{file_format}").write_bytes(b"x")
-    assert f"model.{file_format} is not what was written: {command} --force" in run("verify").out
+    assert mentions(run("verify").out, f"model.{file_format}", f"{command} --force")
     manifest["outputs"][f"model.{file_format}"] = digest(path / f"model.{file_format}")
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert f"export '{path.name}': its runtime refuses it: " in run("verify").out
+    assert mentions(run("verify").out, f"export '{path.name}'", "runtime")
     (path / "manifest.json").write_text("{")
     assert run("verify").code == 1
     assert run("export", "--format", file_format).code == 0
@@ -210,34 +216,37 @@ def test_verify_runs_it_again(run, workspace, file_format):
 
 @tflite
 def test_teacher_of_the_workspace(run, workspace):
-    """A teacher is exported by its name, and shown below it, unless a student has the name too."""
+    """A teacher is exported by its name and shown below it, unless a student has the same name."""
     outcome = run("export", "--network", "teacher")
     assert outcome.code == 0, outcome.err
     manifest = recorded(workspace / "exports/teacher-tflite")
     assert list(manifest["inputs"]) == ["dataset", "teacher"]
     lines = run("status").out.splitlines()
     depths = [
-        line.index(what) for what in ("teacher teacher [", "export teacher-tflite: ") for line in lines if what in line
+        line.index(entry)
+        for entry in ("teacher teacher [", "export teacher-tflite: ")
+        for line in lines
+        if entry in line
     ]
     assert depths[1] == depths[0] + 2
     shutil.copytree(workspace / "students/student", workspace / "students/teacher")
-    assert "again: teacher teacher -> none; student none -> teacher" in run("export", "--network", "teacher").out
+    assert mentions(run("export", "--network", "teacher").out, "teacher teacher -> none", "student none -> teacher")
 
 
 def test_missing_extra(run, workspace, monkeypatch):
-    """One line with the command that installs it; nothing is written."""
+    """Missing packages give one line with the command that installs them, and nothing is written."""
     missing = replace(exports.FORMATS["onnx"], packages=("nosuch", "neither"))
     monkeypatch.setitem(exports.FORMATS, "onnx", missing)
     outcome = run("export", "--format", "onnx")
     assert outcome.code == 1
-    assert outcome.err == (
-        "error: --format onnx needs nosuch and neither, not installed here: pip install 'kdistill[onnx]'\n"
-    )
+    assert mentions(outcome.err, "--format onnx", "nosuch", "neither", "pip install 'kdistill[onnx]'")
+    assert len(outcome.err.splitlines()) == 1
     assert not (workspace / "exports").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--quantize", "int4"], ["--format", "pb"], ["--network", "../x"]])
 def test_wrong_values(run, workspace, wrong):
+    """Wrong options are usage errors, on the command line and in Python."""
     outcome = run("export", *wrong)
     assert outcome.code == 2
     assert wrong[1] in outcome.err
@@ -247,11 +256,11 @@ def test_wrong_values(run, workspace, wrong):
 
 
 def test_no_such_network(run, tmp_path, workspace):
+    """An unknown name gives one line with the known names and a command that works."""
     outcome = run("export", "--network", "nosuch")
     assert outcome.code == 1
     assert len(outcome.err.splitlines()) == 1
-    for said in ("'nosuch'", "student, teacher", "kdistill export --network student"):
-        assert said in outcome.err
+    assert mentions(outcome.err, "'nosuch'", "student, teacher", "kdistill export --network student")
     outcome = run("export", "-w", tmp_path / "empty")
     assert outcome.code == 1
     assert "kdistill train-student" in outcome.err
@@ -261,24 +270,25 @@ def test_no_such_network(run, tmp_path, workspace):
 
 @pytest.mark.parametrize("network", ["a", "a-tflite", "b-int8", "c-onnx-float16", "d.1-", "sweep/a-tflite"])
 @pytest.mark.parametrize(("file_format", "quantize"), ALL)
-def test_name_says_all_settings(network, file_format, quantize):
+def test_names_hold_all_settings(network, file_format, quantize):
     settings = Export(network=network, format=file_format, quantize=quantize)
     assert Export.named(settings.name) == settings
     assert "/" not in settings.name
 
 
 @pytest.mark.parametrize("name", ["tflite", "-tflite", "a-int8", "a", ".a-onnx", "a@-tflite", "a@b@c-tflite"])
-def test_other_names_are_no_exports(name):
+def test_names_of_other_files(name):
+    """Names that no export has are not parsed."""
     assert Export.named(name) is None
 
 
 def fake(monkeypatch, write):
-    """Exports of which `write` is all there is."""
+    """Replace the TFLite converter by a function."""
     monkeypatch.setitem(exports.FORMATS, "tflite", replace(exports.FORMATS["tflite"], packages=(), write=write))
 
 
 def test_calibrated_on_training_rows(run, workspace, digits, monkeypatch):
-    """Ranges come from 500 training rows, the same each time, as the network takes them; of others from none."""
+    """int8 is calibrated on the same 500 training rows each time, scaled as the network takes them."""
     seen = []
 
     def write(saved_model, file, quantize, calibration):
@@ -302,13 +312,13 @@ def test_calibrated_on_training_rows(run, workspace, digits, monkeypatch):
 
 
 @tflite
-def test_what_stood_stands(run, workspace, monkeypatch):
-    """Whatever happens while an export is made, what stood before stands, and nothing else is left."""
+def test_failed_export_changes_nothing(run, workspace, monkeypatch):
+    """If a conversion fails or is interrupted, the previous export stays, and no other files."""
     run("export")
     before = digest(workspace)
 
     def refuse(*_):
-        raise ValueError("no word for it\nat some place")
+        raise ValueError("unsupported operation\nat some place")
 
     def half(saved_model, file, *_):
         file.write_bytes(b"half")
@@ -317,7 +327,8 @@ def test_what_stood_stands(run, workspace, monkeypatch):
     fake(monkeypatch, refuse)
     outcome = run("export", "--force")
     assert outcome.code == 1
-    assert outcome.err == "error: student 'student' can't be written as tflite: no word for it\n"
+    assert mentions(outcome.err, "student 'student'", "tflite", "unsupported operation")
+    assert len(outcome.err.splitlines()) == 1
     assert digest(workspace) == before
     fake(monkeypatch, half)
     assert run("export", "--force").code == 130
@@ -329,15 +340,9 @@ class Cholesky(keras.layers.Layer):
         return tf.linalg.cholesky(inputs)[:, 0]
 
 
-@pytest.mark.parametrize(
-    ("file_format", "why"),
-    [
-        pytest.param("tflite", "'tf.Cholesky' op is neither a custom op nor a flex op", marks=tflite),
-        pytest.param("onnx", ".*Cholesky.*", marks=onnx),
-    ],
-)
-def test_operation_that_a_format_lacks(run, workspace, file_format, why):
-    """A network with such an operation in it is refused in one line that names the operation."""
+@pytest.mark.parametrize("file_format", EITHER)
+def test_unsupported_operation(run, workspace, file_format):
+    """A network with an operation that the format lacks is refused in one line that names the operation."""
     student = workspace / "students/student"
     layers = [keras.Input((28, 28)), Cholesky(), keras.layers.Dense(10)]
     shutil.rmtree(student / "saved_model")
@@ -347,15 +352,16 @@ def test_operation_that_a_format_lacks(run, workspace, file_format, why):
     (student / "manifest.json").write_text(json.dumps(manifest))
     outcome = run("export", "--format", file_format)
     assert outcome.code == 1
-    pattern = rf"error: student 'student' can't be written as {file_format}: {why}\n"
-    assert re.fullmatch(pattern, outcome.err), outcome.err
+    assert mentions(outcome.err, "student 'student'", file_format)
+    assert "Cholesky" in outcome.err
     assert "partial" not in outcome.err
+    assert len(outcome.err.splitlines()) == 1
     assert not (workspace / "exports").exists()
 
 
 @pytest.mark.parametrize("file_format", EITHER)
 def test_mixed_precision(run, workspace, file_format):
-    """A network that was trained in mixed precision is exported in float32, with the same weights."""
+    """A network that was trained in mixed precision is exported in float32."""
     trained = run("train-student", *QUICK, "--epochs", "1", "--name", "mixed", "--precision", "mixed_bfloat16")
     assert trained.code == 0, trained.err
     outcome = run("export", "--network", "mixed", "--format", file_format, "--json")
@@ -368,31 +374,31 @@ def test_mixed_precision(run, workspace, file_format):
 
 
 @tflite
-@pytest.mark.skipif(not MNIST.exists(), reason="needs mnist.npz")
+@needs_mnist
 def test_int8_on_mnist(run, tmp_path):
-    """On 2,000 MNIST test images a quantized student makes within 10 errors of what it made before."""
-    with np.load(MNIST) as whole:
+    """On 2,000 MNIST test images, quantization changes the number of errors by at most 10."""
+    with np.load(MNIST) as arrays:
         np.savez(
             tmp_path / "mnist.npz",
-            x_train=whole["x_train"][:10_000],
-            y_train=whole["y_train"][:10_000],
-            x_test=whole["x_test"][:2000],
-            y_test=whole["y_test"][:2000],
+            x_train=arrays["x_train"][:10_000],
+            y_train=arrays["y_train"][:10_000],
+            x_test=arrays["x_test"][:2000],
+            y_test=arrays["y_test"][:2000],
         )
     model = ["--model", "mlp-100", "--epochs", "2", "--batch-size", "128", "--alpha", "1"]
     assert run("train-student", "--dataset", tmp_path / "mnist.npz", *model).code == 0
     outcome = run("export", "--quantize", "int8", "--json")
     assert outcome.code == 0, outcome.err
-    found = json.loads(outcome.out)
-    assert found["test_rows"] == 2000
-    assert found["original_test_errors"] < 300
-    assert abs(found["test_errors"] - found["original_test_errors"]) <= 10
-    assert found["agreement"] > 0.99
-    assert found["bytes"] < found["original_bytes"] / 3
+    result = json.loads(outcome.out)
+    assert result["test_rows"] == 2000
+    assert result["original_test_errors"] < 300
+    assert abs(result["test_errors"] - result["original_test_errors"]) <= 10
+    assert result["agreement"] > 0.99
+    assert result["bytes"] < result["original_bytes"] / 3
 
 
 def description_in(file):
-    """What the file's metadata says of the network, read with the format's own schema."""
+    """Return the description in the file's metadata, read with the format's own schema."""
     if file.suffix == ".onnx":
         import onnx
 
@@ -406,7 +412,7 @@ def description_in(file):
 
 @pytest.mark.parametrize("file_format", EITHER)
 def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_format):
-    """Of a table, the network's manifest, the export's and the file have class names and each column's numbers."""
+    """For a table, both manifests and the file have the class names and the statistics of each column."""
     rows = ["size,weight,kind", *(f"{i % 7},{i * 3},{'grün' if i % 2 else 'red'}" for i in range(40))]
     (tmp_path / "table.csv").write_text("\n".join(rows))
     read = ["--dataset", "table.csv", "--labels", "kind", "--test-fraction", "0.2"]
@@ -424,63 +430,63 @@ def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_forma
         "preprocessing": results["preprocessing"],
         "input": {"shape": [2], "dtype": "float32", "data_dtype": "float32", "divide_by": 1},
     }
-    for found in (recorded(place)["results"], json.loads(outcome.out)):
-        assert {name: found[name] for name in described} == described
+    for results in (recorded(place)["results"], json.loads(outcome.out)):
+        assert {name: results[name] for name in described} == described
 
 
 @pytest.mark.parametrize(
     ("file_format", "quantize"),
-    [pytest.param(*one, marks=tflite if one[0] == "tflite" else onnx) for one in ALL if one[1] != "float16"],
+    [pytest.param(*case, marks=tflite if case[0] == "tflite" else onnx) for case in ALL if case[1] != "float16"],
 )
 def test_description_changes_no_output(workspace, tmp_path, digits, file_format, quantize):
-    """A described file says to the bit what it said before, and describing it twice gives the same bytes."""
-    made, plain, described = exports.FORMATS[file_format], tmp_path / "plain", tmp_path / "described"
+    """A description changes no bit of the logits, and describing a file twice gives the same bytes."""
+    converter, plain, described = exports.FORMATS[file_format], tmp_path / "plain", tmp_path / "described"
     inputs = np.float32(digits.test.read()[:50]) / 255
-    made.write(workspace / "students/student/saved_model", plain, quantize, inputs if quantize == "int8" else None)
+    converter.write(workspace / "students/student/saved_model", plain, quantize, inputs if quantize == "int8" else None)
     text = json.dumps({"class_names": ["ä"] * 10})
-    described.write_bytes(made.describe(plain.read_bytes(), text))
-    assert described.read_bytes() == made.describe(plain.read_bytes(), text) != plain.read_bytes()
+    described.write_bytes(converter.describe(plain.read_bytes(), text))
+    assert described.read_bytes() == converter.describe(plain.read_bytes(), text) != plain.read_bytes()
     for rows in (inputs, inputs[:1]):
-        np.testing.assert_array_equal(made.run(described, 1)(rows), made.run(plain, 1)(rows))
+        np.testing.assert_array_equal(converter.run(described, 1)(rows), converter.run(plain, 1)(rows))
 
 
 def test_long_lists_of_classes_are_not_recorded(digits):
+    """Class names are recorded for at most 10,000 classes."""
     names = tuple(map(str, range(10_001)))
-    whole = replace(digits, classes=10_000, class_names=names[:-1])
-    assert whole.description["class_names"] == list(names[:-1])
+    dataset = replace(digits, classes=10_000, class_names=names[:-1])
+    assert dataset.description["class_names"] == list(names[:-1])
     assert replace(digits, classes=10_001, class_names=names).description["class_names"] is None
 
 
 @tflite
 def test_student_of_a_sweep(run, workspace):
-    """It is exported and shown below its sweep; made anew, it makes the export stale; its name stays in its directory."""
-    swept(workspace)
+    """A student of a sweep is exported, shown below its sweep, and stale after it changes."""
+    shutil.copytree(workspace / "students/student", workspace / "sweeps/s/students/one")
     outcome = run("export", "--network", "s/one")
     assert outcome.code == 0, outcome.err
     place = workspace / "exports/s@one-tflite"
     assert recorded(place)["inputs"]["student"]["name"] == "s/one"
-    assert "up to date" in run("export", "--network", "s/one").out
-    found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}
-    assert found["s@one-tflite"]["state"] == "fresh"
-    assert found["s@one-tflite"]["command"] == "kdistill export --network s/one"
+    assert run("export", "--network", "s/one").up_to_date
+    entry = status_entry(run, "s@one-tflite")
+    assert (entry["state"], entry["command"]) == ("fresh", "kdistill export --network s/one")
     assert run("verify").code == 0
     manifest = recorded(workspace / "students/student")
-    whole = {"kind": "sweep", "settings": {}, "outputs": {}, "results": {"students": {"one": "sha256:0"}}}
-    (workspace / "sweeps/s/manifest.json").write_text(json.dumps(manifest | whole))
+    sweep = {"kind": "sweep", "settings": {}, "outputs": {}, "results": {"students": {"one": "sha256:0"}}}
+    (workspace / "sweeps/s/manifest.json").write_text(json.dumps(manifest | sweep))
     lines = run("status").out.splitlines()
-    depths = [line.index(what) for what in ("sweep s", "export s@one-tflite") for line in lines if what in line]
+    depths = [line.index(entry) for entry in ("sweep s", "export s@one-tflite") for line in lines if entry in line]
     assert depths[1] == depths[0] + 2
     manifest = recorded(workspace / "sweeps/s/students/one")
     manifest["outputs"]["saved_model"] = "sha256:0"
     (workspace / "sweeps/s/students/one/manifest.json").write_text(json.dumps(manifest))
-    assert "student 's/one' has been made anew" in run("status").out
+    assert status_entry(run, "s@one-tflite")["state"] == "stale"
     shutil.rmtree(workspace / "sweeps")
-    assert "student 's/one' is gone" in run("status").out
+    assert status_entry(run, "s@one-tflite")["state"] == "stale"
 
 
 @pytest.mark.parametrize("name", ["../../../outside", "/outside", "s/../../outside"])
 def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path, name):
-    """A manifest that names a network elsewhere is damaged, whatever lies there."""
+    """A manifest that names a network outside the workspace is damaged, even if there is one."""
     for place in (tmp_path / "outside", workspace / "sweeps/outside"):
         shutil.copytree(workspace / "students/student", place)
     export = workspace / "exports/student-tflite"
@@ -488,66 +494,19 @@ def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path,
     manifest = recorded(workspace / "students/student")
     digits, settings = manifest["inputs"]["dataset"], {"format": "tflite", "quantize": "none"}
     results = dict.fromkeys(schema.RESULTS["export"], 1)
-    for named, state in ((name, "damaged"), ("student", "fresh")):
-        inputs = {"dataset": digits, "student": {"name": named, "digest": manifest["outputs"]["saved_model"]}}
+    for input_name, state in ((name, "damaged"), ("student", "fresh")):
+        inputs = {"dataset": digits, "student": {"name": input_name, "digest": manifest["outputs"]["saved_model"]}}
         fields = {"kind": "export", "inputs": inputs, "results": results, "settings": settings, "outputs": {}}
         (export / "manifest.json").write_text(json.dumps(manifest | fields))
-        found = json.loads(run("status", "--json").out)["artifacts"]
-        assert [one["state"] for one in found if one["kind"] == "export"] == [state]
-
-
-def swept(workspace, sweep="s", *names):
-    """A sweep with copies of the student, as if it had trained them."""
-    for name in names or ("one",):
-        shutil.copytree(workspace / "students/student", workspace / "sweeps" / sweep / "students" / name)
-
-
-def test_promote(run, workspace):
-    """A sweep's student becomes one of the workspace's: fresh, the same files, up to date for its command."""
-    swept(workspace)
-    origin, place = workspace / "sweeps/s/students/one", workspace / "students/best"
-    shutil.rmtree(workspace / "students/student")
-    outcome = run("promote", "--student", "s/one", "--name", "best")
-    assert outcome.code == 0, outcome.err
-    assert digest(place) == digest(origin)
-    assert [item.name for item in (workspace / "students").iterdir()] == ["best"]
-    found = {one["name"]: one for one in json.loads(run("status", "--json").out)["artifacts"]}["best"]
-    assert (found["state"], found["kind"]) == ("fresh", "student")
-    assert found["command"].startswith("kdistill train-student --name best ")
-    assert "up to date" in run(*found["command"].split()[1:]).out
-    assert run("verify").code == 0
-    assert "up to date" in run("promote", "--student", "s/one", "--name", "best").out
-    assert run("promote", "--student", "s/one").code == 0
-    assert digest(workspace / "students/one") == digest(origin)
-
-
-def test_promote_loses_nothing(run, workspace):
-    """Another student of the name stays unless --force is given; a damaged student of a sweep is not copied."""
-    swept(workspace)
-    manifest = recorded(workspace / "students/student") | {"created": "before"}
-    (workspace / "students/student/manifest.json").write_text(json.dumps(manifest))
-    before = digest(workspace / "students")
-    outcome = run("promote", "--student", "s/one", "--name", "student")
-    assert outcome.code == 1
-    assert "kdistill promote --student s/one --name student --force" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
-    (workspace / "sweeps/s/students/one/model.keras").write_bytes(b"x")
-    outcome = run("promote", "--student", "s/one", "--name", "student", "--force")
-    assert (outcome.code, "model.keras" in outcome.err) == (1, True)
-    assert digest(workspace / "students") == before
-    shutil.rmtree(workspace / "sweeps")
-    swept_again = workspace / "sweeps/s/students/one"
-    shutil.copytree(workspace / "students/student", swept_again)
-    assert run("promote", "--student", "s/one", "--name", "student", "--force").code == 0
-    assert digest(workspace / "students/student") == digest(swept_again)
+        assert status_entry(run, "student-tflite")["state"] == state
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
-def test_real_process_says_only_its_own_lines(run, workspace, file_format):
-    """Not a line of the converters', nor of the runtimes'; and other processes write the same bytes."""
+def test_new_process_prints_nothing_of_libraries(run, workspace, file_format):
+    """Converters and runtimes print nothing, and other processes write the same bytes."""
     assert run("train-student", "--alpha", "1", "--model", "cnn", "--epochs", "1").code == 0
-    seen = []
+    contents = []
     for seed in ("1", "2"):
         done = subprocess.run(
             [*KDISTILL, "export", *options(file_format, "int8"), "--force"],
@@ -558,20 +517,9 @@ def test_real_process_says_only_its_own_lines(run, workspace, file_format):
             env={**os.environ, "NO_COLOR": "1", "PYTHONHASHSEED": seed},
         )
         assert (done.returncode, done.stderr) == (0, "")
-        lines = [line for line in done.stdout.splitlines() if not line.startswith("makes export ")]
-        expected = [
-            rf"writes student 'student' as {file_format}, quantized: int8, calibrated on 500 training rows",
-            rf"wrote workspace/exports/student-{file_format}-int8/model.{file_format}; [\d.]+ s",
-            r"student on the test split, 360 rows",
-            r"network +errors +agree +bytes ms a row +rows/s",
-            r"─+",
-            r"SavedModel +\d+ +[\d,]+ +[\d.]+ +[\d,]+",
-            rf"{file_format} int8 +\d+ +[\d.]+% +[\d,]+ +[\d.]+ +[\d,]+",
-            r"agree: .*",
-            r"ms a row: .* in batches of 360; CPU, \d+ threads? for either",
-        ]
-        assert len(lines) == len(expected), done.stdout
-        for line, pattern in zip(lines, expected, strict=True):
-            assert re.fullmatch(pattern, line.rstrip()), line
-        seen.append((workspace / f"exports/student-{file_format}-int8/model.{file_format}").read_bytes())
-    assert seen[0] == seen[1]
+        lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("Re-running ")]
+        firsts = [words[0] for words in lines]
+        assert firsts[:4] == ["Converting", "Wrote", "student", "network"]
+        assert firsts[5:] == ["SavedModel", file_format, "agree:", "ms/row:"]
+        contents.append((workspace / f"exports/student-{file_format}-int8/model.{file_format}").read_bytes())
+    assert contents[0] == contents[1]

@@ -50,13 +50,13 @@ def put_export_and_sweep(workspace):
     student = place.student("student").require()
     network = student.outputs["saved_model"]
     made_from = {"dataset": student.inputs["dataset"], "student": Input("student", network)}
-    rates = {"latency_ms": 1.0, "rows_per_second": 1.0, "bytes": 1, "test_errors": 1}
+    rates = {"latency_ms": 1.0, "bytes": 1, "test_errors": 1}
     both = rates | {f"original_{name}": value for name, value in rates.items()}
     put(
         place.export(Export()),
         {"format": "tflite", "quantize": "none"},
         made_from,
-        {**both, "agreement": 1.0, "test_rows": 1, "batch_rows": 1, "threads": 1},
+        {**both, "agreement": 1.0, "test_rows": 1, "threads": 1},
     )
     put(
         place.corrected(CorrectBias()),

@@ -1,4 +1,4 @@
-"""Sweeps: the students are train-student's, the numbers are what the students' files say, and nothing is done twice."""
+"""`sweep`: its students equal those of train-student, its numbers are those of their files, and it resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import imports_of, run_command, saved_weights
+from helpers import imports_of, mentions, run_command, saved_weights
 from matplotlib.colors import to_hex
 
 from kdistill import Sweep, TrainStudent
@@ -17,11 +17,13 @@ from kdistill.data import NO_LABEL
 from kdistill.errors import UsageError
 from kdistill.evaluation import figures, metrics, sweeps
 from kdistill.evaluation.intervals import Estimate, t_quantile
-from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarise
+from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarize
 from kdistill.networks.saved_models import SavedNetwork
+from kdistill.settings import Objective
 from kdistill.soft_targets import AlignedSoftTargets
-from kdistill.stages.sweep import _Work
-from kdistill.training import loop as training
+from kdistill.stages.sweep_students import SweepPlan
+from kdistill.training import loop
+from kdistill.training.checkpoint import Checkpoint
 from kdistill.workspace import Workspace
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01", "--validation-fraction", "0.2"]
@@ -32,7 +34,7 @@ CONTROLS = [*GRID, "--controls", "--other-soft-targets", "other"]
 
 @pytest.fixture(scope="session")
 def swept(made, tmp_path_factory):
-    """A workspace in which a sweep with all controls is up to date; not to be written to."""
+    """A workspace with a sweep that has all controls; do not write to it."""
     place = tmp_path_factory.mktemp("swept") / "workspace"
     shutil.copytree(made, place)
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +51,7 @@ def swept(made, tmp_path_factory):
 
 @pytest.fixture
 def workspace(swept, tmp_path):
-    """A copy of `swept` at `./workspace`, to be spoiled."""
+    """A copy of `swept` at `./workspace`, to write to."""
     return shutil.copytree(swept, tmp_path / "workspace")
 
 
@@ -66,8 +68,8 @@ def stamps(workspace):
     return {str(path): path.stat().st_mtime_ns for path in (workspace / "sweeps").rglob("*") if path.is_file()}
 
 
-def test_table_is_what_the_students_say(swept, digits):
-    """Every row's errors are those of its student's files, and its measures those of its network on the test rows."""
+def test_table_matches_the_students(swept, digits):
+    """Errors in the table are those of the students' files, and NLL and agreement those of the loaded networks."""
     rows = table(swept)
     assert len(rows) == 2 * (1 + 2 + 3)
     teacher = SavedNetwork.load(swept / "teachers/teacher/saved_model").logits(digits.test.read()).argmax(axis=1)
@@ -89,8 +91,8 @@ def test_table_is_what_the_students_say(swept, digits):
         assert int(row["test_errors"]) == (logits.argmax(axis=1) != digits.test.labels).sum()
 
 
-def test_summary_is_of_pairs_of_the_same_seed(swept):
-    """Mean, deviation and interval recomputed from the table; the best by validation errors alone."""
+def test_summary_compares_students_of_the_same_seed(swept):
+    """Mean, deviation and interval follow from the table, and the best setting from validation errors only."""
     rows, found = table(swept), summaries(swept)
     hard = {row["seed"]: int(row["test_errors"]) for row in rows if row["kind"] == HARD}
     for one in found:
@@ -120,7 +122,7 @@ def test_summary_is_of_pairs_of_the_same_seed(swept):
 
 
 def test_scaled_is_fitted_on_validation_rows(swept, digits):
-    """The T of temperature scaling has the lowest NLL on the rows that were held out; test NLL and ECE are after it."""
+    """Temperature scaling uses the T with the lowest NLL on the held-out rows, and is measured on the test rows."""
     from kdistill.data.keys import validation_rows
 
     for row in (row for row in table(swept) if row["kind"] == HARD):
@@ -149,155 +151,155 @@ def test_scaled_is_fitted_on_validation_rows(swept, digits):
     ],
 )
 def test_students_are_train_students(run, workspace, kind, options):
-    """A student of a sweep, and of a control, has the bytes that the same options of train-student give."""
+    """Students and controls of a sweep have the same bytes as train-student makes with the same options."""
     row = [row for row in table(workspace) if row["kind"] == kind][-1]
     at = ["--temperature", row["temperature"]] if row["temperature"] else []
     outcome = run("train-student", *options, *at, "--model", "mlp-10", "--seed", row["seed"], *SMALL)
     assert outcome.code == 0, outcome.err
     own = workspace / "sweeps/sweep/students" / row["student"]
     assert saved_weights(workspace / "students/student") == saved_weights(own)
-    mine, theirs = (
+    single, swept = (
         json.loads((place / "manifest.json").read_text()) for place in (workspace / "students/student", own)
     )
-    assert (mine["settings"], mine["inputs"]) == (theirs["settings"], theirs["inputs"])
+    assert (single["settings"], single["inputs"]) == (swept["settings"], swept["inputs"])
     for output in ("saved_model", "model.keras"):
-        assert mine["outputs"][output] == theirs["outputs"][output]
+        assert single["outputs"][output] == swept["outputs"][output]
 
 
 def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
-    """Students of other temperatures, alphas and seeds reuse the compiled step of the first of their kind."""
-    compile_step, compiled = training._step_runner, []
-    monkeypatch.setattr(training, "_step_runner", lambda *given: (compiled.append(1), compile_step(*given))[1])
+    """Students with other temperatures, alphas and seeds reuse the compiled step of the first one."""
+    trainer, compiled = loop.Trainer, []
+    monkeypatch.setattr(loop, "Trainer", lambda *given: (compiled.append(1), trainer(*given))[1])
     options = ["--temperature", "1,4", "--alpha", "0,0.1", "--seeds", "0,1", "--model", "mlp-10", "--epochs", "1"]
     assert run("sweep", *options, "--name", "other").code == 0
     assert len(list((workspace / "sweeps/other/students").iterdir())) == 10
     assert len(compiled) == 2, "one from hard labels, one distilled"
 
 
-def test_manifests_tell_controls_apart(swept):
-    """No two students of a seed have the same settings and inputs."""
+def test_manifests_distinguish_controls(swept):
+    """No two students have the same settings and inputs."""
     manifests = [json.loads(path.read_text()) for path in (swept / "sweeps/sweep/students").glob("*/manifest.json")]
-    identities = {json.dumps([one["settings"], one["inputs"]], sort_keys=True) for one in manifests}
+    identities = {json.dumps([each["settings"], each["inputs"]], sort_keys=True) for each in manifests}
     assert len(identities) == len(manifests) == 12
 
 
-def test_twice_does_nothing(run, workspace):
-    """Up to date, a sweep writes nothing, imports no TensorFlow, and prints its table again."""
+def test_up_to_date(run, workspace):
+    """A sweep that is up to date writes nothing, imports no TensorFlow, and prints its table."""
     before = stamps(workspace)
     code, imported = imports_of(*CONTROLS, cwd=workspace.parent)
     assert code == 0
     assert not {"tensorflow", "keras", "matplotlib"} & set(imported)
     outcome = run(*CONTROLS)
-    assert "sweep 'sweep' is up to date" in outcome.out
-    assert "hard labels" in outcome.out
-    assert "permuted soft targets" in outcome.out
+    assert outcome.up_to_date
+    assert "sweeps/sweep" in outcome.out
+    assert HARD in outcome.out
+    assert PERMUTED in outcome.out
     assert json.loads(run(*CONTROLS, "--json").out) == summaries(workspace)
     assert stamps(workspace) == before
-    listed = run("status").out
-    assert "sweep sweep: 12 students" in listed
-    assert "mlp-10-hard" not in listed
+    status = run("status").out
+    assert mentions(status, "sweep sweep", 12)
+    assert "mlp-10-hard" not in status
     assert run("verify").code == 0
 
 
 def test_students_share_a_dataset(swept):
-    """It is loaded once for all, those of other soft targets among them."""
+    """The dataset is loaded once for all students, including those of other soft targets."""
     settings = Sweep(controls=True, other_soft_targets="other", student=TrainStudent(model="mlp-10"))
-    work = _Work.open(Workspace(swept), settings, Reporter(quiet=True))
-    assert work.other.soft is not work.sources.soft
-    assert work.other.dataset is work.sources.dataset is work.sources.dataset
+    plan = SweepPlan.open(Workspace(swept), settings, Reporter(quiet=True))
+    assert plan.other.soft is not plan.inputs.soft
+    assert plan.other.dataset is plan.inputs.dataset is plan.inputs.dataset
 
 
-def test_a_stopped_sweep_goes_on(run, workspace, swept, monkeypatch):
-    """Stopped within a student, a sweep keeps those that are done, and ends with the weights of one that wasn't."""
+def test_interrupted_sweep_resumes(run, workspace, swept, monkeypatch):
+    """A sweep that is interrupted within a student keeps the finished ones, and ends as without the interruption."""
     students = workspace / "sweeps/sweep/students"
-    gone = ["mlp-10-T1-alpha0.1-seed1", "mlp-10-T4-alpha0.1-seed0"]
-    for name in gone:
+    missing = ["mlp-10-T1-alpha0.1-seed1", "mlp-10-T4-alpha0.1-seed0"]
+    for name in missing:
         shutil.rmtree(students / name)
     before = stamps(workspace)
-    write, calls = training.Checkpoint.write, []
+    write, calls = Checkpoint.write, []
 
-    def stops(*given):
-        write(*given)
+    def interrupt(*arguments):
+        write(*arguments)
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Checkpoint, "write", stops)
-    stopped = run(*CONTROLS)
-    assert stopped.code == 130
-    assert "sweep" in stopped.err
-    assert (students / gone[0] / "manifest.json").exists()
-    assert (students / f".{gone[1]}.partial/checkpoint.npz").exists()
-    monkeypatch.setattr(training.Checkpoint, "write", lambda *given: (write(*given), calls.append(1)))
+    monkeypatch.setattr(Checkpoint, "write", interrupt)
+    assert run(*CONTROLS).code == 130
+    assert (students / missing[0] / "manifest.json").exists()
+    assert (students / f".{missing[1]}.partial/checkpoint.npz").exists()
+    monkeypatch.setattr(Checkpoint, "write", lambda *arguments: (write(*arguments), calls.append(1)))
     outcome = run(*CONTROLS)
     assert outcome.code == 0, outcome.err
     assert len(calls) == 4
-    assert outcome.out.count("; up to date") == 11
+    assert outcome.out.count("up to date") == 11
     after = stamps(workspace)
     kept = [name for name in before if "/students/" in name]
     assert all(after[name] == before[name] for name in kept)
-    for name in gone:
+    for name in missing:
         assert saved_weights(students / name) == saved_weights(swept / "sweeps/sweep/students" / name)
     assert table(workspace) == table(swept)
 
 
-def test_other_soft_targets_make_students_again(run, workspace):
-    """Where the file has changed, students of it are made again, each saying why, and hard-label ones are not."""
+def test_changed_soft_targets_retrain_students(run, workspace):
+    """If the soft targets change, distilled students are trained again, and hard-label students are not."""
     assert run("soften", "--dtype", "float16").code == 0
-    assert "soft targets 'soft-targets' has been made anew" in run("status").out
+    assert mentions(run("status").out, "stale", "soft targets 'soft-targets'")
     outcome = run("sweep", "--temperature", "4", "--seeds", "0", "--model", "mlp-10", *SMALL)
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.out.splitlines() if line.startswith(("1/2", "2/2"))]
-    assert lines[0].endswith("; up to date")
-    assert "made again: soft targets changed" in lines[1]
+    assert mentions(lines[0], "mlp-10-hard-seed0", "up to date")
+    assert mentions(lines[1], "re-run", "soft targets")
 
 
-def test_a_spoiled_student_is_found(run, workspace):
-    """A student whose files are not what was written: verify names it, and the sweep makes it again."""
+def test_damaged_student_is_trained_again(run, workspace):
+    """`verify` names a student with a changed file, and the sweep trains it again."""
     history = workspace / "sweeps/sweep/students/mlp-10-hard-seed0/history.csv"
     history.write_text("")
     outcome = run("verify")
     assert outcome.code == 1
-    assert outcome.out.count("history.csv is not what was written: kdistill sweep ") == 1
-    outcome = run(*outcome.out.splitlines()[0].partition("kdistill ")[2].split())
-    assert "mlp-10-hard-seed0" in outcome.out
-    assert "made again: history.csv is not what was written" in outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if "kdistill sweep " in line]
+    assert "history.csv" in line
+    outcome = run(*line.partition("kdistill ")[2].split())
+    assert mentions(outcome.out, "mlp-10-hard-seed0", "re-run", "history.csv")
     assert run("verify").code == 0
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
-        (["--temperature", ""], "--temperature is empty: it needs one value or more"),
-        (["--seeds", "0,x"], "--seeds is '0,x': it needs whole numbers with commas between them, as 1,2"),
-        (["--seeds", "0,1,0"], "--seeds has 0 twice"),
-        (["--temperature", "1,1.0"], "--temperature has 1 twice"),
-        (["--temperature", "1,0"], "--temperature is 0: it needs a number from 0.01 to 10000"),
-        (["--temperature", "nan"], "--temperature is nan"),
-        (["--alpha", "0.1,1"], "--alpha 1 is the student of hard labels, which every sweep has: leave it out"),
-        (["--alpha", "-1"], "--alpha is -1"),
-        (["--model", "mlp-30,mpl-30"], "--model mpl-30 is unknown"),
-        (["--model", "mlp-30,"], "--model  is unknown"),
-        (["--loss", "kl"], "--loss is 'kl': it needs one of kd, mse"),
-        (["--name", "../up"], "--name is '../up': a name has"),
-        (["--other-soft-targets", "x"], "--other-soft-targets is for a control: add --controls"),
-        (["--controls", "--other-soft-targets", "soft-targets"], "name another teacher's"),
-        (["--controls", "--other-soft-targets", "x" * 90], f"--other-soft-targets {'x' * 90}"),
+        (["--temperature", ""], ["--temperature"]),
+        (["--seeds", "0,x"], ["--seeds", "x"]),
+        (["--seeds", "0,1,0"], ["--seeds", "0"]),
+        (["--temperature", "1,1.0"], ["--temperature", "1"]),
+        (["--temperature", "1,0"], ["--temperature", "0", "0.01", "10000"]),
+        (["--temperature", "nan"], ["--temperature", "nan"]),
+        (["--alpha", "0.1,1"], ["--alpha", "1"]),
+        (["--alpha", "-1"], ["--alpha", "-1"]),
+        (["--model", "mlp-30,mpl-30"], ["--model", "mpl-30"]),
+        (["--model", "mlp-30,"], ["--model"]),
+        (["--loss", "kl"], ["--loss", "kl", "kd", "mse"]),
+        (["--name", "../up"], ["--name", "../up"]),
+        (["--other-soft-targets", "x"], ["--other-soft-targets", "--controls"]),
+        (["--controls", "--other-soft-targets", "soft-targets"], ["--other-soft-targets", "soft-targets"]),
+        (["--controls", "--other-soft-targets", "x" * 90], ["--other-soft-targets", "x" * 90]),
     ],
 )
-def test_wrong_usage(run, made, options, said):
+def test_wrong_usage(run, made, options, words):
+    """Wrong options give one line with the option and its value, before anything is trained."""
     outcome = run("sweep", *options, "-w", made)
     assert outcome.code == 2, outcome.out
-    assert said in outcome.err
+    assert mentions(outcome.err, *words), outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not (made / "sweeps").exists()
 
 
 def test_missing_soft_targets(run, made, tmp_path):
+    """Missing soft targets are named with the command that makes them."""
     outcome = run("sweep", "--soft-targets", "nosuch", "-w", made)
     assert outcome.code == 1
-    assert "there are no soft targets 'nosuch'" in outcome.err
-    assert "kdistill soften" in outcome.err
+    assert mentions(outcome.err, "'nosuch'", "kdistill soften")
     assert run("sweep").code == 1
     assert not (tmp_path / "workspace").exists()
 
@@ -305,17 +307,17 @@ def test_missing_soft_targets(run, made, tmp_path):
 def test_names_are_file_names():
     """Networks of the user's own don't leave the directory, and two of the same file name have two names."""
     slugs = {
-        sweeps.Setting(HARD, model, TrainStudent(alpha=1.0)).slug
+        sweeps.Setting(HARD, model, TrainStudent(objective=Objective(alpha=1.0))).slug
         for model in ("nets:make", "/a/net.keras", "/b/net.keras", "keras.applications:MobileNetV3Small")
     }
     assert len(slugs) == 4
     assert all("/" not in slug and ":" not in slug and slug.endswith("-hard") for slug in slugs)
-    chosen = TrainStudent(temperature=1 + 1e-9)
+    chosen = TrainStudent(objective=Objective(temperature=1 + 1e-9))
     assert (
         sweeps.Setting(DISTILLED, "mlp-30", chosen).slug
-        != sweeps.Setting(DISTILLED, "mlp-30", TrainStudent(temperature=1.0)).slug
+        != sweeps.Setting(DISTILLED, "mlp-30", TrainStudent(objective=Objective(temperature=1.0))).slug
     )
-    chosen = TrainStudent(temperature=2.5, alpha=0.25)
+    chosen = TrainStudent(objective=Objective(temperature=2.5, alpha=0.25))
     assert sweeps.Setting(DISTILLED, "mlp-30", chosen).of(7).name == "mlp-30-T2.5-alpha0.25-seed7"
 
 
@@ -333,7 +335,7 @@ def test_a_loss_without_a_temperature_is_one_setting():
     grid = sweeps.grid(Sweep(losses=("kd", "mse"), alphas=(0.1, 0.5)), [("small", "small")])
     assert len(grid) == 1 + 5 * 2 + 2
     assert len({setting.slug for setting in grid}) == len(grid)
-    assert {one.student.loss for one in grid if one.temperature is None} == {"kd", "mse"}
+    assert {one.student.objective.loss for one in grid if one.temperature is None} == {"kd", "mse"}
 
 
 def row(kind, seed, validation, test, temperature=None):
@@ -346,13 +348,13 @@ def row(kind, seed, validation, test, temperature=None):
 def test_best_is_by_validation_rows_alone():
     """The lowest test errors don't matter; without validation rows nothing is best, and controls take the first."""
     rows = [row(HARD, 0, 9, 9), row(DISTILLED, 0, 8, 1, 1.0), row(DISTILLED, 0, 7, 20, 2.0)]
-    assert [one.best for one in summarise(rows)] == [False, False, True]
+    assert [one.best for one in summarize(rows)] == [False, False, True]
     blind = [row(HARD, 0, None, 9), row(DISTILLED, 0, None, 8, 1.0), row(DISTILLED, 0, None, 1, 2.0)]
-    assert [one.best for one in summarise(blind)] == [False] * 3
-    assert [one.chosen for one in summarise(blind)] == [False, True, False]
+    assert [one.best for one in summarize(blind)] == [False] * 3
+    assert [one.chosen for one in summarize(blind)] == [False, True, False]
     better = [row(HARD, 0, 1, 9), *rows[1:]]
-    assert [one.best for one in summarise(better)] == [True, False, False]
-    assert [one.chosen for one in summarise(better)] == [False, False, True]
+    assert [one.best for one in summarize(better)] == [True, False, False]
+    assert [one.chosen for one in summarize(better)] == [False, False, True]
 
 
 def test_table_is_read_as_written(tmp_path):
@@ -406,35 +408,35 @@ def test_permuted_targets_keep_what_is_said_of_a_class():
     """Every class is told the same multiset, rows without a label too; the rows are told something else."""
     labels = np.random.default_rng(0).choice([NO_LABEL, 0, 1, 2], 200)
     places = np.arange(1000, 1200)
-    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).places
+    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).positions
     for label in (NO_LABEL, 0, 1, 2):
         assert sorted(permuted[labels == label]) == places[labels == label].tolist()
     assert (permuted != places).mean() > 0.9
-    assert (AlignedSoftTargets(None, places).permuted(labels, 3).places == permuted).all()
-    assert (AlignedSoftTargets(None, places).permuted(labels, 4).places != permuted).any()
+    assert (AlignedSoftTargets(None, places).permuted(labels, 3).positions == permuted).all()
+    assert (AlignedSoftTargets(None, places).permuted(labels, 4).positions != permuted).any()
 
 
-def test_permuted_among_the_rows_that_are_trained_on(run, workspace, monkeypatch):
-    """The rows of a class are told the very same logits, permuted or not: those of validation rows aren't let in."""
-    taught = []
+def test_permutation_leaves_out_validation_rows(run, workspace, monkeypatch):
+    """The training rows of a class have the same set of logits with and without --permute-soft-targets."""
+    logits_by_label = []
 
-    def note(_, examples, *__, **___):
-        said = examples.teacher.at(np.arange(len(examples))).dense()
-        taught.append({label: said[examples.labels == label] for label in range(10)})
+    def record(_, rows, *__, **___):
+        logits = rows.teacher.at(np.arange(len(rows))).dense()
+        logits_by_label.append({label: logits[rows.split.labels == label] for label in range(10)})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", note)
+    monkeypatch.setattr("kdistill.training.run.train", record)
     run("train-student", "--name", "a", *SMALL)
     run("train-student", "--name", "b", "--permute-soft-targets", *SMALL)
-    plain, permuted = taught
+    plain, permuted = logits_by_label
     for label in range(10):
         assert not (plain[label] == permuted[label]).all()
         assert sorted(map(tuple, plain[label])) == sorted(map(tuple, permuted[label]))
 
 
 def test_nothing_to_permute():
-    with pytest.raises(UsageError, match="nothing to permute at --alpha 1"):
-        TrainStudent(alpha=1.0, permute_soft_targets=True)
+    with pytest.raises(UsageError, match="--permute-soft-targets"):
+        TrainStudent(objective=Objective(alpha=1.0), permute_soft_targets=True)
 
 
 def test_lines():

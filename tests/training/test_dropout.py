@@ -1,4 +1,4 @@
-"""Dropout drawn outside the step: Keras's layers, their rates, other masks each step, the same for the same seed."""
+"""Dropout that is drawn outside the step: its rates, and masks that depend on the seed and the step only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 
 from kdistill.backend import keras, tf
+from kdistill.data import Split
+from kdistill.data.readers import Array
 from kdistill.errors import UsageError
 from kdistill.networks.build import build_network
-from kdistill.settings import Training, check_dropout
-from kdistill.training import dropout
-from kdistill.training import loop as training
+from kdistill.settings import Objective, Training, check_value
+from kdistill.training.dropout import DropoutMasks
+from kdistill.training.feed import Buffer
+from kdistill.training.optimizers import make_optimizer
+from kdistill.training.steps import Trainer
+from kdistill.training.training_rows import TrainingRows
+from kdistill.training.xla import uses_xla
 
 ROWS = 4000
 
 
-def network(rates="0.2,0.5", model="mlp-200", **more):
-    return build_network(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **more)
+def network(rates="0.2,0.5", model="mlp-200", **options):
+    return build_network(model, (28, 28), 10, role="teacher", seed=0, precision="float32", dropout=rates, **options)
 
 
 def seed(step=0):
@@ -27,11 +33,11 @@ def seed(step=0):
 
 
 def test_rates_and_means():
-    """Each layer drops its own share, and makes the rest as much larger."""
+    """Each layer drops units at its rate, and scales the others so that the mean stays 1."""
     model = network()
-    masks = dropout.Masks(model)
+    masks = DropoutMasks(model)
     drawn = masks.draw(ROWS, seed())
-    with masks.given(drawn):
+    with masks.applied(drawn):
         dropped = [layer(tf.ones((ROWS, *layer.output.shape[1:])), training=True).numpy() for layer in masks.layers]
     for layer, values in zip(masks.layers, dropped, strict=True):
         kept = values[values > 0]
@@ -39,59 +45,58 @@ def test_rates_and_means():
         assert kept.min() == kept.max() == pytest.approx(1 / (1 - layer.rate), rel=0.003)
         assert values.mean() == pytest.approx(1, abs=0.01)
         units = (values == 0).reshape(ROWS, -1)
-        assert units.mean(axis=0).std() < 0.02  # no unit is dropped more than another
-        assert units.mean(axis=1).std() < 0.05  # and no row
+        assert units.mean(axis=0).std() < 0.02  # no unit is dropped more often than another
+        assert units.mean(axis=1).std() < 0.05  # nor are those of a row
     assert [layer.rate for layer in masks.layers] == [0.2, 0.5, 0.5]
     assert not (dropped[1] == dropped[2]).all()
 
 
-def test_masks_are_of_the_seed():
-    masks = dropout.Masks(network())
+def test_masks_depend_on_seed_and_step():
+    """The same seed and step give the same masks, another step gives others."""
+    masks = DropoutMasks(network())
     one, same, other = (masks.draw(10, seed(step)).numpy() for step in (0, 0, 1))
     assert (one == same).all()
     assert (one != other).mean() > 0.99
 
 
-def test_layers_are_as_they_were_afterwards():
+def test_layers_are_restored():
+    """After a step, or an error in it, the layers draw their own masks again."""
     model = network()
-    masks = dropout.Masks(model)
+    masks = DropoutMasks(model)
     inputs = tf.ones((8, 28, 28))
     before = model(inputs).numpy()
-    with pytest.raises(ValueError, match="stop"), masks.given(masks.draw(8, seed())):
+    with pytest.raises(ValueError, match="stop"), masks.applied(masks.draw(8, seed())):
         assert (model(inputs, training=False).numpy() == before).all()
         raise ValueError("stop")
-    assert (model(inputs, training=True).numpy() != model(inputs, training=True).numpy()).any()  # Keras's own again
+    assert (model(inputs, training=True).numpy() != model(inputs, training=True).numpy()).any()  # drawn by Keras
 
 
-def test_what_keras_must_draw():
-    """A second call of a layer, and a noise shape, are left to Keras; XLA is for networks whose masks come from here."""
+def test_masks_that_keras_draws():
+    """Keras draws those of a second call of a layer, and those with a noise shape; `--xla auto` leaves these out."""
     layer = keras.layers.Dropout(0.5)
     rows = keras.Input((400,))
     twice = keras.Model(rows, [layer(rows), layer(rows)])
-    masks = dropout.Masks(twice)
+    masks = DropoutMasks(twice)
     drawn = masks.draw(2, seed())
-    with masks.given(drawn):
-        said = [each.numpy() > 0 for each in twice(tf.ones((2, 400)), training=True)]
-    assert sorted((each == (drawn.numpy() >= 128)).all() for each in said) == [False, True]
+    with masks.applied(drawn):
+        outputs = [each.numpy() > 0 for each in twice(tf.ones((2, 400)), training=True)]
+    assert sorted((each == (drawn.numpy() >= 128)).all() for each in outputs) == [False, True]
     shaped = keras.Sequential([rows, keras.layers.Dropout(0.5, noise_shape=(None, 1)), keras.layers.Dense(2)])
-    assert dropout.Masks(shaped).layers == []
-    assert training.uses_xla(network(), "auto")
+    assert DropoutMasks(shaped).layers == []
+    assert uses_xla(network(), "auto")
     if not tf.config.list_logical_devices("GPU"):
-        assert not training.uses_xla(shaped, "auto")
-        assert not training.uses_xla(network(model="cnn"), "auto")
+        assert not uses_xla(shaped, "auto")
+        assert not uses_xla(network(model="cnn"), "auto")
 
 
 @pytest.mark.parametrize("xla", ["on", "off"])
-def test_step_drops_what_is_drawn(xla):
-    """A step's loss is that of a network whose units are dropped by the bytes drawn for it, compiled or not."""
-    from kdistill.data.readers import Array
-    from kdistill.training.feed import Buffer, Examples
-
+def test_step_uses_the_masks(xla):
+    """The loss of a step is that of a network whose units are dropped by the masks, with and without XLA."""
     draw = np.random.default_rng(0)
     inputs, labels = draw.random((32, 28, 28)).astype(np.float32), draw.integers(0, 10, 32)
     model = network("0.25,0.5", model="mlp-30")
     first, second, last = (layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
-    masks = dropout.Masks(model)
+    masks = DropoutMasks(model)
     drawn = masks.draw(32, seed(3)).numpy()
     kept = [drawn[:, :784] >= 64, drawn[:, 784:814] >= 128, drawn[:, 814:844] >= 128]
 
@@ -102,37 +107,35 @@ def test_step_drops_what_is_drawn(xla):
     hidden = np.maximum(dense(first, hidden), 0) * kept[1] * 2
     logits = dense(last, np.maximum(dense(second, hidden), 0) * kept[2] * 2)
     expected = -np.log(np.exp(logits)[np.arange(32), labels] / np.exp(logits).sum(axis=1)).sum()
-    examples = Examples(Array(inputs, "some"), labels)
+    rows = TrainingRows(Split("train", Array(inputs, "inputs"), labels))
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
-    run = training._step_runner(
-        tf.distribute.get_strategy(), model, optimizer, examples, training.Objective(), Training(xla=xla)
-    )
+    trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla))
     buffer = Buffer(tf.constant(inputs), tf.constant(labels, tf.int32))
-    sums = run(buffer, tf.range(32), seed(3), tf.constant([1.0, 1.0])).numpy()
+    sums = trainer.train(buffer, np.arange(32), (5, 3), Objective(alpha=1.0))
     assert sums[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_saved_network_needs_nothing_of_ours(tmp_path):
-    """A `.keras` of a network with dropout loads in a process that has no kdistill, and says the same."""
+def test_saved_network_loads_without_kdistill(tmp_path):
+    """A `.keras` file of a network with dropout loads in a process without kdistill, and gives the same logits."""
     model = network(max_norm=3.0)
     model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "said.npy", model(tf.ones((2, 28, 28))).numpy())
+    np.save(tmp_path / "logits.npy", model(tf.ones((2, 28, 28))).numpy())
     code = (
         "import sys; sys.modules['kdistill'] = None; import keras, numpy as np\n"
         "model = keras.saving.load_model('model.keras')\n"
-        "assert np.allclose(model(np.ones((2, 28, 28), 'f4')), np.load('said.npy'), atol=1e-5)\n"
+        "assert np.allclose(model(np.ones((2, 28, 28), 'f4')), np.load('logits.npy'), atol=1e-5)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_max_norm_and_weight_decay():
-    """After each step hidden units' weights are within the norm, those of the logits are not held; biases don't decay."""
+    """After a step, the weights into hidden units have at most the norm; biases do not decay."""
     model = network(None, model="mlp-30", max_norm=0.5)
     first, second, last = (layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
     for layer in (first, second, last):
         layer.bias.assign(tf.ones_like(layer.bias))
-    optimizer = training._optimizer(Training(optimizer="sgd", learning_rate=0.5, weight_decay=0.1), 1)
+    optimizer = make_optimizer(Training(optimizer="sgd", learning_rate=0.5, weight_decay=0.1), 1)
     optimizer.build(model.trainable_variables)
     before = last.kernel.numpy()
     optimizer.apply([tf.zeros_like(variable) for variable in model.trainable_variables], model.trainable_variables)
@@ -144,6 +147,7 @@ def test_max_norm_and_weight_decay():
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5,", "0.1,0.2,0.3", "-0.1,0", "0,0.95", "a,b", "nan,0"])
-def test_wrong_shares(text):
-    with pytest.raises(UsageError, match="two shares"):
-        check_dropout(text)
+def test_wrong_rates(text):
+    """Dropout takes two rates from 0 to 0.9."""
+    with pytest.raises(UsageError, match="--dropout"):
+        check_value(Training, "dropout", text)

@@ -1,4 +1,4 @@
-"""`history.csv`, and what is said when it is not one."""
+"""`history.csv`, and the errors of damaged files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from kdistill.errors import KdistillError
 from kdistill.training import history
 
 
-def row(epoch, **more):
+def row(epoch, **changes):
     names = history.columns("test", student=True)
-    return {name: 0.1 * epoch for name in names} | {"epoch": epoch} | more
+    return {name: 0.1 * epoch for name in names} | {"epoch": epoch} | changes
 
 
 def test_columns():
@@ -27,10 +27,11 @@ def test_columns():
 
 
 def test_round_trip(tmp_path):
-    names = history.columns("test", student=True)
-    history.write(tmp_path / "h.csv", [row(1, soft_loss=math.nan), row(2)], names)
-    held_out, table = history.read(tmp_path / "h.csv", "remedy")
-    assert held_out == "test"
+    """What is written is read, also NaN."""
+    history.write(tmp_path / "h.csv", [row(1, soft_loss=math.nan), row(2)])
+    held_out_name, table = history.read(tmp_path / "h.csv", "remedy")
+    assert held_out_name == "test"
+    assert list(table) == history.columns("test", student=True)
     assert table["epoch"] == [1, 2]
     assert math.isnan(table["soft_loss"][0])
     assert table["train_loss"] == pytest.approx([0.1, 0.2])
@@ -38,13 +39,15 @@ def test_round_trip(tmp_path):
 
 @pytest.mark.parametrize("text", ["epoch,train_loss\n1,2\n", "epoch,train_loss\n1\n", "hello\nworld\n"])
 def test_missing_column_is_named(tmp_path, text):
+    """The error has the file, the column and the command that makes the file again."""
     (tmp_path / "h.csv").write_text(text)
-    with pytest.raises(KdistillError, match=r"h\.csv has no column '\w+': remedy"):
+    with pytest.raises(KdistillError, match=r"h\.csv .* '\w+': remedy"):
         history.read(tmp_path / "h.csv", "remedy")
 
 
-def test_value_that_is_no_number(tmp_path):
+def test_value_that_is_not_a_number(tmp_path):
+    """The error has the file and the command that makes it again."""
     names = history.columns("test", student=False)
     (tmp_path / "h.csv").write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
-    with pytest.raises(KdistillError, match="no history"):
+    with pytest.raises(KdistillError, match=r"h\.csv .*: remedy"):
         history.read(tmp_path / "h.csv", "remedy")

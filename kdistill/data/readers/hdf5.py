@@ -1,10 +1,9 @@
-"""HDF5: datasets named `x_train`, `y_train`, `x_test`, `y_test` and `class_names`, or as the options say."""
+"""HDF5 files with datasets named `x_train`, `y_train`, `x_test`, `y_test` and `class_names`, or named by options."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,148 +11,120 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
-from kdistill.data.readers import (
-    MOST_READ,
+from kdistill.data.reader import (
+    ARRAY_NAMES,
+    MAX_LABEL_BYTES,
     Contents,
-    Part,
     Reader,
-    Rows,
-    check_labels,
-    check_names,
-    checked,
-    native,
-    nearest,
-    text,
-    texts,
+    array_contents,
+    as_strings,
+    did_you_mean,
 )
-from kdistill.errors import KdistillError, first_line
+from kdistill.data.rows import StoredArray, check_values, native_dtype
+from kdistill.errors import KdistillError, one_line_errors
 
-CHUNK_CACHE = 64 << 20  # HDF5's own is too small to hold a row of chunks, which then are decompressed again and again
-BEST_COMPRESSION = 40_000  # no common filter does better, even for zeros
-LEAST_TEXTS = 100  # read at a time, of texts without a fixed length
+CHUNK_CACHE_BYTES = 64 << 20  # HDF5's default is too small for a row of chunks, which it would decompress repeatedly
+BEST_COMPRESSION = 40_000  # the common filters do not reach it, even with zeros
+MIN_STRINGS_PER_BLOCK = 100
 
 
 class Hdf5(Reader):
-    """A file of named datasets; a transfer set may hold inputs alone."""
+    """A file of named datasets. A transfer set needs only inputs."""
 
     format = "an HDF5 file"
     takes = ("inputs", "labels", "test-inputs", "test-labels", "test-fraction", "data-format")
 
-    def digest(self) -> str:
-        return workspace.digest(self.path)
-
     def contents(self) -> Contents:
-        options = self.options
         with _readable(self.place):
-            file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=100_003)
+            file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=100_003)
             if "kdistill_format" in file.attrs:
                 raise KdistillError(
-                    f"{self.place} is a soft-target file of kdistill's, which has no inputs: --dataset names the data "
-                    "that it was made from, and --soft-targets its own name in the workspace"
+                    f"{self.place} is a soft-target file of kdistill, which has no inputs: pass the data that it was made "
+                    "from to --dataset"
                 )
-            default = options.inputs is None  # the names are the usual ones, as far as there are any
-            train = self._part(
-                file, options.inputs or "x_train", options.labels or self._if_there(file, "y_train", default=default)
-            )
-            test_inputs = options.test_inputs or self._if_there(file, "x_test", default=default)
-            test_labels = options.test_labels or self._if_there(file, "y_test", default=default)
-            names = self._if_there(file, "class_names", default=True)
-            return Contents(
-                train=train,
-                test=self._part(file, test_inputs, test_labels) if test_inputs else None,
-                class_names=self._class_names(file, names) if names else (),
-            )
+            names = self._names(file)
+            arrays = {role: Hdf5Rows(self._open(file, name), self.path, name) for role, name in names.items()}
+            return array_contents(arrays, lambda role: "labels (--labels NAME)" if role == "y_train" else "test labels")
 
-    @staticmethod
-    def _if_there(file: h5py.File, name: str, *, default: bool) -> str | None:
-        return name if default and file.get(name, getlink=True) is not None else None
-
-    def _part(self, file: h5py.File, inputs: str, labels: str | None) -> Part:
-        rows = Hdf5Rows(self._open(file, inputs), f"{self.place}: {inputs}")
-        if labels is None:
-            return Part(rows, None, inputs, "labels (--labels NAME)")
-        found = self._open(file, labels)
-        where = f"{self.place}: {labels}"
-        check_labels(found.shape, found.dtype, rows.shape[0] if rows.shape else 0, where)
-        return Part(rows, self._values(found, where), inputs, labels)
-
-    def _class_names(self, file: h5py.File, name: str) -> list[str]:
-        found = self._open(file, name)
-        where = f"{self.place}: {name}"
-        check_names(found.shape, found.dtype, where)
-        return [text(value) for value in self._values(found, where).reshape(-1)]
-
-    def _values(self, dataset: h5py.Dataset, where: str) -> NDArray[Any]:
-        """All of a dataset; texts as objects, (values,).
-
-        Texts of no fixed length may all be one and the same in the file, so that it holds less than it says: they are
-        read in blocks that can't be much larger than the file, and their length is checked in between.
-        """
-        if not h5py.check_string_dtype(dataset.dtype):
-            return np.asarray(dataset[()])
-        if not dataset.shape:
-            return texts([dataset.asstr()[()]], where)
-        step = max(LEAST_TEXTS, MOST_READ // max(1, self.path.stat().st_size))
-        blocks = (dataset.asstr()[start : start + step] for start in range(0, len(dataset), step))
-        return np.concatenate([np.empty(0, object), *(texts(block.reshape(-1), where) for block in blocks)])
+    def _names(self, file: h5py.File) -> dict[str, str]:
+        """Return the names of the datasets by role: from the options, or the roles themselves if they exist."""
+        options = self.options
+        named = (options.inputs, options.labels, options.test_inputs, options.test_labels, None)
+        default = ARRAY_NAMES if options.inputs is None else ("class_names",)
+        existing = {role: role for role in default if file.get(role, getlink=True) is not None}
+        given = {role: name for role, name in zip(ARRAY_NAMES, named, strict=True) if name}
+        return {"x_train": "x_train", **existing, **given}
 
     def _open(self, file: h5py.File, name: str) -> h5py.Dataset:
-        """A dataset that lies in the file as it says."""
+        """Return a dataset after checking that the file itself holds all the values that the header claims."""
         node: Any = file
         for step in name.strip("/").split("/"):
             link = node.get(step, getlink=True) if isinstance(node, h5py.Group) and step else None
             if link is None:
-                names = _names(file)
-                some = ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "nothing"
-                raise KdistillError(
-                    f"{self.place} has no {name}: it holds {some}; --inputs NAME and --labels NAME say which are meant"
-                    f"{nearest(name, names)}"
-                )
+                raise KdistillError(f"{self.place} has no dataset {name}: {_describe_names(file, name)}")
             if not isinstance(link, h5py.HardLink):
-                raise KdistillError(
-                    f"{self.place}: {name} is a link, which may lead out of the file: copy what it means"
-                )
+                raise KdistillError(f"{self.place}: {name} is a link, which may lead to another file: copy the dataset")
             node = node[step]
         where = f"{self.place}: {name}"
         if not isinstance(node, h5py.Dataset) or node.shape is None:
-            raise KdistillError(f"{where} is no dataset with values")
+            raise KdistillError(f"{where} is not a dataset with values: {_describe_names(file, name)}")
         if node.external or node.is_virtual:
-            raise KdistillError(f"{where} lies in other files: copy it into this one")
+            raise KdistillError(f"{where} stores its values in other files: copy them into this file")
         if node.dtype.hasobject and not h5py.check_string_dtype(node.dtype):
-            raise KdistillError(f"{where} is of type {node.dtype}, of no fixed size: save plain numbers")
-        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > max(node.nbytes, MOST_READ):
-            raise KdistillError(f"{where} has chunks of {node.chunks}, beyond its shape {node.shape}: save it again")
-        if not _stored(node):
-            raise KdistillError(f"{where} claims {node.shape} of {node.dtype} and holds less: it is damaged")
+            raise KdistillError(f"{where} has type {node.dtype} of variable size: save plain numbers instead")
+        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > max(node.nbytes, MAX_LABEL_BYTES):
+            raise KdistillError(
+                f"{where} has chunks of {node.chunks}, larger than its shape {node.shape}: save it again"
+            )
+        if not _is_stored(node):
+            raise KdistillError(
+                f"{where} is damaged: its header claims {node.shape} of {node.dtype}, the file has less"
+            )
         return node
 
 
-class Hdf5Rows(Rows):
-    """A dataset of an HDF5 file, which is held open."""
+class Hdf5Rows(StoredArray):
+    """Rows of an HDF5 dataset, whose file stays open."""
 
-    def __init__(self, dataset: h5py.Dataset, where: str) -> None:
-        self._dataset, self._where = dataset, where
-        self.shape, self.dtype = tuple(dataset.shape), native(dataset.dtype)
+    def __init__(self, dataset: h5py.Dataset, path: Path, name: str) -> None:
+        self._dataset, self._path = dataset, path
+        self.name, self.where = name, f"{path}: {name}"
+        self.shape, self.dtype = tuple(dataset.shape), native_dtype(dataset.dtype)
 
-    def part(self, start: int, stop: int) -> NDArray[Any]:
-        with _readable(self._where):
+    def read_range(self, start: int, stop: int) -> NDArray[Any]:
+        with _readable(self.where):
             block = np.asarray(self._dataset[start:stop])
-        return checked(block, start, self._where)
+        return check_values(block, start, self.where)
 
     def read(self) -> NDArray[Any]:
-        return self.part(0, len(self))
+        return self.read_range(0, len(self))
+
+    def read_unchecked(self) -> NDArray[Any]:
+        """Return all values; strings as objects (values,).
+
+        Variable-length strings can all point to the same bytes, so that a small file claims to hold many long ones. The
+        larger the file, the smaller the blocks that are read before the lengths of their strings are checked.
+        """
+        if not h5py.check_string_dtype(self.dtype):
+            return np.asarray(self._dataset[()])
+        strings = self._dataset.asstr()
+        if not self.shape:
+            return as_strings([strings[()]], self.where)
+        step = max(MIN_STRINGS_PER_BLOCK, MAX_LABEL_BYTES // max(1, self._path.stat().st_size))
+        blocks = (strings[start : start + step] for start in range(0, len(self), step))
+        return np.concatenate([np.empty(0, object), *(as_strings(block.reshape(-1), self.where) for block in blocks)])
 
 
-def _names(file: h5py.File) -> list[str]:
-    """The datasets of a file, in its groups too."""
+def _describe_names(file: h5py.File, missing: str) -> str:
+    """Describe the datasets of a file, also those in groups, for an error about a missing one."""
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    return names
+    listed = ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "no datasets"
+    return f"it has {listed}; choose with --inputs NAME and --labels NAME{did_you_mean(missing, names)}"
 
 
-def _stored(dataset: h5py.Dataset) -> bool:
-    """Whether the file holds what a dataset claims, as far as its size tells."""
+def _is_stored(dataset: h5py.Dataset) -> bool:
+    """Return whether the file holds all values of a dataset, judging by its size on disk."""
     stored = dataset.id.get_storage_size()
     if dataset.chunks is None:
         return bool(stored >= dataset.nbytes)
@@ -161,23 +132,15 @@ def _stored(dataset: h5py.Dataset) -> bool:
     return bool(dataset.id.get_num_chunks() == chunks and dataset.nbytes <= BEST_COMPRESSION * stored)
 
 
-def dataset_names(path: Path) -> list[str]:
-    """What a file holds at its top.
+def top_level_names(path: Path) -> list[str]:
+    """Return the names at the top level of a file, without links.
 
     Raises:
-        KdistillError: if it is no HDF5.
+        KdistillError: if it is not a readable HDF5 file.
     """
     with _readable(str(path)), h5py.File(path, "r", locking=False) as file:
         return [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
 
 
-@contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except KdistillError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise KdistillError(f"{where} is damaged, or no HDF5: {first_line(error)}") from None
+def _readable(where: str) -> AbstractContextManager[None]:
+    return one_line_errors(f"{where} is not readable as HDF5", fix="copy or save the file again")

@@ -1,18 +1,15 @@
-"""Files of logits or probabilities, (rows, classes), that another program wrote: `.npy`, `.npz` or HDF5."""
+"""Files of logits or probabilities (rows, classes) that another program wrote: `.npy`, `.npz` or HDF5."""
 
 from __future__ import annotations
 
-import lzma
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdistill.data.readers import Array, Rows
-from kdistill.data.readers.hdf5 import Hdf5, dataset_names
-from kdistill.data.readers.npy import mapped
-from kdistill.data.readers.npz import member
+from kdistill.data.readers import hdf5, npz
+from kdistill.data.readers.npy import mapped_array
+from kdistill.data.rows import ArrayRows, Rows
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 
@@ -22,9 +19,9 @@ OPTIONAL = ("labels", "row_keys")
 
 @dataclass(frozen=True)
 class LogitsFile:
-    """A file of `logits` (rows, classes), with the arrays by which its order can be checked.
+    """A file of `logits` (rows, classes), and optional arrays to check the order of its rows with.
 
-    `labels` (rows,) or (rows, 1) and `row_keys` (rows, 16) are None where the file has none.
+    `labels` is (rows,) or (rows, 1), `row_keys` is (rows, 16); they are None if the file does not have them.
     """
 
     logits: Rows
@@ -33,53 +30,51 @@ class LogitsFile:
 
 
 def read(path: Path) -> LogitsFile:
-    """Open a file and check the shapes and types of its arrays; their values are not read.
+    """Open a file and check the shapes and types of its arrays, without reading their values.
 
-    The logits are the array called `logits` or `probabilities`, or the only one besides `labels` and `row_keys`.
+    The logits are the array named `logits` or `probabilities`, or the only array besides `labels` and `row_keys`.
 
     Raises:
-        KdistillError: if there is no such array, or an array has the wrong shape or type.
+        KdistillError: if the file has no such array, or if an array has the wrong shape or type.
     """
-    arrays = _arrays(path)
-    logits, labels, keys = (arrays.get(name) for name in ("logits", *OPTIONAL))
-    assert logits is not None
+    file = _open(path)
+    logits, rows = file.logits, len(file.logits) if file.logits.shape else 0
     if len(logits.shape) != 2 or logits.dtype.kind != "f" or 0 in logits.shape:
-        raise KdistillError(f"{path} holds {logits.shape} of {logits.dtype}: logits are floats, (rows, classes)")
-    rows = len(logits)
-    if labels is not None and labels.shape not in ((rows,), (rows, 1)):
         raise KdistillError(
-            f"{path}: labels has shape {labels.shape} (expected one label per row of logits, ({rows},))"
+            f"{path} contains {logits.shape} of {logits.dtype} (expected logits as floats of shape (rows, classes))"
         )
+    if file.labels is not None and file.labels.shape not in ((rows,), (rows, 1)):
+        raise KdistillError(
+            f"{path}: labels has shape {file.labels.shape} (expected one label per row of logits, ({rows},))"
+        )
+    keys = file.row_keys
     if keys is not None and (keys.shape != (rows, 16) or keys.dtype != "u1"):
         raise KdistillError(
             f"{path}: row_keys is {keys.shape} of {keys.dtype} (expected ({rows}, 16) of uint8, from "
             "kdistill.row_keys(inputs))"
         )
-    return LogitsFile(logits, labels, keys)
+    return file
 
 
-def _arrays(path: Path) -> Mapping[str, Rows]:
-    """The logits, and those of the optional arrays that the file has, by name."""
+def _open(path: Path) -> LogitsFile:
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return {"logits": Array(mapped(str(path)), str(path))}
+        return LogitsFile(ArrayRows(mapped_array(str(path)), str(path)))
     if suffix == ".npz":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
-                return {role: member(archive, path, name) for role, name in _roles(names, path).items()}
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
-            raise KdistillError(f"{path} is not a readable .npz: {error}") from None
+        with npz.readable(path), zipfile.ZipFile(path) as archive:
+            names = _array_names(npz.array_names(archive), path)
+            return LogitsFile(**{role: npz.open_array(archive, path, name) for role, name in names.items()})
     if suffix in (".h5", ".hdf5"):
-        roles = _roles(dataset_names(path), path)
-        return {role: Hdf5(str(path), ReadOptions(inputs=name)).contents().train.inputs for role, name in roles.items()}
-    raise KdistillError(f"--logits {path}: it needs an .npy, an .npz or an .h5 file")
+        names = _array_names(hdf5.top_level_names(path), path)
+        readers = {role: hdf5.Hdf5(str(path), ReadOptions(inputs=name)) for role, name in names.items()}
+        return LogitsFile(**{role: reader.contents().train.inputs for role, reader in readers.items()})
+    raise KdistillError(f"--logits {path}: unrecognized extension {suffix!r} (expected .npy, .npz or .h5)")
 
 
-def _roles(names: list[str], path: Path) -> dict[str, str]:
-    """The name of the array of logits, and of each optional array that is there."""
+def _array_names(names: Sequence[str], path: Path) -> dict[str, str]:
+    """Return the name of the array of logits and of each optional array, by field of `LogitsFile`."""
     others = [name for name in names if name not in OPTIONAL]
     known = [name for name in NAMES if name in others] or others
     if len(known) != 1:
-        raise KdistillError(f"{path} holds {', '.join(names) or 'nothing'}: logits are in an array of the name logits")
+        raise KdistillError(f"{path} contains {', '.join(names) or 'no arrays'} (expected an array named logits)")
     return {"logits": known[0], **{name: name for name in OPTIONAL if name in names}}

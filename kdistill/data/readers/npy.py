@@ -1,125 +1,104 @@
-"""`.npy`: inputs and labels in a file each, named by options or, in a directory, as an `.npz` names its arrays."""
+"""`.npy` files: inputs and labels in separate files, which are named by options or by the layout of a directory."""
 
 from __future__ import annotations
 
-import hashlib
 import tokenize
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
-from kdistill.data.readers import Array, Contents, Part, Reader, check_file, check_labels, check_names, text
-from kdistill.errors import KdistillError, UsageError, first_line
-
-Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+from kdistill.data.reader import ARRAY_NAMES, Contents, Reader, array_contents, check_file, files_digest
+from kdistill.data.rows import ArrayRows
+from kdistill.errors import KdistillError, UsageError, one_line_errors
 
 
-class Npy(Reader):
-    """A file of inputs, and others of labels and of a test part."""
+class NpyFiles(Reader):
+    """Arrays that are files, whose paths `files_by_role` returns."""
+
+    missing: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def files_by_role(self) -> dict[str, str]: ...
+
+    def digest(self) -> str:
+        return files_digest(self.files_by_role())
+
+    def contents(self) -> Contents:
+        files = self.files_by_role()
+        arrays = {role: ArrayRows(mapped_array(file), file, Path(file).name) for role, file in files.items()}
+        return array_contents(arrays, self.missing.__getitem__)
+
+
+class Npy(NpyFiles):
+    """A file of inputs, and other files of labels and of test rows."""
 
     format = "an .npy of inputs"
     takes = ("labels", "test-inputs", "test-labels", "test-fraction", "data-format")
     files = ("labels", "test-inputs", "test-labels")
+    missing: ClassVar = {"y_train": "labels: --labels FILE.npy", "y_test": "test labels: --test-labels FILE.npy"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.options.test_labels and not self.options.test_inputs:
-            raise UsageError("--test-labels are of --test-inputs: give those too")
+            raise UsageError("--test-labels needs --test-inputs FILE.npy")
 
-    def digest(self) -> str:
-        given = self.options.given()
-        return _digest({"inputs": self.place, **{name: given[name] for name in self.files if name in given}})
-
-    def contents(self) -> Contents:
+    def files_by_role(self) -> dict[str, str]:
         options = self.options
-        train = _part(self.place, options.labels, "labels: --labels FILE.npy")
-        if options.test_inputs is None:
-            return Contents(train)
-        return Contents(train, _part(options.test_inputs, options.test_labels, "test labels: --test-labels FILE.npy"))
+        paths = (self.place, options.labels, options.test_inputs, options.test_labels)
+        return {role: path for role, path in zip(ARRAY_NAMES, paths, strict=False) if path}
 
 
-class NpyFolder(Reader):
-    """A directory of `x_train.npy`, `y_train.npy`, and perhaps `x_test.npy`, `y_test.npy` and `class_names.npy`."""
+class NpyFolder(NpyFiles):
+    """A directory of `x_train.npy`, `y_train.npy`, and maybe `x_test.npy`, `y_test.npy` and `class_names.npy`."""
 
     format = "a directory of x_train.npy and y_train.npy"
     takes = ("test-fraction",)
+    missing: ClassVar = {"y_train": "y_train.npy", "y_test": "y_test.npy"}
 
-    def _file(self, name: str) -> str | None:
-        path = self.path / f"{name}.npy"
-        if not path.exists():
-            return None
-        check_file("dataset", str(path))
-        return str(path)
-
-    def digest(self) -> str:
-        names = ("x_train", "y_train", "x_test", "y_test", "class_names")
-        return _digest({name: path for name in names if (path := self._file(name))})
-
-    def contents(self) -> Contents:
-        test, names = self._file("x_test"), self._file("class_names")
-        return Contents(
-            train=_part(str(self.path / "x_train.npy"), self._file("y_train"), "y_train.npy"),
-            test=_part(test, self._file("y_test"), "y_test.npy") if test else None,
-            class_names=_class_names(names) if names else (),
-        )
+    def files_by_role(self) -> dict[str, str]:
+        paths = {role: self.path / f"{role}.npy" for role in ARRAY_NAMES}
+        files = {role: str(path) for role, path in paths.items() if path.exists()}
+        for file in files.values():
+            check_file("dataset", file)
+        return files
 
 
-def _digest(files: dict[str, str]) -> str:
-    parts = [f"{role} {workspace.digest(Path(file))}" for role, file in files.items()]
-    return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _part(inputs: str, labels: str | None, missing: str) -> Part:
-    """`missing` is what the message calls labels that there are none of."""
-    rows, name = Array(mapped(inputs), inputs), Path(inputs).name
-    if labels is None:
-        return Part(rows, None, name, missing)
-    found = mapped(labels)
-    check_labels(found.shape, found.dtype, rows.shape[0] if rows.shape else 0, labels)
-    return Part(rows, np.array(found), name, Path(labels).name)
-
-
-def _class_names(file: str) -> list[str]:
-    names = mapped(file)
-    check_names(names.shape, names.dtype, file)
-    return [text(name) for name in names.reshape(-1)]
-
-
-def mapped(file: str) -> NDArray[Any]:
-    """The array of an `.npy`, mapped into memory.
+def mapped_array(file: str) -> NDArray[Any]:
+    """Return the array of an `.npy` file, memory-mapped.
 
     Raises:
-        KdistillError: if its header claims what the file does not hold, or would need pickle.
+        KdistillError: if the file is damaged, or if its array needs pickle.
     """
     path = Path(file)
-    try:
+    with one_line_errors(f"{path} is not a readable .npy file"):
         with path.open("rb") as stream:
-            shape, _, dtype = header(stream)
+            shape, _, dtype = read_header(stream)
             start = stream.tell()
         if dtype.hasobject:
-            raise KdistillError(f"{path} is of type {dtype}, which only pickle can read: save plain numbers")
+            raise KdistillError(f"{path} has type {dtype}, which needs pickle: save plain numbers instead")
         if start + dtype.itemsize * int(np.prod(shape, dtype=object)) != path.stat().st_size:
-            raise KdistillError(f"{path} claims {shape} of {dtype}, which is not what the file holds: it is damaged")
+            raise KdistillError(
+                f"{path} is damaged: its header claims {shape} of {dtype}, which does not match its size"
+            )
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise KdistillError(f"{path} is not a readable .npy: {first_line(error)}") from None
 
 
-def header(stream: IO[bytes]) -> Header:
-    """An array's shape, whether it is in Fortran order, and its type, from the head of a stream.
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's shape, whether it is in Fortran order, and its type from the start of an `.npy` stream.
 
     Raises:
-        ValueError: if there is no such head.
+        ValueError: if the stream does not start with a valid header.
     """
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        shape, fortran_order, dtype = read(stream)
     except (SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise ValueError(f"its header is damaged ({error})") from None
     if any(length < 0 for length in shape):
         raise ValueError(f"its header is damaged (shape {shape})")
-    return tuple(shape), bool(fortran), dtype
+    return tuple(shape), bool(fortran_order), dtype

@@ -1,10 +1,10 @@
-"""`.npz`, laid out as Keras lays out MNIST: `x_train`, `y_train`, `x_test`, `y_test`, and perhaps `class_names`."""
+"""`.npz` files with the arrays of Keras's mnist.npz: `x_train`, `y_train`, `x_test`, `y_test` and maybe `class_names`."""
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,173 +12,118 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
-from kdistill.data.readers import (
-    Contents,
-    Part,
-    Reader,
-    Rows,
-    check_labels,
-    check_names,
-    checked,
-    native,
-    nearest,
-    text,
-)
-from kdistill.data.readers.npy import header
-from kdistill.errors import KdistillError, first_line
+from kdistill.data.reader import ARRAY_NAMES, Contents, Reader, array_contents, did_you_mean
+from kdistill.data.readers.npy import read_header
+from kdistill.data.rows import StoredArray, check_values, native_dtype
+from kdistill.errors import KdistillError, one_line_errors
+
+BEST_COMPRESSION = 1100  # deflate reaches 1032
 
 
 class Npz(Reader):
-    """A file of named arrays; a transfer set may hold `x_train` alone."""
+    """A file of named arrays. A transfer set needs only `x_train`."""
 
     format = "an .npz, whose arrays are x_train, y_train, x_test and y_test"
     takes = ("test-fraction", "data-format")
 
-    def digest(self) -> str:
-        return workspace.digest(self.path)
-
     def contents(self) -> Contents:
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
-            names = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+            names = array_names(archive)
             if "x_train" not in names:
                 raise KdistillError(
-                    f"{self.path} has no x_train: a dataset holds x_train, y_train, x_test and y_test, and this "
-                    f"file holds {', '.join(sorted(names)) or 'nothing'}{nearest('x_train', names)}"
+                    f"{self.path} has no array x_train, only {', '.join(names) or 'an empty archive'} (expected x_train, "
+                    f"y_train, x_test and y_test){did_you_mean('x_train', names)}"
                 )
-            class_names: list[str] = []
-            if "class_names" in names:
-                found = member(archive, self.path, "class_names")
-                check_names(found.shape, found.dtype, f"{self.path}: class_names")
-                class_names = [text(name) for name in found.values().reshape(-1)]
-            return Contents(
-                train=self._part(archive, names, "train"),
-                test=self._part(archive, names, "test") if "x_test" in names else None,
-                class_names=class_names,
-            )
-
-    def _part(self, archive: zipfile.ZipFile, names: set[str], split: str) -> Part:
-        x, y = f"x_{split}", f"y_{split}"
-        inputs = member(archive, self.path, x)
-        if y not in names:
-            return Part(inputs, None, x, f"{y}{nearest(y, names)}")
-        labels = member(archive, self.path, y)
-        check_labels(labels.shape, labels.dtype, len(inputs), f"{self.path}: {y}")
-        return Part(inputs, labels.values(), x, y)
+            arrays = {name: open_array(archive, self.path, name) for name in ARRAY_NAMES if name in names}
+            return array_contents(arrays, lambda name: name + did_you_mean(name, names))
 
 
 @dataclass(frozen=True)
-class NpzMember(Rows):
-    """One array in an `.npz`, read in blocks from where it lies; its claims are checked before memory is taken.
+class NpzRows(StoredArray):
+    """One array of an `.npz` file, which is read in blocks.
 
-    `dtype` is in native byte order, `stored` as the file has it.
+    `dtype` is in native byte order, `stored_dtype` in that of the file.
     """
 
     path: Path
     name: str
+    where: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    stored: np.dtype[Any]
-    fortran: bool
+    stored_dtype: np.dtype[Any]
+    fortran_order: bool
     seekable = False
-
-    def __len__(self) -> int:
-        return self.shape[0] if self.shape else 0
-
-    def part(self, start: int, stop: int) -> NDArray[Any]:
-        raise NotImplementedError
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
-        for block in self._blocks(rows):
-            yield checked(block, start, f"{self.path}: {self.name}")
+        for block in self._unchecked_blocks(rows):
+            yield check_values(block, start, self.where)
             start += len(block)
 
-    def _blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        if self.fortran or not len(self):  # in Fortran order no row lies in one piece
-            whole = self._load()
-            yield from (whole[start : start + rows] for start in range(0, max(len(self), 1), rows))
+    def read(self) -> NDArray[Any]:
+        return check_values(self.read_unchecked(), 0, self.where)
+
+    def read_unchecked(self) -> NDArray[Any]:
+        with readable(self.path, self.name), np.load(self.path, allow_pickle=False) as arrays:
+            return np.ascontiguousarray(arrays[self.name])
+
+    def _unchecked_blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        if self.fortran_order:  # the values of a row are scattered over the file
+            values = self.read_unchecked()
+            yield from (values[start : start + rows] for start in range(0, len(self), rows))
             return
-        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         with (
             readable(self.path, self.name),
             zipfile.ZipFile(self.path) as archive,
             archive.open(f"{self.name}.npy") as stream,
         ):
-            header(stream)
-            for start in range(0, len(self), rows):
-                count = min(rows, len(self) - start)
-                block = np.empty((count, *self.shape[1:]), self.stored)
-                _fill(stream, block, count * row_bytes)
+            read_header(stream)
+            for start in range(0, len(self), rows):  # zipfile checks the CRC-32 when the last byte is read
+                block = np.empty((min(rows, len(self) - start), *self.shape[1:]), self.stored_dtype)
+                _fill(stream, block)
                 yield block
-            if stream.read(1):  # reading to the end makes zipfile check its CRC-32
-                raise EOFError
-
-    def read(self) -> NDArray[Any]:
-        (whole,) = self.blocks(max(len(self), 1))
-        return whole
-
-    def values(self) -> NDArray[Any]:
-        """All of it as it is, for labels and names, which networks don't see."""
-        if not self.shape:
-            return self._load()
-        (whole,) = self._blocks(max(len(self), 1))
-        return whole
-
-    def _load(self) -> NDArray[Any]:
-        with readable(self.path, self.name), np.load(self.path, allow_pickle=False) as arrays:
-            return np.ascontiguousarray(arrays[self.name])
 
 
-def member(archive: zipfile.ZipFile, path: Path, name: str) -> NpzMember:
-    """Read an array's header.
+def array_names(archive: zipfile.ZipFile) -> list[str]:
+    """Return the sorted names of the arrays of an `.npz` file."""
+    return sorted(info.filename.removesuffix(".npy") for info in archive.infolist())
+
+
+def open_array(archive: zipfile.ZipFile, path: Path, name: str) -> NpzRows:
+    """Read the header of an array, and check it before any memory is allocated for its values.
 
     Raises:
-        KdistillError: if it claims more than the file can hold, or would need pickle.
+        KdistillError: if the file can't hold an array of that size, or if the array needs pickle or a password.
     """
     info = archive.getinfo(f"{name}.npy")
+    if info.flag_bits & 1:
+        raise KdistillError(f"{path}: {name} is encrypted: unpack the file, and zip it again without a password")
     with readable(path, name), archive.open(info) as stream:
-        shape, fortran, dtype = header(stream)
+        shape, fortran_order, dtype = read_header(stream)
         start = stream.tell()
     if dtype.hasobject:
-        raise KdistillError(f"{path}: {name} is of type {dtype}, which only pickle can read: save plain numbers")
-    claimed = start + dtype.itemsize * int(np.prod(shape, dtype=object))
-    if claimed != info.file_size or info.file_size > 1100 * max(info.compress_size, 1):  # deflate's best is 1032
+        raise KdistillError(f"{path}: {name} has type {dtype}, which needs pickle: save plain numbers instead")
+    size = start + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if size != info.file_size or size > BEST_COMPRESSION * max(info.compress_size, 1):
         raise KdistillError(
-            f"{path}: {name} claims {shape} of {dtype}, which is not what the file holds: it is damaged"
+            f"{path}: {name} is damaged: its header claims {shape} of {dtype}, which does not match its size"
         )
-    return NpzMember(path, name, shape, native(dtype), dtype, fortran and len(shape) > 1)
+    return NpzRows(path, name, f"{path}: {name}", shape, native_dtype(dtype), dtype, fortran_order and len(shape) > 1)
 
 
-@contextlib.contextmanager
-def readable(path: Path, name: str | None = None) -> Iterator[None]:
-    """Say in one line what goes wrong while an archive, or the array of a name in it, is read.
-
-    Raises:
-        KdistillError: for whatever zipfile and its decompressors raise.
-    """
-    try:
-        yield
-    except (KdistillError, MemoryError):
-        raise
-    except Exception as error:  # each decompressor has errors of its own
-        if isinstance(error, OSError) and error.errno is not None:  # of the file system: bz2's have no number
-            raise
-        what = "can't be read" if isinstance(error, RuntimeError) else "is damaged"
-        why = first_line(error) if str(error) else "it ends early"
-        fix = f"copy the file again, or save it again with numpy.savez_compressed({path.name!r}, ...)"
-        if "encrypted" in why:
-            why, fix = "it is encrypted", "unpack the archive, and zip its files again without a password"
-        raise KdistillError(
-            f"{path}: {name} {what}: {why}; {fix}" if name else f"{path} is not a readable .npz: {why}; {fix}"
-        ) from None
+def readable(path: Path, name: str | None = None) -> AbstractContextManager[None]:
+    """Report any error in reading an `.npz` file, or one array in it, as one line."""
+    return one_line_errors(
+        f"{path}: can't read {name}" if name else f"{path} is not a readable .npz file",
+        fix=f"copy the file again, or save it again with numpy.savez_compressed({path.name!r}, ...)",
+    )
 
 
-def _fill(stream: IO[bytes], block: NDArray[Any], count: int) -> None:
+def _fill(stream: IO[bytes], block: NDArray[Any]) -> None:
+    """Fill a block from a stream of its bytes."""
     view = block.reshape(-1).view(np.uint8).data
-    done = 0
-    while done < count:
-        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
-        if not got:
+    while view:
+        count = stream.readinto(view)  # type: ignore[attr-defined]
+        if not count:
             raise EOFError
-        done += got
+        view = view[count:]

@@ -1,140 +1,133 @@
-"""A `tf.data.Dataset` as rows: read in passes, of which the first counts the rows and takes their labels."""
+"""Rows of a `tf.data.Dataset`: a first pass counts them and reads their labels, later passes read the inputs."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.readers import BLOCK_ROWS, Part, Rows, checked, matrix_fault, native, texts
-from kdistill.errors import KdistillError
+from kdistill.data.reader import Part, as_strings, explain_label_matrix
+from kdistill.data.rows import BLOCK_ROWS, Rows, check_values, native_dtype
+from kdistill.errors import KdistillError, first_line, one_line_errors
 
 
-def part(dataset: Any, where: str, name: str) -> Part:
-    """A `tf.data.Dataset` of unbatched (input, label), or of inputs alone.
+def parts(datasets: Mapping[str, Any], place: str) -> tuple[Part, Part | None]:
+    """Return the training rows and, if there is a second dataset, the test rows.
 
     Args:
-        dataset: it must give the same rows in the same order each time it is gone through.
-        where: what gives it, for messages.
-        name: which part it is, for messages.
+        datasets: one or two `tf.data.Dataset`s by the name of their part. They are unbatched, consist of (input, label)
+            pairs or of inputs only, and yield the same rows in the same order in each pass.
+        place: what messages call the source of the datasets.
 
     Raises:
-        KdistillError: if it is something else, in one line.
+        KdistillError: if a dataset has other elements, never ends, has no rows, or fails.
     """
+    train, *test = [_part(dataset, f"{place}: {name}", name) for name, dataset in datasets.items()]
+    return train, test[0] if test else None
+
+
+def _part(dataset: Any, where: str, name: str) -> Part:
     from kdistill.backend import tf
 
-    where = f"{where}: {name}"
     elements = dataset.element_spec
     pair = elements if isinstance(elements, tuple) else (elements,)
-    if len(pair) not in (1, 2) or not all(isinstance(one, tf.TensorSpec) for one in pair):
+    if len(pair) not in (1, 2) or not all(isinstance(spec, tf.TensorSpec) for spec in pair):
         raise KdistillError(
-            f"{where} gives {_described(elements)}: it needs (input, label), or inputs alone, each a dense tensor"
+            f"{where} yields {_describe(elements)} (expected dense tensors: (input, label) pairs, or only inputs)"
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise KdistillError(f"{where} never ends: leave out .repeat(), or end it with .take(ROWS)")
+        raise KdistillError(f"{where} never ends: remove .repeat(), or end it with .take(ROWS)")
     if len(pair) == 2 and pair[1].shape.rank not in (0, None) and pair[1].shape.as_list() != [1]:
-        fix = "batched rows are separated by .unbatch()"
+        fix = "call .unbatch() on a batched dataset"
         if pair[1].shape.is_fully_defined():
-            first = [labels for _, labels in _passes(dataset.take(BLOCK_ROWS), BLOCK_ROWS, where) if labels is not None]
-            fix = matrix_fault(first[0], "tf.argmax(label)") if first else "it has no rows"
-        raise KdistillError(f"{where} gives labels of shape {pair[1].shape}, and a label is one number: {fix}")
-    return _first_pass(dataset, labelled=len(pair) == 2, where=where, name=name)
+            labels = next((labels for _, labels in _blocks(dataset.take(BLOCK_ROWS), BLOCK_ROWS, where)), None)
+            fix = "the dataset is empty" if labels is None else explain_label_matrix(labels, "tf.argmax(label)")
+        raise KdistillError(f"{where} yields labels of shape {pair[1].shape} (expected one number per row): {fix}")
+    return _first_pass(dataset, where, name)
 
 
-def _first_pass(dataset: Any, *, labelled: bool, where: str, name: str) -> Part:
-    shape: tuple[int, ...] | None = None
-    dtype = np.dtype(np.uint8)
-    sums, labels = [], []
-    for inputs, some_labels in _passes(dataset, BLOCK_ROWS, where):
-        if shape is None:
-            shape, dtype = inputs.shape[1:], inputs.dtype
-        if inputs.shape[1:] != shape:
-            raise KdistillError(f"{where} gives rows of shape {shape} and of {inputs.shape[1:]}: they must be alike")
-        sums.append(_sums(inputs, some_labels))
-        if some_labels is not None:
-            labels.append(some_labels.reshape(-1))
-    if shape is None:
+def _first_pass(dataset: Any, where: str, name: str) -> Part:
+    checksums, all_labels = [], []
+    row_shape, dtype = None, np.dtype(np.uint8)
+    for inputs, labels in _blocks(dataset, BLOCK_ROWS, where):
+        if row_shape is None:
+            row_shape, dtype = inputs.shape[1:], inputs.dtype
+        if inputs.shape[1:] != row_shape:
+            raise KdistillError(
+                f"{where} yields rows of shape {row_shape} and of shape {inputs.shape[1:]} (expected one shape)"
+            )
+        checksums.append(_checksums(inputs, labels))
+        if labels is not None:
+            all_labels.append(labels.reshape(-1))
+    if row_shape is None:
         raise KdistillError(f"{where} has no rows")
-    rows = StreamRows(dataset, (sum(map(len, sums)), *shape), native(dtype), np.concatenate(sums), where)
-    return Part(rows, np.concatenate(labels) if labelled else None, name, f"labels in {name}")
+    rows = StreamRows(dataset, row_shape, native_dtype(dtype), np.concatenate(checksums), where)
+    return Part(rows, np.concatenate(all_labels) if all_labels else None, name, f"labels in {name}")
 
 
 class StreamRows(Rows):
-    """The rows of a `tf.data.Dataset`; each pass is checked against the first."""
+    """Rows of a `tf.data.Dataset`. Each pass is compared with the first one, by a checksum of each row."""
 
     seekable = False
 
     def __init__(
-        self, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any], sums: NDArray[np.uint32], where: str
+        self, dataset: Any, row_shape: tuple[int, ...], dtype: np.dtype[Any], checksums: NDArray[np.uint32], where: str
     ) -> None:
-        self._dataset, self._sums, self._where = dataset, sums, where
-        self.shape, self.dtype = shape, dtype
-
-    def part(self, start: int, stop: int) -> NDArray[Any]:
-        raise NotImplementedError
+        self._dataset, self._checksums, self._where = dataset, checksums, where
+        self.shape, self.dtype = (len(checksums), *row_shape), dtype
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         start = 0
-        for inputs, labels in _passes(self._dataset, rows, self._where):
-            expected = self._sums[start : start + len(inputs)]
+        for inputs, labels in _blocks(self._dataset, rows, self._where):
+            expected = self._checksums[start : start + len(inputs)]
             if len(expected) < len(inputs):
-                raise self._changed(f"more than the {len(self):,} rows")
-            if (differs := _sums(inputs, labels) != expected).any():
-                raise self._changed(f"another row {start + int(np.argmax(differs))} than that")
-            yield checked(inputs, start, self._where)
+                raise self._changed(f"more rows than the {len(self):,}")
+            if (differs := _checksums(inputs, labels) != expected).any():
+                raise self._changed(f"a row {start + int(np.argmax(differs))} that differs from the one")
+            yield check_values(inputs, start, self._where)
             start += len(inputs)
         if start < len(self):
             raise self._changed(f"{start:,} rows instead of the {len(self):,}")
 
-    def _changed(self, what: str) -> KdistillError:
+    def _changed(self, difference: str) -> KdistillError:
         return KdistillError(
-            f"{self._where} gives {what} of the first time: it must give the same rows in the same order each time, so "
-            "no random augmentation, and .shuffle(..., reshuffle_each_iteration=False)"
+            f"{self._where} yields {difference} of the first pass: it must yield the same rows in the same order each "
+            "time; remove random augmentation, and use .shuffle(..., reshuffle_each_iteration=False)"
         )
 
 
-def _passes(dataset: Any, rows: int, where: str) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
-    """One pass in blocks of inputs and labels; None for labels that there are none of."""
-    with _one_line(where):
+def _blocks(dataset: Any, rows: int, where: str) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
+    """Yield blocks of inputs and labels in one pass; None if there are no labels."""
+    with one_line_errors(f"{where} can't be read", describe=_describe_error):
         for block in dataset.batch(rows).prefetch(1).as_numpy_iterator():
             inputs, *labels = block if isinstance(block, tuple) else (block,)
-            if labels and labels[0].dtype.hasobject:  # TensorFlow's texts
-                labels = [texts(labels[0].reshape(-1), f"labels in {where}")]
+            if labels and labels[0].dtype.hasobject:  # TensorFlow's strings
+                labels = [as_strings(labels[0].reshape(-1), f"labels in {where}")]
             yield inputs, labels[0] if labels else None
 
 
-@contextlib.contextmanager
-def _one_line(where: str) -> Iterator[None]:
-    """Whatever goes wrong in reading a `tf.data.Dataset`, in one line."""
-    from kdistill.backend import tf
-
-    try:
-        yield
-    except tf.errors.OpError as error:
-        said = re.sub(r"^(\{\{.*?\}\} ?)+|\[Op:.*", "", error.message.splitlines()[0]).strip()
-        lines = re.findall(r'File "([^"]+)", line (\d+)', error.message)  # of a Python function inside
-        place = f" ({':'.join(lines[-1])})" if lines else ""
-        raise KdistillError(f"{where} can't be read: {said or type(error).__name__}{place}") from None
+def _describe_error(error: BaseException) -> str:
+    """Describe an error, with the line of the Python function that failed inside TensorFlow."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+    return first_line(error) + (f" ({':'.join(lines[-1])})" if lines else "")
 
 
-def _described(elements: Any) -> str:
-    """What a `tf.data.Dataset` gives, in few words."""
+def _describe(elements: Any) -> str:
     if isinstance(elements, dict):
         return f"a dictionary of {', '.join(map(str, list(elements)[:5]))}"
     if isinstance(elements, tuple):
-        return f"({', '.join(_described(one) for one in elements)})"
-    return f"{type(elements).__name__.removesuffix('Spec')}"
+        return f"({', '.join(map(_describe, elements))})"
+    return type(elements).__name__.removesuffix("Spec")
 
 
-def _sums(inputs: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint32]:
-    """A CRC-32 of each row and its label."""
-    of = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(inputs)]
+def _checksums(inputs: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint32]:
+    """Return a CRC-32 of each row and its label."""
+    checksums = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(inputs)]
     if labels is not None:
         as_bytes = (label.encode() if isinstance(label, str) else label.tobytes() for label in labels)
-        of = [zlib.crc32(label, row) for label, row in zip(as_bytes, of, strict=True)]
-    return np.array(of, np.uint32)
+        checksums = [zlib.crc32(label, checksum) for label, checksum in zip(as_bytes, checksums, strict=True)]
+    return np.array(checksums, np.uint32)

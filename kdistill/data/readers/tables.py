@@ -1,9 +1,8 @@
-"""`.csv` and `.parquet`: a row an example, a column a number of its input, and a column of labels; through pandas."""
+"""`.csv` and `.parquet` tables: one row per example, columns of numbers as inputs, one column of labels. Uses pandas."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shlex
 import warnings
@@ -15,249 +14,219 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
-from kdistill.data.readers import Contents, Part, Reader, TableRows, Task, nearest, texts
-from kdistill.errors import KdistillError, first_line
+from kdistill.data.reader import Contents, Part, Reader, RowSpec, as_strings, did_you_mean
+from kdistill.data.rows import ArrayRows
+from kdistill.errors import KdistillError, one_line_errors
 
-LABEL = "label"
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # where numbers are meant; a label may be such a text
-SEPARATORS = (",", ";", "\t", "|")  # of columns of text
-BEST_COMPRESSION = 20  # rows in a byte of Parquet: more holds nothing but repetitions
-UNDOUBTED = 1 << 30  # bytes in memory up to which a table may hold nothing but repetitions
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """A file, and its format: csv or parquet."""
-
-    path: Path
-    format: str
+DEFAULT_LABELS = "label"
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # in columns of numbers; labels may be such strings
+SEPARATORS = (",", ";", "\t", "|")
+BEST_COMPRESSION = 20  # rows per byte of Parquet; only repeated rows compress better
+TRUSTED_BYTES = 1 << 30  # in memory; up to this size, a table may consist of repeated rows
 
 
 @dataclass(frozen=True)
 class Table(Reader):
-    """A table of numbers, which are to be standardised, and of labels of any values; perhaps another of test rows.
+    """A table of numbers, which will be standardized, and of labels; maybe another table of test rows.
 
-    Without `--inputs`, every column but the labels' is a part of the input. `columns` are the inputs, and `labels` the
-    column of labels (if it is there), where a dataset has settled them.
+    Without `--inputs`, every column except the labels is an input.
+
+    Args:
+        columns: the inputs of the dataset, for the transfer set of a dataset.
+        labels: the column of labels; a transfer set may lack it.
     """
 
     columns: tuple[str, ...] | None = None
-    labels: str = LABEL
+    labels: str = DEFAULT_LABELS
     format = "a table"
     takes = ("inputs", "labels", "test-inputs", "test-fraction", "data-format")
     files = ("test-inputs",)
 
-    def suited(self, task: Task) -> Table:
-        table = task.preprocessing.get("table")
+    def matching(self, spec: RowSpec) -> Table:
+        table = spec.preprocessing.get("table")
         return replace(self, columns=tuple(table["inputs"]), labels=table["labels"]) if table else self
 
-    def _file(self, place: str) -> TableFile:
-        path = Path(place)
-        return TableFile(path, self.options.data_format or path.suffix.lower().removeprefix("."))
-
-    def digest(self) -> str:
-        digest = workspace.digest(self.path)
-        if self.options.test_inputs is None:
-            return digest
-        both = f"{digest} {workspace.digest(Path(self.options.test_inputs))}"
-        return "sha256:" + hashlib.sha256(both.encode()).hexdigest()
-
     def contents(self) -> Contents:
-        path = self._file(self.place)
-        there = _names(path)
-        labels = self.options.labels or self.labels
-        found = labels if self.options.labels or labels in there else None
-        inputs = [name for name in there if name != labels]
-        if self.options.inputs:
-            inputs = self.options.inputs.split(",")
+        options = self.options
+        names = self._column_names(self.path)
+        labels = options.labels or self.labels
+        inputs = [name for name in names if name != labels]
+        if options.inputs:
+            inputs = options.inputs.split(",")
         elif self.columns:
             inputs = list(self.columns)
         if not inputs:
-            raise KdistillError(f"{self.place} has no column but {labels}: inputs are the other columns")
+            raise KdistillError(f"{self.place} has no column besides the labels, {labels} (expected inputs)")
         if labels in inputs or len(set(inputs)) < len(inputs):
-            raise KdistillError(f"--inputs {','.join(inputs)} names a column twice, or that of the labels ({labels})")
-        test = self.options.test_inputs
+            raise KdistillError(f"--inputs {','.join(inputs)} repeats a column or names the labels ({labels})")
+        has_labels = bool(options.labels) or labels in names
         return Contents(
-            train=_part(path, inputs, found),
-            test=_part(self._file(test), inputs, labels) if test else None,
+            train=self._part(self.path, inputs, labels if has_labels else None),
+            test=self._part(Path(options.test_inputs), inputs, labels) if options.test_inputs else None,
             categories=True,
             columns=inputs,
             preprocessing={"table": {"inputs": inputs, "labels": labels}},
         )
 
+    def _is_csv(self, path: Path) -> bool:
+        return (self.options.data_format or path.suffix.lower()).removeprefix(".") == "csv"
 
-def _names(file: TableFile) -> list[str]:
-    """What a table's columns are called."""
-    with _pandas(file.path) as pandas:
-        if file.format == "csv":
-            _check_head(file.path)
-            head = pandas.read_csv(file.path, nrows=0, sep=_separator(file.path), compression=None)
-            return [str(name) for name in head.columns]
-        from pyarrow import parquet
+    def _column_names(self, path: Path) -> list[str]:
+        with _pandas_errors(path):
+            import pandas as pd
+            from pyarrow import parquet
 
-        return [str(name) for name in parquet.read_schema(file.path).names]
+            if not self._is_csv(path):
+                return [str(name) for name in parquet.read_schema(path).names]
+            _check_header(path)
+            return [str(name) for name in pd.read_csv(path, nrows=0, sep=_separator(path), compression=None).columns]
 
-
-def _part(file: TableFile, inputs: Sequence[str], labels: str | None) -> Part:
-    path = file.path
-    wanted = [*inputs, *([labels] if labels else [])]
-    there = _names(file)
-    if lacking := [name for name in wanted if name not in there]:
-        raise KdistillError(
-            f"{path} has no column {lacking[0]}: it has {', '.join(there[:10])}{', ...' * (len(there) > 10)}"
-            f"{nearest(lacking[0], there)}"
+    def _part(self, path: Path, inputs: Sequence[str], labels: str | None) -> Part:
+        columns = [*inputs, *([labels] if labels else [])]
+        names = self._column_names(path)
+        if missing := [name for name in columns if name not in names]:
+            raise KdistillError(
+                f"{path} has no column {missing[0]}, only {', '.join(names[:10])}{', ...' * (len(names) > 10)}"
+                f"{did_you_mean(missing[0], names)}"
+            )
+        with _pandas_errors(path), warnings.catch_warnings():
+            frame = _read_csv(path, columns, labels) if self._is_csv(path) else _read_parquet(path, columns)
+            values = np.empty((len(frame), len(inputs)))
+            for index, name in enumerate(inputs):
+                fix = "leave it out of --inputs" if labels else f"pass --labels {name} if it is the label"
+                values[:, index] = _numbers(frame[name], f"{path}: column {name}", fix)
+            label_values = _labels(frame[labels], f"{path}: column {labels}") if labels else None
+        no_labels = f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{did_you_mean(DEFAULT_LABELS, names)}"
+        return Part(
+            inputs=ArrayRows(values, str(path), check=False),
+            labels=label_values,
+            name="the table",
+            labels_name=f"column {labels}" if labels else no_labels,
         )
-    with _pandas(path) as pandas, warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)  # what it would leave out
-        frame = _csv(pandas, path, wanted, labels) if file.format == "csv" else _parquet(pandas, path, wanted)
-        values = np.empty((len(frame), len(inputs)))
-        for place, name in enumerate(inputs):
-            hint = "leave it out of --inputs" if labels else f"say that it is the label, --labels {name}"
-            values[:, place] = _numbers(pandas, frame[name], f"{path}: column {name}", hint)
-        found = _labels(frame[labels], f"{path}: column {labels}") if labels else None
-    missing = f"column {LABEL}, and no --labels COLUMN was given{nearest(LABEL, there)}"
-    return Part(
-        inputs=TableRows(values, str(path)),
-        labels=found,
-        name="the table",
-        labels_name=f"column {labels}" if labels else missing,
-    )
 
 
-def _csv(pandas: Any, path: Path, wanted: Sequence[str], labels: str | None) -> Any:
-    return pandas.read_csv(
+def _read_csv(path: Path, columns: Sequence[str], labels: str | None) -> Any:
+    import pandas as pd
+
+    warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas warns of values that it drops
+    return pd.read_csv(
         path,
         sep=_separator(path),
-        index_col=False,  # else rows that are longer than the head are taken as having names
-        na_values={name: [""] if name == labels else MISSING for name in wanted},
+        index_col=False,  # otherwise the first values of rows longer than the header become row names
+        na_values={name: [""] if name == labels else MISSING for name in columns},
         keep_default_na=False,
         low_memory=False,
         compression=None,
     )
 
 
-def _parquet(pandas: Any, path: Path, wanted: Sequence[str]) -> Any:
-    """Some columns of a `.parquet`, where the file is large enough for what it claims."""
+def _read_parquet(path: Path, columns: Sequence[str]) -> Any:
+    """Read some columns, unless the file claims far more rows than a file of its size can hold."""
+    import pandas as pd
     from pyarrow import parquet, types
 
-    rows, stored = parquet.read_metadata(path).num_rows, path.stat().st_size
-    if rows > BEST_COMPRESSION * stored and 8 * rows * len(wanted) > UNDOUBTED:
+    rows, size = parquet.read_metadata(path).num_rows, path.stat().st_size
+    if rows > BEST_COMPRESSION * size and 8 * rows * len(columns) > TRUSTED_BYTES:
         raise KdistillError(
-            f"{path} claims {rows:,} rows in {stored:,} bytes: it is damaged, or holds little but repeated rows"
+            f"{path} claims {rows:,} rows in {size:,} bytes: it is damaged, or nearly all rows are equal"
         )
-    schema = parquet.read_schema(path)
-    texts = [name for name in wanted if types.is_string(kind := schema.field(name).type) or types.is_large_string(kind)]
-    frame = pandas.read_parquet(path, columns=list(wanted), engine="pyarrow", read_dictionary=texts)
-    for name in texts:  # one text that many rows have was read once, and stays so
+    kinds = {name: parquet.read_schema(path).field(name).type for name in columns}
+    strings = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    frame = pd.read_parquet(path, columns=list(columns), engine="pyarrow", read_dictionary=strings)
+    for name in strings:  # equal strings are read once, and share one object
         frame[name] = frame[name].astype(object)
     return frame
 
 
-def _head(path: Path) -> str:
-    """The first line of a CSV that is not blank, as far as its first MiB reaches."""
+def _header(path: Path) -> str:
+    """Return the first line of a CSV that is not blank, from its first MiB."""
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         lines = stream.read(1 << 20).splitlines()
     return next((line for line in lines if line.strip()), "")
 
 
 def _separator(path: Path) -> str:
-    """What most often separates words in the head: comma, semicolon, tab, bar, or else white space."""
-    line = re.sub(r'"[^"]*"', "", _head(path))
-    most = max(SEPARATORS, key=line.count)
-    return most if line.count(most) or not line.split()[1:] else r"\s+"
+    """Return the most frequent separator in the header: comma, semicolon, tab, bar, or else white space."""
+    line = re.sub(r'"[^"]*"', "", _header(path))
+    separator = max(SEPARATORS, key=line.count)
+    return separator if separator in line or not line.split()[1:] else r"\s+"
 
 
-def _check_head(path: Path) -> None:
-    """Refuse a CSV whose first line holds numbers, which are a row of data; columns numbered in order are fine.
+def _check_header(path: Path) -> None:
+    """Check that the first line of a CSV names the columns. Consecutive integers are names; other numbers are data.
 
     Raises:
-        KdistillError: with the command that puts a head before it.
+        KdistillError: with the command that adds a header.
     """
-    line, separator = _head(path), _separator(path)
-    fields = [field.strip(" \"'") for field in line.split(None if separator == r"\s+" else separator)]
+    separator = _separator(path)
+    fields = [field.strip(" \"'") for field in _header(path).split(None if separator == r"\s+" else separator)]
     numbers = [field for field in fields if _is_number(field)]
     if not numbers or (numbers[0].isdecimal() and numbers == [str(int(numbers[0]) + i) for i in range(len(numbers))]):
         return
-    between = {r"\s+": "' '", "\t": r"$'\t'"}.get(separator, f"'{separator}'")
-    label = next((place for place, field in enumerate(fields) if field not in numbers), len(fields) - 1)
+    quoted = {r"\s+": "' '", "\t": r"$'\t'"}.get(separator, f"'{separator}'")
+    label = next((index for index, field in enumerate(fields) if field not in numbers), len(fields) - 1)
     raise KdistillError(
-        f"{path} has no header row: its first row holds numbers ({', '.join(numbers[:3])}); number the columns with "
-        f"(seq -s {between} 0 {len(fields) - 1}; cat {shlex.quote(str(path))}) > numbered.csv, and name that of the "
+        f"{path} has no header row, its first row contains numbers ({', '.join(numbers[:3])}): number the columns with "
+        f"(seq -s {quoted} 0 {len(fields) - 1}; cat {shlex.quote(str(path))}) > numbered.csv, and name the column of "
         f"labels, e.g. --dataset numbered.csv --labels {label}"
     )
 
 
 def _is_number(field: str) -> bool:
-    """Whether a field is written in digits: the words nan and inf may be names."""
-    try:
+    """Return whether a field is a number in digits; nan and inf may be names."""
+    with contextlib.suppress(ValueError):
         float(field)
-    except ValueError:
-        return False
-    return any(map(str.isdigit, field))
+        return any(map(str.isdigit, field))
+    return False
 
 
-def _numbers(pandas: Any, column: Any, where: str, hint: str) -> NDArray[np.float64]:
-    """A column of numbers (rows,), all of them there and finite; `hint` says what else can be done with texts."""
+def _numbers(column: Any, where: str, fix: str) -> NDArray[np.float64]:
+    """Return a column of finite numbers (rows,). `fix` says what to do with strings."""
+    import pandas as pd
+
     _check_missing(column, where)
     if not len(column):
         return np.empty(0)
     if column.dtype.kind not in "fiub":
-        no_number = pandas.to_numeric(column, errors="coerce").isna().to_numpy()
-        first = int(np.argmax(no_number))
-        what = f"{_count(int(no_number.sum()), 'text')}, the first {column.iloc[first]!r} in row {first}"
-        raise KdistillError(
-            f"{where} holds {what if no_number.any() else f'values of type {column.dtype}'}, and inputs are numbers: "
-            f"encode it as such, or {hint}"
-        )
-    numbers = column.to_numpy(np.float64)
-    if bad := int(np.count_nonzero(~np.isfinite(numbers))):
-        raise KdistillError(f"{where} holds {_count(bad, 'infinite value')}, the first in row {_first(numbers)}")
-    return np.asarray(numbers)
+        is_string = pd.to_numeric(column, errors="coerce").isna().to_numpy()
+        row = int(np.argmax(is_string))
+        strings = f"{_count(is_string, 'string')}, {column.iloc[row]!r}"
+        values = strings if is_string.any() else f"values of type {column.dtype}"
+        raise KdistillError(f"{where} contains {values} (expected numbers): encode it as numbers, or {fix}")
+    return _finite(column.to_numpy(np.float64), where)
 
 
 def _labels(column: Any, where: str) -> NDArray[Any]:
-    """A column of labels (rows,): whole numbers, other numbers, or texts."""
+    """Return a column of labels (rows,): integers, floats or strings."""
     _check_missing(column, where)
     if column.dtype.kind not in "iuf":
-        return texts(column, where)
-    numbers = column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64)
-    if bad := int(np.count_nonzero(~np.isfinite(numbers))):
-        raise KdistillError(f"{where} holds {_count(bad, 'infinite value')}, the first in row {_first(numbers)}")
-    return np.asarray(numbers)
+        return as_strings(column, where)
+    return _finite(column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64), where)
+
+
+def _finite(values: NDArray[Any], where: str) -> NDArray[Any]:
+    if (infinite := ~np.isfinite(values)).any():
+        raise KdistillError(f"{where} contains {_count(infinite, 'infinite value')}: remove those rows")
+    return values
 
 
 def _check_missing(column: Any, where: str) -> None:
-    if missing := int(column.isna().sum()):
-        first = int(np.argmax(column.isna().to_numpy()))
-        raise KdistillError(
-            f"{where} has {_count(missing, 'missing value')}, the first in row {first}: fill them in, or leave out the "
-            "rows"
-        )
+    if (missing := column.isna().to_numpy()).any():
+        raise KdistillError(f"{where} has {_count(missing, 'missing value')}: fill them in, or remove those rows")
 
 
-def _first(numbers: NDArray[Any]) -> int:
-    """The first row that isn't finite."""
-    return int(np.argmin(np.isfinite(numbers)))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def _count(bad: NDArray[np.bool_], noun: str) -> str:
+    number = int(bad.sum())
+    return f"{number:,} {noun}{'s' * (number != 1)}, first in row {int(np.argmax(bad))}"
 
 
 @contextlib.contextmanager
-def _pandas(path: Path) -> Iterator[Any]:
-    """The library, while a file is read with it; what goes wrong becomes one line."""
+def _pandas_errors(path: Path) -> Iterator[None]:
+    """Check that pandas is installed, and report any error in reading a file with it as one line."""
     try:
-        import pandas as pd
-        import pyarrow as pa  # noqa: F401 - what reads .parquet, which pandas would only miss later
+        import pandas as pd  # noqa: F401
+        import pyarrow as pa  # noqa: F401 - pandas misses it only when it reads a .parquet
     except ModuleNotFoundError:
-        raise KdistillError(
-            f"{path}: reading tables needs pandas and pyarrow: pip install 'kdistill[tables]'"
-        ) from None
-    try:
-        yield pd
-    except (KdistillError, PermissionError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - each library's parsers have errors of their own
-        raise KdistillError(f"{path} can't be read as a table: {first_line(error)}") from None
+        raise KdistillError(f"{path}: tables need pandas and pyarrow: pip install 'kdistill[tables]'") from None
+    with one_line_errors(f"{path} can't be read as a table"):
+        yield

@@ -1,0 +1,113 @@
+"""Datasets in memory: splits of labeled rows, and the description that is stored with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.data.keys import row_keys
+from kdistill.data.labels import NO_LABEL
+from kdistill.data.rows import BLOCK_ROWS, Concat, Rows, Subset
+
+MAX_DESCRIBED_CLASSES = 10_000  # a longer list of class names would swamp the manifest
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a dataset, e.g. its training rows, or the rows of a transfer set.
+
+    Attributes:
+        name: e.g. `train`, for messages.
+        inputs: (rows, ...), read when needed.
+        labels: (rows,) class numbers; `NO_LABEL` for rows without a label.
+        warnings: lines for the user about a transfer set. The warnings about a dataset are in `Dataset.warnings`.
+    """
+
+    name: str
+    inputs: Rows
+    labels: NDArray[np.int64]
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labeled_rows(self) -> int:
+        """The number of rows that have a label."""
+        return int((self.labels != NO_LABEL).sum())
+
+    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield the inputs in order, `rows` at a time, with one block in memory."""
+        yield from self.inputs.blocks(rows)
+
+    def read(self) -> NDArray[Any]:
+        """Return all inputs, (rows, ...)."""
+        return self.inputs.read()
+
+    def keys(self) -> NDArray[np.uint8]:
+        """Return the `row_keys` of all inputs, (rows, 16). Only the first call reads the inputs."""
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint8]:
+        keys = np.concatenate([row_keys(block) for block in self.blocks(BLOCK_ROWS)])
+        keys.flags.writeable = False
+        return keys
+
+    def select(self, mask: NDArray[np.bool_]) -> Split:
+        """Return the rows that a mask (rows,) selects."""
+        return self if mask.all() else replace(self, inputs=Subset(self.inputs, mask), labels=self.labels[mask])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test rows of one classification task.
+
+    Attributes:
+        name: how the dataset can be loaded again, e.g. `digits` or a path with read options.
+        train: the training rows.
+        test: the test rows, of the same shape and type.
+        classes: the number of classes.
+        class_names: their names, in order.
+        preprocessing: what was done to the stored inputs, in JSON types, for programs that use a trained network.
+        warnings: lines for the user.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    class_names: tuple[str, ...]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def input_dtype(self) -> str:
+        return str(self.train.inputs.dtype)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a program needs to use a trained network: class names (None if very many) and preprocessing."""
+        names = list(self.class_names) if self.classes <= MAX_DESCRIBED_CLASSES else None
+        return {"class_names": names, "preprocessing": dict(self.preprocessing)}
+
+
+def concatenate(splits: Sequence[Split]) -> Split:
+    """Return the rows of one or more splits of equal shape and type, one split after the other."""
+    if len(splits) == 1:
+        return splits[0]
+    return Split(
+        name=" + ".join(split.name for split in splits),
+        inputs=Concat([split.inputs for split in splits]),
+        labels=np.concatenate([split.labels for split in splits]),
+        warnings=tuple(warning for split in splits for warning in split.warnings),
+    )

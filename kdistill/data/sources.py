@@ -1,0 +1,235 @@
+"""Sources: finds the reader of a dataset name, and loads what it reads as a dataset or transfer set."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdistill.data.dataset import Dataset, Split
+from kdistill.data.labels import category_names, class_numbers, class_warnings, refuse_regression
+from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
+from kdistill.data.rows import Standardized, column_statistics
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import DATA_FORMATS, ReadOptions
+
+KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+NAMED_DATASETS = {"digits": "builtin:Digits"} | dict.fromkeys(KERAS_DATASETS, "builtin:KerasDataset")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset name and the reader for it."""
+
+    name: str
+    reader: Reader
+
+    @property
+    def place(self) -> str:
+        """Where the data is, for messages."""
+        return self.reader.place
+
+    def digest(self) -> str:
+        """Return a digest of the data and of the options that it is read with."""
+        digest = self.reader.digest()
+        without_effect = (*self.reader.files, *self.reader.limits)
+        given = self.reader.options.given()
+        if options := sorted(item for item in given.items() if item[0] not in without_effect):
+            digest = "sha256:" + hashlib.sha256(f"{digest} {options}".encode()).hexdigest()
+        return digest
+
+    def load(self) -> Dataset:
+        """Read and check the labels, and return a dataset whose inputs are read when needed.
+
+        Raises:
+            KdistillError: if the data is not a dataset.
+            UsageError: if `--test-fraction` is set, but the data has test rows.
+        """
+        contents = self.reader.contents()
+        names = self._class_names(contents)
+        train = self._split(contents.train, "train", names if contents.by_name else None)
+        where = f"{self.place}: {contents.train.labels_name}"
+        refuse_regression(contents.train, where, table=contents.categories)
+        classes = max(len(names), int(train.labels.max()) + 1)
+        if classes < 2:
+            raise KdistillError(f"{where} holds a single class (expected two or more)")
+        if names and len(names) < classes:
+            raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
+        if contents.test:
+            test = self._split(contents.test, "test", names if contents.by_name else None)
+            self._refuse_test_fraction()
+            self._check_match(contents.test, test, train, classes, "the training rows")
+        else:
+            train, test = self._hold_out(train)
+        preprocessing = dict(contents.preprocessing)
+        if contents.columns:
+            statistics = column_statistics(train.inputs, contents.columns, self.place)
+            preprocessing["standardised"] = statistics
+            train, test = (
+                _standardize(split, statistics, f"{self.place}: the {split.name} part") for split in (train, test)
+            )
+        used = len(np.unique(np.concatenate([train.labels, test.labels])))
+        return Dataset(
+            self.name,
+            train,
+            test,
+            classes,
+            tuple(names or map(str, range(classes))),
+            preprocessing,
+            (*contents.warnings, *class_warnings(classes, used, where)),
+        )
+
+    def load_transfer_set(self, dataset: Dataset) -> Split:
+        """Return the training rows as a transfer set for a dataset, preprocessed like the rows of the dataset.
+
+        Raises:
+            KdistillError: if the rows or classes differ from those of the dataset.
+            UsageError: if `--test-fraction` is set, but the data has test rows.
+        """
+        contents = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing)).contents()
+        if contents.class_names and not contents.by_name and tuple(contents.class_names) != dataset.class_names:
+            raise KdistillError(
+                f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., but {dataset.name} has "
+                f"{', '.join(dataset.class_names[:5])}...: use the classes of the dataset, or no labels"
+            )
+        split = self._split(contents.train, "transfer set", dataset.class_names if contents.by_name else None)
+        if contents.test:
+            self._refuse_test_fraction()
+        elif self.reader.options.test_fraction is not None:
+            split = self._hold_out(split)[0]
+        if contents.columns and (statistics := dataset.preprocessing.get("standardised")):
+            split = _standardize(split, statistics, self.place)
+        self._check_match(contents.train, split, dataset.train, dataset.classes, dataset.name)
+        return replace(split, warnings=contents.warnings)
+
+    def _class_names(self, contents: Contents) -> list[str]:
+        """Return the class names, or an empty list if labels are numbers without names."""
+        for part in (contents.train, contents.test):
+            if part and part.labels is None:
+                raise KdistillError(f"{self.place} has no {part.labels_name} (without labels: use --transfer-set)")
+        names = list(contents.class_names)
+        if contents.by_name and not names:
+            assert contents.train.labels is not None
+            names = category_names(contents.train.labels)
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise KdistillError(f"{self.place}: class_names has {repeated[0]!r} twice (expected distinct names)")
+        return names
+
+    def _split(self, part: Part, name: str, class_names: Sequence[str] | None) -> Split:
+        """Check the inputs and labels of a part; `class_names` is None if its labels are class numbers."""
+        inputs, where = part.inputs, f"{self.place}: {part.name}"
+        if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+            raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
+        if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
+            raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
+        if len(inputs) == 0:
+            raise KdistillError(f"{where} has no rows")
+        return Split(name, inputs, class_numbers(part, self.place, class_names))
+
+    def _check_match(self, part: Part, split: Split, train: Split, classes: int, train_name: str) -> None:
+        """Check that the rows and labels of a part match the training rows of a dataset."""
+        actual, expected = split.inputs, train.inputs
+        if actual.shape[1:] != expected.shape[1:] or actual.dtype != expected.dtype:
+            raise KdistillError(
+                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {actual.dtype} (expected "
+                f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
+            )
+        if split.labels.max() >= classes:
+            label = f"{part.labels_name} holds the label {split.labels.max()}"
+            raise KdistillError(f"{self.place}: {label}, beyond the {classes} classes of {train_name}")
+
+    def _refuse_test_fraction(self) -> None:
+        if self.reader.options.test_fraction is not None:
+            raise UsageError(f"{self.place} has a test part: omit --test-fraction")
+
+    def _hold_out(self, split: Split) -> tuple[Split, Split]:
+        """Return training and test rows, by `--test-fraction`; the choice depends only on the number of rows."""
+        fraction = self.reader.options.test_fraction
+        if fraction is None:
+            raise KdistillError(f"{self.place} has no test part: --test-fraction 0.2 sets aside a fifth of the rows")
+        rows = len(split)
+        is_test = np.zeros(rows, bool)
+        is_test[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True
+        if not 0 < is_test.sum() < rows:
+            raise KdistillError(
+                f"--test-fraction {fraction} sets aside {is_test.sum()} of the {rows} rows of {self.place} (expected "
+                "at least one training row and one test row)"
+            )
+        return split.select(~is_test), replace(split.select(is_test), name="test")
+
+
+def load(name: str) -> Dataset:
+    """Return the dataset with a name or path, as `--dataset` takes it.
+
+    Raises:
+        KdistillError: if there is no such dataset.
+    """
+    return resolve(name, option="dataset").load()
+
+
+def resolve(name: str, *, option: str | None = None, cache: Path | None = None) -> Source:
+    """Return the source of a dataset, a path or a `package.module:function`.
+
+    Args:
+        name: may end with `?` and read options, as written by `ReadOptions.named` and in `Source.name`.
+        option: the command-line option that the name is from, for messages; None if it is from a manifest.
+        cache: a directory for decoded rows, e.g. `Workspace.cache`.
+
+    Raises:
+        KdistillError: if there is no such dataset.
+        UsageError: if a read option has a wrong value, or is not for this format.
+    """
+    place, options = ReadOptions.of(name)
+    place, reader = _find_reader(place, option, options.data_format)
+    options = options.absolute(reader.files)
+    return Source(options.named(place), reader(place, options, cache))
+
+
+def short_name(name: str) -> str:
+    """Return the name of a dataset without folders and read options, for titles."""
+    return ReadOptions.of(name)[0].rsplit("/", 1)[-1]
+
+
+def _find_reader(place: str, option: str | None, data_format: str | None) -> tuple[str, type[Reader]]:
+    """Return the absolute path, or the name if it is not a path, and the reader for it."""
+    if place in NAMED_DATASETS:
+        return place, _import_reader(NAMED_DATASETS[place])
+    if place.startswith("tfds:"):
+        return place, _import_reader("tfds:Tfds")
+    path = Path(place).expanduser().absolute()
+    module, colon, function = place.rpartition(":")
+    if colon and not path.exists() and all(name.isidentifier() for name in (*module.split("."), function)):
+        return place, _import_reader("functions:Function")
+    argument = f"--{option} {place}" if option else f"dataset {place}"
+    if not place or not path.exists():
+        raise KdistillError(
+            f"{argument}: there is no such file or dataset (expected a path, {', '.join(NAMED_DATASETS)}, tfds:NAME or "
+            f"package.module:function){did_you_mean(place, NAMED_DATASETS)}"
+        )
+    if path.is_dir():
+        return str(path), _import_reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
+    check_file(option or "dataset", place)
+    by_extension = {extension: each for each in DATA_FORMATS.values() for extension in each.extensions}
+    file_format = DATA_FORMATS[data_format] if data_format else by_extension.get(path.suffix.lower())
+    if file_format is None:
+        raise KdistillError(
+            f"{argument}: unrecognized file extension {path.suffix!r} (expected {', '.join(by_extension)}, or a "
+            f"directory of images or .npy files): pass --data-format {'|'.join(DATA_FORMATS)}"
+        )
+    return str(path), _import_reader(file_format.reader)
+
+
+def _import_reader(name: str) -> type[Reader]:
+    module, _, kind = name.partition(":")
+    reader: type[Reader] = getattr(importlib.import_module(f"kdistill.data.readers.{module}"), kind)
+    return reader
+
+
+def _standardize(split: Split, statistics: dict[str, Any], where: str) -> Split:
+    return replace(split, inputs=Standardized(split.inputs, statistics, where))

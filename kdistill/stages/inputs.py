@@ -1,0 +1,50 @@
+"""The inputs of artifacts: datasets as they were recorded or where they are now, and whether inputs have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kdistill import data
+from kdistill.errors import KdistillError
+from kdistill.settings import ReadOptions
+from kdistill.workspace import Artifact, Input, Workspace, short_digest
+from kdistill.workspace.staleness import Staleness
+
+
+def staleness(workspace: Workspace, at_hand: Collection[str] = ()) -> Staleness:
+    """Return a look at the staleness of artifacts.
+
+    Args:
+        workspace: where they are.
+        at_hand: digests of datasets that the user gave, which need not be at the recorded place.
+    """
+    return Staleness(workspace, lambda name: data.resolve(name).digest(), at_hand)
+
+
+def recorded_dataset(made_from: Input, given: str | None, artifact: Artifact) -> data.Source:
+    """Find the dataset that an artifact was made from, at its recorded place or at another one.
+
+    Args:
+        made_from: the dataset, as the artifact's manifest records it.
+        given: the value of `--dataset`, or None. It is read as the dataset was read, unless it has read options.
+        artifact: for messages.
+
+    Raises:
+        KdistillError: if there is none, or what is given has another digest than recorded.
+    """
+    cache = Workspace(artifact.root).cache
+    if given is None:
+        return data.resolve(made_from.name, cache=cache)
+    candidates = [given]
+    if not ReadOptions.of(given)[1].given() and (options := ReadOptions.of(made_from.name)[1]).given():
+        candidates.append(options.named(given))
+    digests = []
+    for candidate in candidates:
+        source = data.resolve(candidate, option="dataset", cache=cache)
+        digests.append(source.digest())
+        if digests[-1] == made_from.digest:
+            return source
+    raise KdistillError(
+        f"--dataset {given} is not the data that {artifact} was made from: its digest is {short_digest(digests[0])} "
+        f"(expected {short_digest(made_from.digest)})"
+    )

@@ -1,0 +1,252 @@
+"""What students are trained from: a dataset and soft targets, opened once for all students that use them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdistill import data
+from kdistill.console import Reporter
+from kdistill.errors import KdistillError, UsageError
+from kdistill.networks.sources import ModelSource, resolve_model
+from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
+from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
+from kdistill.stages.inputs import staleness
+from kdistill.training.training_rows import TrainingRows
+from kdistill.workspace import Artifact, Input, Manifest, Workspace
+
+if TYPE_CHECKING:
+    from kdistill.training.run import Compiled
+
+
+@dataclass(frozen=True, eq=False)
+class StudentInputs:
+    """A dataset and soft targets for one or more students.
+
+    Attributes:
+        workspace: where the soft targets are.
+        settings: those of any of the students, which have the same dataset, soft targets and row selection.
+        source: the dataset.
+        soft: the soft targets; None if all students learn from hard labels only.
+        teacher_model: the teacher's architecture, for students without a `model`; None if it is unknown.
+        reporter: prints warnings.
+        compiled: trainers that students of the same architecture share.
+        same_dataset_as: inputs with the same dataset, which is loaded once for both.
+    """
+
+    workspace: Workspace
+    settings: TrainStudent
+    source: data.Source
+    soft: SoftTargets | None
+    teacher_model: str | None
+    reporter: Reporter
+    compiled: Compiled = field(default_factory=dict)
+    same_dataset_as: StudentInputs | None = None
+
+    @classmethod
+    def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> StudentInputs:
+        """Open what a student's settings name, and warn of stale soft targets.
+
+        Raises:
+            KdistillError: if there are no soft targets, they are damaged, or the dataset does not exist.
+        """
+        model = soft = source = None
+        if settings.data is not None:
+            source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
+        if settings.objective.alpha < 1:
+            digests = (source.digest(),) if source else ()
+            soft = _open_soft_targets(workspace, settings.soft_targets, reporter, digests)
+        if source is None or settings.model is None:
+            teacher_dataset, model = _from_teacher(workspace, soft, settings.soft_targets)
+            source = source or data.resolve(teacher_dataset, cache=workspace.cache)
+        return cls(workspace, settings, source, soft, model, reporter)
+
+    @cached_property
+    def dataset(self) -> data.Dataset:
+        """The dataset. Its warnings are printed when it is loaded."""
+        if self.same_dataset_as:
+            return self.same_dataset_as.dataset
+        dataset = self.source.load()
+        for warning in dataset.warnings:
+            self.reporter.warn(warning)
+        return dataset
+
+    def model(self, settings: TrainStudent) -> ModelSource:
+        """Return a student's network: by default the teacher's architecture with new weights.
+
+        Raises:
+            KdistillError: if its file or module does not exist.
+            UsageError: if the teacher's architecture is needed and not known.
+        """
+        if settings.model is not None:
+            return resolve_model(settings.model, settings.weights)
+        if self.teacher_model is None:
+            raise UsageError(
+                "cannot infer the student's architecture from an external teacher: pass --model, e.g. --model mlp-800"
+            )
+        return resolve_model(self.teacher_model, settings.weights or NEW_WEIGHTS)
+
+    def objective(self, settings: TrainStudent) -> Objective:
+        """Return a student's objective, with the temperature of the soft targets by default.
+
+        The temperature is None if the loss does not depend on it.
+        """
+        soft, objective = self._soft_for(settings), settings.objective
+        uses_temperature = soft is not None and LOSSES[objective.loss].temperature
+        default = soft.temperature if soft else None
+        return replace(objective, temperature=(objective.temperature or default) if uses_temperature else None)
+
+    def identity(self, settings: TrainStudent) -> Manifest:
+        """Return the manifest of a student before it is trained: its settings and inputs."""
+        soft, model = self._soft_for(settings), self.model(settings)
+        inputs = [self._dataset_input, *model.inputs()]
+        if soft:
+            inputs += [Input("soft_targets", settings.soft_targets, soft.digest), *self._transfer_inputs]
+        temperature = self.objective(settings).temperature
+        return Manifest(
+            kind="student",
+            settings=settings.recorded() | {"temperature": temperature} | model.settings(),
+            inputs=tuple(inputs),
+        )
+
+    def temperature_warning(self, settings: TrainStudent) -> str | None:
+        """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
+        soft, temperature = self._soft_for(settings), self.objective(settings).temperature
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
+            return None
+        made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
+        use = "other temperatures" if temperature is None else f"T = {temperature:g}"
+        return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
+
+    def training_rows(self, settings: TrainStudent) -> TrainingRows:
+        """Return the rows that a student learns from, with their soft targets unless alpha is 1.
+
+        Raises:
+            KdistillError: if the soft targets have other classes or rows than the dataset, or labels are missing.
+        """
+        soft = self._soft_for(settings)
+        if soft is None:
+            return self._hard_rows
+        alpha = settings.objective.alpha
+        if alpha > 0 and not self._soft_rows.split.labeled_rows:
+            raise KdistillError(
+                f"the transfer set of {soft.path} has no labels, but --alpha {alpha:g} gives them a weight: use --alpha 0"
+            )
+        return replace(self._soft_rows, permuted=settings.permute_soft_targets)
+
+    def train(
+        self,
+        artifact: Artifact,
+        identity: Manifest,
+        settings: TrainStudent,
+        *,
+        reporter: Reporter,
+        events: Path | None = None,
+    ) -> Manifest:
+        """Train a student, write it as an artifact, and return its manifest; as `train_network`.
+
+        Raises:
+            KdistillError: as `training_rows`, or if training fails.
+        """
+        from kdistill.training.run import train_network
+
+        soft = self._soft_for(settings)
+        return train_network(
+            artifact,
+            identity,
+            dataset=self.dataset,
+            model=self.model(settings),
+            settings=settings.training,
+            objective=self.objective(settings),
+            reporter=reporter,
+            events=events,
+            rows=self.training_rows(settings),
+            compiled=self.compiled,
+            results={"teacher": soft.teacher if soft else None},
+        )
+
+    def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:
+        return None if settings.objective.alpha == 1 else self.soft
+
+    @cached_property
+    def _dataset_input(self) -> Input:
+        return Input("dataset", self.source.name, self.source.digest())
+
+    @cached_property
+    def _transfer_inputs(self) -> list[Input]:
+        assert self.soft is not None
+        sources = enumerate(transfer_sources(self.soft.manifest), 1)
+        return [Input("transfer_set", source.name, source.digest(), index) for index, source in sources]
+
+    @cached_property
+    def _hard_rows(self) -> TrainingRows:
+        train = self.dataset.train
+        return self._selected(TrainingRows(train, train.keys() if self.settings.training.validation_fraction else None))
+
+    @cached_property
+    def _soft_rows(self) -> TrainingRows:
+        """The rows of the soft-target file, aligned with their soft targets."""
+        soft, dataset = self.soft, self.dataset
+        assert soft is not None
+        artifact = self.workspace.soft_targets(self.settings.soft_targets)
+        remedy = artifact.command_for(soft.manifest)
+        if self.settings.dataset:
+            remedy = f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
+        if soft.classes != dataset.classes:
+            raise KdistillError(
+                f"{soft.path} has soft targets of {soft.classes} classes, but {dataset.name} has {dataset.classes} "
+                f"classes: {remedy}"
+            )
+        split = transfer_set(soft.manifest, dataset, self.workspace.cache)
+        for warning in split.warnings:
+            self.reporter.warn(warning)
+        source = " + ".join(each.name for each in transfer_sources(soft.manifest)) or None
+        keys = split.keys()
+        aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)
+        return self._selected(TrainingRows(split, keys, aligned, source, soft.views))
+
+    def _selected(self, rows: TrainingRows) -> TrainingRows:
+        selection = self.settings.selection
+        mask = data.selection_mask(rows.split, selection, self.dataset, rows.keys)
+        if summary := data.describe_selection(rows.split, selection, mask):
+            self.reporter.say(summary)
+        return rows.subset(mask)
+
+
+def _open_soft_targets(
+    workspace: Workspace, name: str, reporter: Reporter, known_digests: Collection[str]
+) -> SoftTargets:
+    """Open the soft targets of a name, and warn if they are stale."""
+    artifact = workspace.soft_targets(name)
+    soft = SoftTargets.open(artifact)
+    if soft is None:
+        raise KdistillError(
+            f"no soft targets {name!r} in {artifact.path.parent}: run {artifact.command}, or train from hard labels only "
+            "with --alpha 1"
+        )
+    for reason in staleness(workspace, known_digests).reasons(soft.manifest):
+        reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")
+    return soft
+
+
+def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:
+    """Return the teacher's dataset and architecture, which are the student's by default.
+
+    A student from hard labels has no teacher. To be comparable with students that have one, it uses the teacher of the
+    soft targets of this name, or else the only teacher in the workspace, or else the defaults of train-teacher.
+    """
+    soft = soft or SoftTargets.open(workspace.soft_targets(name))
+    if soft:
+        return soft.manifest.require_input("dataset").name, soft.model
+    teachers = workspace.artifacts("teacher")
+    if not teachers:
+        return TrainTeacher.dataset, TrainTeacher.model
+    if len(teachers) > 1:
+        names = ", ".join(teacher.name for teacher in teachers)
+        raise KdistillError(f"several teachers in {workspace.root} ({names}): choose with --dataset and --model")
+    manifest = teachers[0].require()
+    return manifest.require_input("dataset").name, manifest.settings["model"]

@@ -1,0 +1,273 @@
+"""The students of a sweep: which ones there are, how they are trained, and how controls are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill import data, teachers
+from kdistill.console import Reporter
+from kdistill.data.rows import BLOCK_ROWS
+from kdistill.errors import KdistillError
+from kdistill.evaluation import metrics, sweeps
+from kdistill.evaluation.sweeps import Row, Setting
+from kdistill.settings import Sweep, TrainStudent
+from kdistill.stages.inputs import staleness
+from kdistill.stages.student_inputs import StudentInputs
+from kdistill.training import history
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
+
+if TYPE_CHECKING:
+    from kdistill.networks.saved_models import SavedNetwork
+
+
+@dataclass(frozen=True)
+class SweepStudent:
+    """One student of a sweep."""
+
+    setting: Setting
+    settings: TrainStudent
+    inputs: StudentInputs
+    artifact: Artifact
+    identity: Manifest
+
+    def manifest(self) -> Manifest:
+        """Return its manifest, after it was trained."""
+        manifest = self.artifact.manifest()
+        assert manifest is not None
+        return manifest
+
+    def row(self) -> Row:
+        """Return its row of the table. Validation errors are those of the epoch whose weights it has."""
+        manifest = self.manifest()
+        results, settings, objective = manifest.results, manifest.settings, self.settings.objective
+        held_out, table = history.read(self.artifact.path / "history.csv", self.artifact.remedy)
+        validation_errors = validation_rows = None
+        if held_out == "validation":
+            validation_rows = int(results["held_out_rows"])
+            accuracy = table["validation_accuracy"][results["best_epoch"] - 1]
+            validation_errors = round((1 - accuracy) * validation_rows)
+        return Row(
+            student=self.artifact.name,
+            kind=self.setting.kind,
+            model=settings["model"],
+            loss=objective.loss if objective.alpha < 1.0 else None,
+            temperature=settings["temperature"],
+            alpha=settings["alpha"],
+            seed=settings["seed"],
+            validation_errors=validation_errors,
+            validation_rows=validation_rows,
+            test_errors=results["test_errors"],
+            test_rows=results["test_rows"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SweepPlan:
+    """The students of a sweep."""
+
+    workspace: Workspace
+    settings: Sweep
+    inputs: StudentInputs  # dataset and soft targets of the students
+    other: StudentInputs | None  # the same with --other-soft-targets
+    models: Sequence[tuple[str, str | None]]  # name in tables, and name in a student's settings
+    reporter: Reporter
+    warned: set[str] = field(default_factory=set)  # warnings on temperatures that were printed
+
+    @classmethod
+    def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> SweepPlan:
+        """Find the dataset and the soft targets of a sweep, and check the names of its students."""
+        objective = replace(settings.student.objective, alpha=settings.alphas[0])
+        student = replace(settings.student, objective=objective, model=next(iter(settings.models), None))
+        inputs = StudentInputs.open(workspace, student, reporter)
+        models = [(inputs.model(replace(student, model=model)).name, model) for model in settings.models or (None,)]
+        names = [name for name, _ in models]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise KdistillError(f"--model: {repeated[0]} is there twice (expected different networks)")
+        sweeps.check_names(settings, models)
+        other = None
+        if settings.other_soft_targets is not None:
+            of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=inputs.source.name)
+            other = replace(StudentInputs.open(workspace, of_other, reporter), same_dataset_as=inputs)
+        return cls(workspace, settings, inputs, other, models, reporter)
+
+    @property
+    def artifact(self) -> Artifact:
+        """The sweep in the workspace."""
+        return self.workspace.sweep(self.settings.name)
+
+    def identity(self) -> Manifest:
+        """Return what the sweep is made from: what its students have in common, and the lists of what differs."""
+        hard = [setting for setting in self.grid() if setting.kind == sweeps.HARD]
+        distilled = next(setting for setting in self.grid() if setting.kind != sweeps.HARD)
+        shared = self.inputs.identity(distilled.student).inputs
+        inputs = [made_from for made_from in shared if made_from.kind not in ("model", "weights")]
+        for index, setting in enumerate(hard, 1):
+            inputs += self.inputs.model(setting.student).inputs(index)
+        if self.other:
+            assert self.other.soft is not None
+            inputs.append(Input("other_soft_targets", str(self.settings.other_soft_targets), self.other.soft.digest))
+        settings = self.settings.recorded() | {"model": [name for name, _ in self.models]}
+        return Manifest(kind="sweep", settings=settings, inputs=tuple(inputs))
+
+    def grid(self) -> list[Setting]:
+        """Return all settings except controls."""
+        return sweeps.grid(self.settings, self.models)
+
+    def controls(self, rows: Sequence[Row]) -> list[Setting]:
+        """Return the controls of each model's best setting, given the rows of all students of the grid."""
+        settings = [setting for setting in self.grid() for _ in self.settings.seeds]
+        setting_of = {row.setting: setting for row, setting in zip(rows, settings, strict=True)}
+        return sweeps.controls(self.settings, [setting_of[sweeps.choice(rows, name)] for name, _ in self.models])
+
+    @property
+    def total(self) -> int:
+        """The number of students."""
+        controls = (3 if self.other else 2) * len(self.models) if self.settings.controls else 0
+        return (len(self.grid()) + controls) * len(self.settings.seeds)
+
+    def grid_students(self) -> Iterator[SweepStudent]:
+        """Yield all students except controls."""
+        return (self._student(setting, seed) for setting in self.grid() for seed in self.settings.seeds)
+
+    def students(self, rows: Sequence[Row]) -> Iterator[SweepStudent]:
+        """Yield all students, controls last.
+
+        Args:
+            rows: A list to which the caller appends the row of each student before it takes the next one. The settings
+                of the controls are chosen from it.
+        """
+        yield from self.grid_students()
+        if self.settings.controls:
+            yield from (self._student(setting, seed) for setting in self.controls(rows) for seed in self.settings.seeds)
+
+    def _student(self, setting: Setting, seed: int) -> SweepStudent:
+        settings = setting.of(seed)
+        inputs = self.other if setting.kind == sweeps.OTHER and self.other else self.inputs
+        artifact = self.workspace.sweep_student(self.settings.name, settings.name)
+        return SweepStudent(setting, settings, inputs, artifact, inputs.identity(settings))
+
+    def finished_rows(self, identity: Manifest, table: str) -> list[Row] | None:
+        """Return the rows of the table if the sweep and all its students are up to date, else None."""
+        students: list[SweepStudent] = []
+        rows: list[Row] = []
+        for student in self.students(rows):
+            if student.artifact.out_of_date(student.identity) is not None:
+                return None
+            students.append(student)
+            rows.append(student.row())
+        if self.artifact.out_of_date(identity) is not None:
+            return None
+        if self.artifact.require().results.get("students") != self.digests(students):
+            return None
+        return sweeps.read(self.artifact.path / table, self.artifact.remedy)
+
+    @staticmethod
+    def digests(students: Sequence[SweepStudent]) -> dict[str, str]:
+        """Return the digest of each student's network, by the name of the student."""
+        return {student.artifact.name: student.manifest().outputs["saved_model"] for student in students}
+
+    def train(self, student: SweepStudent, number: int, *, force: bool) -> Row:
+        """Train a student if it is not up to date, and print a line with its errors.
+
+        Args:
+            student: The student.
+            number: Its place among all students, from 1.
+            force: Train it even if it is up to date.
+
+        Returns:
+            Its row of the table.
+        """
+        artifact, start = student.artifact, time.perf_counter()
+        reason = artifact.out_of_date(student.identity) or ("--force" if force else None)
+        rerun = f"; re-run: {reason}" if reason and artifact.path.exists() else ""
+        if reason:
+            if not force:
+                unfinished.protect(artifact, student.identity, staleness(self.workspace))
+            warning = student.inputs.temperature_warning(student.settings)
+            if warning and warning not in self.warned:
+                self.warned.add(warning)
+                self.reporter.warn(f"{artifact} {warning}")
+            try:
+                student.inputs.train(
+                    artifact, student.identity, student.settings, reporter=_WarningReporter(self.reporter)
+                )
+            except KdistillError as error:
+                raise type(error)(f"{artifact}: {error}") from error
+        row = student.row()
+        errors = f"{row.test_errors:,} of {row.test_rows:,} test rows wrong"
+        if row.validation_errors is not None:
+            errors = f"{row.validation_errors:,} of {row.validation_rows:,} validation and {errors}"
+        status = f"{time.perf_counter() - start:.1f} s{rerun}" if reason else "up to date"
+        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {errors}; {status}")
+        return row
+
+
+class _WarningReporter(Reporter):
+    """Passes on warnings and the progress bar of a student, but not its lines."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(quiet=reporter.quiet)
+        self.warn = reporter.warn  # type: ignore[method-assign]
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows, with NLL, ECE and agreement for the controls and the students that they are compared with.
+
+    Logits of hard-label students are also scaled by the temperature that fits the validation rows.
+    """
+    from kdistill.networks.loading import load_network
+    from kdistill.training.training_rows import held_out_rows
+
+    chosen = [sweeps.choice(rows, name) for name, _ in plan.models]
+    dataset, teacher_classes = plan.inputs.dataset, _teacher_classes(plan)
+    labels = dataset.test.labels
+    for student, row in zip(students, rows, strict=True):
+        if row.kind == sweeps.DISTILLED and row.setting not in chosen:
+            yield row
+            continue
+        _, network = load_network(student.artifact)
+        logits = _logits(network, dataset.test)
+        measures: dict[str, Any] = _calibration(logits, labels)
+        if teacher_classes is not None:
+            measures["agreement"] = float((logits.argmax(axis=1) == teacher_classes).mean())
+        if row.kind == sweeps.HARD and row.validation_rows:
+            mask = held_out_rows(dataset.train.keys(), student.settings.training)
+            held_out = dataset.train.select(mask)
+            temperature = metrics.fitted_temperature(_logits(network, held_out), held_out.labels)
+            measures |= {"fitted_temperature": temperature, **_calibration(logits / temperature, labels, "scaled_")}
+        yield replace(row, **measures)
+
+
+def _teacher_classes(plan: SweepPlan) -> NDArray[np.int64] | None:
+    """Return the class that the teacher predicts for each test row, (rows,); None if the teacher has changed."""
+    soft = plan.inputs.soft
+    assert soft is not None
+    ensemble = teachers.reload_ensemble(plan.workspace, soft.manifest)
+    if ensemble is None:
+        plan.reporter.warn(f"agreement is not measured: the teacher of {soft.path} has changed, or is not a network")
+        return None
+    return np.concatenate(
+        [ensemble.logits(block).argmax(axis=1) for block in plan.inputs.dataset.test.blocks(BLOCK_ROWS)]
+    )
+
+
+def _logits(network: SavedNetwork, rows: data.Split) -> NDArray[np.float32]:
+    return np.concatenate([network.logits(block) for block in rows.blocks(BLOCK_ROWS)])
+
+
+def _calibration(logits: NDArray[Any], labels: NDArray[np.int64], prefix: str = "") -> dict[str, float]:
+    """Return the mean NLL and the ECE."""
+    correct = logits.argmax(axis=1) == labels
+    return {
+        f"{prefix}nll": float(metrics.negative_log_likelihood(logits, labels).mean()),
+        f"{prefix}ece": metrics.expected_calibration_error(metrics.confidence(logits), correct),
+    }

@@ -1,0 +1,130 @@
+"""Logits or probabilities of a transfer set that another program has written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.data import NO_LABEL, Dataset, Split
+from kdistill.data.keys import positions
+from kdistill.data.reader import as_string
+from kdistill.data.rows import ArrayRows, Rows, Subset
+from kdistill.errors import KdistillError
+from kdistill.settings import Soften
+from kdistill.soft_targets.storage import check_usable
+from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_classes, gives_probabilities, to_logits
+
+
+@dataclass(frozen=True)
+class PrecomputedLogits:
+    """Rows of logits or probabilities from a file, in the order of the transfer set.
+
+    Attributes:
+        positions: (rows,), the number of each row in the file.
+        order: how the order of the rows was checked, as a sentence.
+        probabilities: whether the file has probabilities; a sequence of one, as an ensemble has one per member.
+    """
+
+    rows: Rows
+    positions: NDArray[np.int64]
+    path: Path
+    order: str
+    probabilities: Sequence[bool]
+    zeros: ZeroCount = field(default_factory=ZeroCount)
+
+    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
+        """Yield inputs and logits of the transfer set, as `Ensemble.blocks` does."""
+        pairs = zip(split.blocks(rows), self.rows.blocks(rows), strict=True)
+        for number, (inputs, values) in enumerate(islice(pairs, skip, None), skip):
+            outputs = _as_float32(values, self.path, self.positions[number * rows :])
+            yield inputs, to_logits(outputs, self.zeros, self.path) if self.probabilities[0] else outputs
+
+
+def _as_float32(values: NDArray[np.floating[Any]], path: Path, row_numbers: NDArray[np.int64]) -> Floats:
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    check_usable(single, path, row_numbers)
+    return single
+
+
+def read_logits(
+    path: Path, settings: Soften, dataset: Dataset, split: Split, selected: NDArray[np.bool_]
+) -> PrecomputedLogits:
+    """Open a file of logits or probabilities of a transfer set, and select some of its rows by a mask (rows,).
+
+    Raises:
+        KdistillError: if the file does not have one row per row of the transfer set and one column per class, or its
+            labels or row keys are not those of the transfer set.
+    """
+    from kdistill.data.readers import logits
+
+    file = logits.read(path)
+    if len(file.logits) != len(split):  # known from the header, before anything is decompressed
+        raise KdistillError(
+            f"{path} has {len(file.logits):,} rows of logits (expected {len(split):,}, as the transfer set)"
+        )
+    check_classes(file.logits.shape[1], path, dataset)
+    rows, order = np.flatnonzero(selected), ""
+    if file.row_keys is not None:
+        rows = _find_rows(file.row_keys.read(), split.select(selected).keys(), rows, path, dataset)
+        order = f"the rows of {path} are matched by row_keys"
+    if file.labels is not None and _check_labels(file.labels.read(), split.labels[selected], rows, path, dataset):
+        order = order or f"the labels in {path} are those of the transfer set, row by row"
+    if not order:
+        why = "no row has a label in both" if file.labels is not None else "the file has neither labels nor row_keys"
+        order = (
+            f"the order of the rows of {path} is not checked ({why}); to have it checked, save row keys as well: "
+            'np.savez("logits.npz", logits=logits, row_keys=kdistill.row_keys(x_train))'
+        )
+    ordered = _ordered(file.logits, rows, path)
+    first_rows = _as_float32(next(ordered.blocks(PROBED_ROWS)), path, rows)
+    return PrecomputedLogits(ordered, rows, path, order, [gives_probabilities(first_rows, settings, path)])
+
+
+def _find_rows(
+    keys: NDArray[np.uint8], wanted: NDArray[np.uint8], rows: NDArray[np.int64], path: Path, dataset: Dataset
+) -> NDArray[np.int64]:
+    """Return the row of a file with each wanted key: `rows` if they have these keys, so that equal rows keep their own."""
+    if np.array_equal(keys[rows], wanted):
+        return rows
+    rows = positions(wanted, keys)
+    if missing := int((rows < 0).sum()):
+        raise KdistillError(
+            f"{missing:,} of the {len(wanted):,} rows of the transfer set match none of the row_keys in {path} (expected "
+            f"kdistill.row_keys of the inputs before any scaling: {dataset.input_dtype} rows of {dataset.input_shape})"
+        )
+    return rows
+
+
+def _check_labels(
+    labels: NDArray[Any], expected: NDArray[np.int64], rows: NDArray[np.int64], path: Path, dataset: Dataset
+) -> bool:
+    """Compare labels, by class number or name, with those of the transfer set; return whether any row has both."""
+    given, known = labels.reshape(-1)[rows], expected
+    counted = expected != NO_LABEL
+    if given.dtype.kind in "SUO":
+        given, known = np.array([as_string(label) for label in given]), np.array(dataset.class_names)[expected]
+    else:
+        counted &= given != NO_LABEL
+    wrong = counted & (given != known)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise KdistillError(
+            f"{path}: {int(wrong.sum()):,} of {int(counted.sum()):,} labels differ from those of the transfer set, first in "
+            f"row {rows[row]} ({given[row]}, expected {known[row]}); save the logits in the order of the transfer set, or "
+            "save row_keys=kdistill.row_keys(x_train) with them"
+        )
+    return bool(counted.any())
+
+
+def _ordered(logits: Rows, rows: NDArray[np.int64], path: Path) -> Rows:
+    """Return some rows of a file in a given order; they are read into memory unless they are in the file's order."""
+    if (np.diff(rows) <= 0).any():
+        return ArrayRows(logits.read()[rows], str(path))
+    return Subset(logits, np.isin(np.arange(len(logits)), rows))

@@ -1,0 +1,175 @@
+"""Trainers: a network and its optimizer, with compiled functions that train and evaluate it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.backend import keras, tf
+from kdistill.errors import KdistillError
+from kdistill.networks.saved_models import scale_inputs
+from kdistill.settings import Objective, Training
+from kdistill.training import losses
+from kdistill.training.dropout import DropoutMasks
+from kdistill.training.feed import Buffer, Feed
+from kdistill.training.training_rows import TrainingRows
+from kdistill.training.xla import uses_xla
+
+EVALUATION_ROWS = 1000  # rows per call of the network
+
+
+class Trainer:
+    """A network and its optimizer, with compiled functions that train and evaluate it.
+
+    Alpha, temperature and seeds are arguments of the compiled functions, so a sweep compiles once per architecture.
+
+    Args:
+        model: the network.
+        optimizer: its optimizer, which is built.
+        rows: how their logits are stored, and how views are made, is compiled in.
+        objective: all but alpha and temperature is compiled in.
+        settings: batch size and XLA are compiled in.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        rows: TrainingRows,
+        objective: Objective,
+        settings: Training,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self._objective, self._batch_size, self._views = objective, settings.batch_size, rows.views
+        self._storage = rows.teacher.storage if rows.teacher else None
+        self._masks = DropoutMasks(model)
+        self._step = (
+            tf.function(self._take_step, jit_compile=True) if uses_xla(model, settings.xla) else self._take_step
+        )
+        self._steps = tf.function(self._take_steps, reduce_retracing=True)
+        self._evaluation = tf.function(self._evaluate, reduce_retracing=True)
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of the network and the optimizer."""
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def train(
+        self, buffer: Buffer, order: NDArray[np.int64], seed: tuple[int, int], objective: Objective
+    ) -> NDArray[np.float64]:
+        """Take a step per batch.
+
+        Args:
+            buffer: the rows.
+            order: (n,) positions in the buffer, in the order of training.
+            seed: the seed of dropout, and the number of the first step in the epoch.
+            objective: alpha and temperature are used.
+
+        Returns:
+            (4,): the sums over the rows of the loss, its hard part and its soft part, and the number of correct rows.
+
+        Raises:
+            KdistillError: if the network cannot be compiled or fails on the rows.
+        """
+        numbers = tf.constant([objective.alpha, objective.temperature or 1.0], tf.float32)
+        with _one_line_errors():
+            sums = self._steps(buffer, tf.constant(order, tf.int32), tf.constant(seed, tf.int32), numbers)
+            return np.asarray(sums)
+
+    def evaluate(self, feed: Feed) -> tuple[float, float]:
+        """Return the mean cross-entropy with the hard labels, and the accuracy, on the rows of a feed.
+
+        Raises:
+            KdistillError: if the network cannot be compiled or fails on the rows.
+        """
+        with _one_line_errors():
+            sums = [self._evaluation(buffer.inputs, buffer.labels).numpy() for buffer in feed.in_order()]
+        loss, accuracy = np.sum(sums, axis=0) / len(feed.rows)
+        return float(loss), float(accuracy)
+
+    def _take_steps(self, buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
+        """Return the sums of several steps, each with its own dropout; (4,) float64."""
+        strategy = tf.distribute.get_strategy()
+        rows = tf.shape(order)[0]
+        sums = tf.zeros(4, tf.float64)
+        for first in tf.range(0, rows, self._batch_size):
+            batch = order[first : tf.minimum(rows, first + self._batch_size)]
+            inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+            if self._views:
+                inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch))
+            step_seed = tf.stack([seed[0], seed[1] + first // self._batch_size])
+            dropout = self._masks.draw(tf.shape(batch)[0], step_seed)
+            replicas = strategy.run(self._step, args=(inputs, labels, tuple(soft), dropout, numbers))
+            sums += tf.cast(strategy.reduce("SUM", replicas, axis=None), tf.float64)
+        return sums
+
+    def _take_step(self, inputs: Any, labels: Any, soft: tuple[Any, ...], dropout: Any, numbers: Any) -> Any:
+        """Return the sums of one step, (4,) float32."""
+        alpha, temperature = numbers[0], numbers[1]
+        with tf.GradientTape() as tape, self._masks.applied(dropout):
+            logits = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
+            hard_part = losses.hard_loss(labels, logits, label_smoothing=self._objective.label_smoothing or 0.0)
+            if storage := self._storage:
+                teacher_logits = tf.cast(soft[0], tf.float32)
+                if storage.top_k is not None:
+                    teacher_logits = losses.expand_top_k(
+                        teacher_logits, soft[1], classes=storage.classes, rest=storage.rest_offset
+                    )
+                soft_part = losses.soft_part(self._objective, labels, teacher_logits, logits, temperature=temperature)
+                loss = losses.weighted(hard_part, soft_part, alpha=alpha)
+            else:
+                soft_part, loss = tf.zeros_like(hard_part), hard_part
+            regularization = (tf.cast(each, tf.float32) for each in self.model.losses)
+            scaled_loss = self.optimizer.scale_loss(tf.add_n([tf.reduce_mean(loss), *regularization]))
+        weights = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled_loss, weights), weights)
+        return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, _correct(logits, labels))])
+
+    def _evaluate(self, inputs: Any, labels: Any) -> Any:
+        """Return the sum of the cross-entropies and the number of correct rows, (2,) float64."""
+        rows = tf.shape(labels)[0]
+        sums = tf.zeros(2, tf.float64)
+        for first in tf.range(0, rows, EVALUATION_ROWS):
+            block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
+            logits = tf.cast(self.model(scale_inputs(inputs[block]), training=False), tf.float32)
+            loss = losses.hard_loss(labels[block], logits)
+            sums += tf.cast([tf.reduce_sum(loss), tf.reduce_sum(_correct(logits, labels[block]))], tf.float64)
+        return sums
+
+
+def _correct(logits: Any, labels: Any) -> Any:
+    """Return 1.0 for rows that are classified correctly and 0.0 for others, (rows,)."""
+    return tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
+
+
+def compilation_key(rows: TrainingRows, objective: Objective, settings: Training, total_steps: int) -> Hashable:
+    """Return everything, apart from the architecture, that is compiled into a trainer or fixed in its optimizer."""
+    storage = rows.teacher.storage if rows.teacher else None
+    return (
+        replace(settings, seed=0, epochs=1, memory=1),
+        total_steps if settings.schedule != "constant" else None,
+        (objective.loss, objective.standardize_logits, objective.label_smoothing),
+        (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
+        rows.views.augment if rows.views else None,
+    )
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Raise a KdistillError with the line of a TensorFlow error that names the cause."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        text = str(error)
+        unknown_to_xla = re.search(r"XLA_\w+_JIT: (\w+) \(", text)
+        lines = [line.strip() for line in re.sub(r"{{\w+ .*?}}", "", text.partition("[[")[0]).splitlines()]
+        cause = f"unsupported operation {unknown_to_xla[1]}" if unknown_to_xla else [line for line in lines if line][-1]
+        if "tf2xla" in text:
+            raise KdistillError(f"XLA cannot compile this network ({cause}): use --xla off") from error
+        raise KdistillError(f"the network fails on these rows: {cause}") from error

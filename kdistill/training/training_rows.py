@@ -1,0 +1,111 @@
+"""Rows to train on, with their soft targets, and the rows that are held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.console import Reporter
+from kdistill.data import Dataset, Split
+from kdistill.data.keys import sortable, validation_rows
+from kdistill.errors import KdistillError
+from kdistill.settings import Training
+from kdistill.soft_targets import AlignedSoftTargets
+
+if TYPE_CHECKING:
+    from kdistill.data.augmentation import Views
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows to train a network on, or to evaluate it on.
+
+    Attributes:
+        split: inputs and labels.
+        keys: row keys (rows, 16) uint8 if they are known already.
+        teacher: the logits to match, row by row; None to learn from hard labels only.
+        source: name of the transfer set; None if the rows are training rows of the dataset.
+        views: the augmented views to train on, which the teacher saw too; None to train on the rows as they are.
+        permuted: whether each row gets the soft targets of another row of its label, as a control.
+    """
+
+    split: Split
+    keys: NDArray[np.uint8] | None = None
+    teacher: AlignedSoftTargets | None = None
+    source: str | None = None
+    views: Views | None = None
+    permuted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs, the labels and one view's logits."""
+        return self.split.inputs.nbytes + self.split.labels.nbytes + (self.teacher.nbytes if self.teacher else 0)
+
+    def row_keys(self) -> NDArray[np.uint8]:
+        """Return the row keys, (rows, 16). They are computed at most once."""
+        return self.split.keys() if self.keys is None else self.keys
+
+    def subset(self, mask: NDArray[np.bool_]) -> TrainingRows:
+        """Return the rows where a mask (rows,) is true."""
+        return replace(
+            self,
+            split=self.split.select(mask),
+            keys=None if self.keys is None else self.keys[mask],
+            teacher=self.teacher and self.teacher.chosen(mask),
+        )
+
+
+def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.bool_]:
+    """Return which of the dataset's training rows, given by their keys (rows, 16), are validation rows: (rows,) bool.
+
+    Raises:
+        KdistillError: if all or none are.
+    """
+    mask = validation_rows(keys, settings.validation_fraction, settings.seed)
+    if not 0 < mask.sum() < len(mask):
+        raise KdistillError(
+            f"--validation-fraction {settings.validation_fraction:g} holds out {mask.sum()} of {len(mask)} training "
+            "rows: choose another fraction, so that there are rows to train on and rows to validate"
+        )
+    return mask
+
+
+def hold_out(
+    rows: TrainingRows, dataset: Dataset, settings: Training, reporter: Reporter
+) -> tuple[TrainingRows, TrainingRows, str]:
+    """Return the rows to train on, the held-out rows to evaluate on, and the name of the latter.
+
+    The held-out rows are `validation` rows of the dataset's training rows, or with no `validation_fraction` its `test`
+    rows. Validation rows are left out of the rows to train on, and so are test rows that a transfer set contains.
+
+    Raises:
+        KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows.
+    """
+    held_out, name = dataset.test, "test"
+    excluded = [dataset.test.keys()] if rows.source else []
+    if settings.validation_fraction:
+        mask = held_out_rows(dataset.train.keys(), settings)
+        held_out, name = dataset.train.select(mask), "validation"
+        excluded.append(dataset.train.keys()[mask])
+    if excluded:
+        rows = replace(rows, keys=rows.row_keys())
+        keep = ~np.isin(sortable(rows.row_keys()), sortable(np.concatenate(excluded)))
+        names = "validation or test" if rows.source and settings.validation_fraction else name
+        if not keep.any():
+            raise KdistillError(f"no row is left to train on: all of them are {names} rows of {dataset.name}")
+        if rows.source and not keep.all():
+            reporter.say(f"Leaving out {int((~keep).sum()):,} rows that are {names} rows of {dataset.name}")
+        rows = rows.subset(keep)
+    if rows.teacher and rows.permuted:
+        rows = replace(rows, teacher=rows.teacher.permuted(rows.split.labels, settings.seed))
+    if settings.augment:
+        from kdistill.data.augmentation import Views
+
+        rows = replace(rows, views=Views(settings.augment, settings.seed))
+    return rows, TrainingRows(held_out), name

@@ -1,0 +1,250 @@
+"""The kinds of artifacts: one record each. All commands that look at artifacts iterate over these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kdistill.settings import COMMANDS, Selection, Settings
+
+if TYPE_CHECKING:
+    from kdistill.workspace.manifest import Manifest
+
+Schema = Mapping[str, Any]
+
+CHECKPOINT = "checkpoint.npz"  # of a network in training
+BLOCKS = "blocks.log"  # of a soft-target file
+SWEEP = "sweep.json"  # of a sweep, whose finished students are artifacts of their own
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A command that makes artifacts of a kind.
+
+    Attributes:
+        command: its name.
+        inputs: groups of kinds of inputs; of each group there is at least one.
+        outputs: the files that it always writes.
+        results: keys and types of the results that later commands read.
+        marker: the kind of input that only this command records; empty for the first maker of a kind.
+    """
+
+    command: str
+    inputs: tuple[tuple[str, ...], ...] = ()
+    outputs: tuple[str, ...] = ()
+    results: Schema = field(default_factory=dict)
+    marker: str = ""
+
+    @property
+    def settings(self) -> type[Settings]:
+        """The settings class of the command."""
+        return COMMANDS[self.command]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of artifact.
+
+    Attributes:
+        name: in manifests and messages.
+        directory: of the workspace in which artifacts of the kind are.
+        makers: the commands that make it, the usual one first.
+        required: settings without which a manifest is damaged; others have their defaults.
+        summary: what `status` prints of an artifact, from its manifest.
+        verify: the function that yields what is wrong with an artifact, as `module:function`.
+        output: the output whose digest is recorded by artifacts that are made from this one.
+        suffix: of a file that carries its own manifest (HDF5); empty for a directory.
+        resumed_from: the file by which interrupted work is resumed.
+        shared: whether its directory holds other files too, so that files are replaced one by one.
+    """
+
+    name: str
+    directory: str
+    makers: tuple[Maker, ...]
+    required: tuple[str, ...]
+    summary: Callable[[Manifest], str]
+    verify: str
+    output: str | None = None
+    suffix: str = ""
+    resumed_from: str | None = None
+    shared: bool = False
+
+    def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
+        """Return the command that makes artifacts from some kinds of inputs."""
+        return next((maker for maker in self.makers if maker.marker in input_kinds), self.makers[0])
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """A kind of input: data, a file by its absolute path, or an artifact of the workspace.
+
+    Attributes:
+        artifact: the kind of artifact that its name can be.
+        file: whether its name can be an absolute path.
+        options: the options that give it, if they have another name.
+    """
+
+    artifact: str | None = None
+    file: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> bool:
+        """Whether its name is that of a dataset."""
+        return self.artifact is None and not self.file
+
+
+INPUTS = {
+    "dataset": InputKind(),
+    "transfer_set": InputKind(),
+    "inputs": InputKind(),
+    "teacher": InputKind(artifact="teacher", file=True, options=("teacher", "network")),
+    "student": InputKind(artifact="student", options=("student", "network")),
+    "soft_targets": InputKind(artifact="soft targets"),
+    "other_soft_targets": InputKind(artifact="soft targets"),
+    "logits": InputKind(file=True),
+    "model": InputKind(file=True),
+    "weights": InputKind(file=True),
+}
+
+_NETWORK_RESULTS = {
+    "model": str,
+    "parameters": int,
+    "test_errors": int,
+    "test_rows": int,
+    "held_out_rows": int,
+    "best_epoch": int,
+    "epochs_run": int,
+}
+
+
+def _network_summary(manifest: Manifest) -> str:
+    results, selection = manifest.results, str(Selection.of(manifest.settings))
+    wrong = f"{results['test_errors']:,} of {results['test_rows']:,} test rows wrong"
+    return f"{manifest.settings['model']}, {wrong}{f', {selection}' if selection else ''}"
+
+
+def _soft_targets_summary(manifest: Manifest) -> str:
+    results, settings = manifest.results, manifest.settings
+    parts = [f"T = {settings['temperature']:g}", f"{results['rows']:,} rows, {results['classes']} classes"]
+    if results["labeled"] < results["rows"]:
+        parts.append(f"{results['labeled']:,} labeled")
+    if settings.get("top_k") is not None:
+        parts.append(f"top {settings['top_k']} logits")
+    return ", ".join([*parts, *filter(None, [str(Selection.of(settings))])])
+
+
+def _export_summary(manifest: Manifest) -> str:
+    results = manifest.results
+    wrong = f"{results['test_errors']:,} of {results['test_rows']:,} test rows wrong"
+    return f"{wrong}, {results['bytes']:,} bytes"
+
+
+TEACHER = Kind(
+    "teacher",
+    "teachers",
+    (Maker("train-teacher", (("dataset",),), ("saved_model", "history.csv"), _NETWORK_RESULTS),),
+    ("model",),
+    _network_summary,
+    "kdistill.stages.verify:check_network",
+    output="saved_model",
+    resumed_from=CHECKPOINT,
+)
+SOFT_TARGETS = Kind(
+    "soft targets",
+    "soft-targets",
+    (
+        Maker(
+            "soften",
+            (("dataset",), ("teacher", "logits")),
+            ("content",),
+            {
+                "rows": int,
+                "classes": int,
+                "labeled": int,
+                "correct": int,
+                "teacher": {"model": str | None, "parameters": int | None, "probabilities": list[bool]},
+            },
+        ),
+    ),
+    ("temperature", "dtype"),
+    _soft_targets_summary,
+    "kdistill.stages.verify:check_soft_targets",
+    output="content",
+    suffix=".h5",
+    resumed_from=BLOCKS,
+)
+STUDENT = Kind(
+    "student",
+    "students",
+    (
+        Maker(
+            "train-student",
+            (("dataset",),),
+            ("saved_model", "history.csv"),
+            {**_NETWORK_RESULTS, "teacher": str | None},
+        ),
+        Maker(
+            "correct-bias",
+            (("dataset",), ("student",)),
+            ("saved_model",),
+            {
+                **_NETWORK_RESULTS,
+                "teacher": str | None,
+                "classes": [{"name": str, "wanted": int, "before": int, "after": int, "shift": float}],
+                "inputs": int,
+                "student_test_errors": int,
+            },
+            marker="student",
+        ),
+    ),
+    ("model", "alpha", "epochs", "seed"),
+    _network_summary,
+    "kdistill.stages.verify:check_network",
+    output="saved_model",
+    resumed_from=CHECKPOINT,
+)
+SWEEPS = Kind(
+    "sweep",
+    "sweeps",
+    (Maker("sweep", (("dataset",), ("soft_targets",)), ("table.csv",), {"students": dict[str, str]}),),
+    ("model", "temperature", "alpha", "loss", "seeds"),
+    lambda manifest: f"{len(manifest.results['students'])} students",
+    "kdistill.stages.verify:check_files",
+    resumed_from=SWEEP,
+    shared=True,
+)
+EXPORT = Kind(
+    "export",
+    "exports",
+    (
+        Maker(
+            "export",
+            (("dataset",), ("student", "teacher")),
+            (),
+            {
+                "test_errors": int,
+                "original_test_errors": int,
+                "test_rows": int,
+                "bytes": int,
+                "original_bytes": int,
+                "agreement": float,
+                "threads": int,
+            },
+        ),
+    ),
+    ("format", "quantize"),
+    _export_summary,
+    "kdistill.stages.verify:check_export",
+)
+PLOTS = Kind(
+    "plots",
+    "plots",
+    (Maker("plot"),),
+    ("format",),
+    lambda manifest: ", ".join(manifest.outputs),
+    "kdistill.stages.verify:check_files",
+    shared=True,
+)
+KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS)}  # upstream first
