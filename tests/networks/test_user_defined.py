@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -18,14 +17,17 @@ from helpers import KDISTILL, InterruptAfter, stamps, write_npz
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
+from kdistill.data import Split
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
 from kdistill.networks.layers import TABLE_ROWS, layer_table
-from kdistill.settings import Training
-from kdistill.training import loop as training
-from kdistill.training.feed import Examples
+from kdistill.settings import Objective, Training
+from kdistill.training import loop
+from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.training_rows import TrainingRows
+from kdistill.training.xla import uses_xla
 from kdistill.workspace import Manifest, Workspace
 
 QUICK = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.003"]
@@ -260,16 +262,16 @@ def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint
 
 def train(place, network, inputs, labels, how, reporter=None):
     place.mkdir(exist_ok=True)
-    identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
-    return training.train(
+    identity = Manifest(kind="teacher", settings=how.recorded(), inputs=[])
+    return loop.train(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        Examples(ArrayRows(inputs, "some"), labels),
-        Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
+        TrainingRows(Split("train", ArrayRows(inputs, "some"), labels)),
+        TrainingRows(Split("test", ArrayRows(inputs[:20], "some"), labels[:20])),
         held_out_name="test",
-        objective=training.Objective(),
+        objective=Objective(alpha=1.0),
         settings=how,
         role="teacher",
-        checkpoint=training.Checkpoint(place / "checkpoint.npz", identity),
+        checkpoint=Checkpoint(place / "checkpoint.npz", identity),
         reporter=reporter or Reporter(quiet=True),
     )
 
@@ -533,7 +535,7 @@ def test_function_in_all_stages(run, small, nets):
         assert run(*stage).code == 0
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
-    assert student["inputs"]["model"]["name"] == str(nets)
+    assert {entry["kind"]: entry["name"] for entry in student["inputs"]}["model"] == str(nets)
     teacher_variables = saved_variables(Path("workspace/teachers/teacher"))
     assert saved_variables(Path("workspace/students/student")) != teacher_variables
     for stage in stages:
@@ -616,7 +618,7 @@ def test_weights_of_a_file(run, small):
         assert all((a.numpy() == b.numpy()).all() for a, b in zip(loaded.weights, network.weights, strict=True))
     command = ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK, "--weights", "some.weights.h5"]
     assert run(*command).code == 0
-    assert list(manifest("teachers", "teacher")["inputs"]) == ["dataset", "model", "weights"]
+    assert [entry["kind"] for entry in manifest("teachers", "teacher")["inputs"]] == ["dataset", "model", "weights"]
     file = os.path.abspath("some.weights.h5")
     assert f"--weights {file}" in status_of(run)[0]["teacher"]["command"]
     assert is_up_to_date(run, *command)
@@ -747,10 +749,10 @@ def test_xla_is_used_where_it_is_faster(monkeypatch):
     names = ["dense", "unbuilt", "resnet", "nested", "sub", "augmented"]
     networks = {name: build(f"nets:{name}") for name in names} | {"cnn": build("cnn", (28, 28)), "mlp": build("mlp-20")}
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    gain = [name for name, network in networks.items() if training.uses_xla(network, "auto")]
+    gain = [name for name, network in networks.items() if uses_xla(network, "auto")]
     assert gain == ["dense", "unbuilt", "mlp"]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
-    refused = [name for name, network in networks.items() if not training.uses_xla(network, "auto")]
+    refused = [name for name, network in networks.items() if not uses_xla(network, "auto")]
     assert refused == ["resnet", "augmented", "cnn"]
 
 
