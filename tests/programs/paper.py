@@ -33,7 +33,7 @@ import numpy as np
 
 from kdistill import __version__, load_dataset
 from kdistill.cli import app
-from kdistill.console import silence_native_stderr
+from kdistill.console.native_stderr import silence_native_stderr
 
 LOCAL_MNIST = Path(__file__).resolve().parents[3] / "shared/data/mnist.npz"
 MNIST = os.environ.get("KDISTILL_MNIST") or (str(LOCAL_MNIST) if LOCAL_MNIST.exists() else "mnist")
