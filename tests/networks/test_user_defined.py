@@ -18,14 +18,17 @@ from helpers import KDISTILL, InterruptAfter, stamps, write_npz
 
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
+from kdistill.data import Split
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
 from kdistill.networks.layers import TABLE_ROWS, layer_table
-from kdistill.settings import Training
-from kdistill.training import loop as training
-from kdistill.training.feed import Examples
+from kdistill.settings import Objective, Training
+from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.loop import train as train_network
+from kdistill.training.training_rows import TrainingRows
+from kdistill.training.xla import uses_xla
 from kdistill.workspace import Manifest, Workspace
 
 QUICK = ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.003"]
@@ -260,16 +263,15 @@ def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint
 
 def train(place, network, inputs, labels, how, reporter=None):
     place.mkdir(exist_ok=True)
-    identity = Manifest(kind="teacher", settings=asdict(how), inputs={})
-    return training.train(
+    identity = Manifest(kind="teacher", settings=asdict(how))
+    return train_network(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
-        Examples(ArrayRows(inputs, "some"), labels),
-        Examples(ArrayRows(inputs[:20], "some"), labels[:20]),
-        held_out_name="test",
-        objective=training.Objective(),
+        TrainingRows(Split("train", ArrayRows(inputs, "some"), labels)),
+        TrainingRows(Split("test", ArrayRows(inputs[:20], "some"), labels[:20])),
+        objective=Objective(alpha=1.0),
         settings=how,
         role="teacher",
-        checkpoint=training.Checkpoint(place / "checkpoint.npz", identity),
+        checkpoint=Checkpoint(place / "checkpoint.npz", identity),
         reporter=reporter or Reporter(quiet=True),
     )
 
@@ -747,10 +749,10 @@ def test_xla_is_used_where_it_is_faster(monkeypatch):
     names = ["dense", "unbuilt", "resnet", "nested", "sub", "augmented"]
     networks = {name: build(f"nets:{name}") for name in names} | {"cnn": build("cnn", (28, 28)), "mlp": build("mlp-20")}
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    gain = [name for name, network in networks.items() if training.uses_xla(network, "auto")]
+    gain = [name for name, network in networks.items() if uses_xla(network, "auto")]
     assert gain == ["dense", "unbuilt", "mlp"]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
-    refused = [name for name, network in networks.items() if not training.uses_xla(network, "auto")]
+    refused = [name for name, network in networks.items() if not uses_xla(network, "auto")]
     assert refused == ["resnet", "augmented", "cnn"]
 
 
