@@ -1,4 +1,4 @@
-"""What is drawn is what was measured, in the colors and lines that the README explains."""
+"""What is drawn is what was measured, in the colors and lines that the guide on evaluation explains."""
 
 from __future__ import annotations
 
