@@ -76,7 +76,8 @@ def build_network(
     if source.weights_file:
         load_weights(network, source.weights_file)
     if max_norm is not None:
-        for layer in [layer for layer in operations_in(network) if isinstance(layer, WITH_KERNEL)][:-1]:
+        with_kernel = [operation for operation in operations_in(network) if isinstance(operation, WITH_KERNEL)]
+        for layer in with_kernel[:-1]:
             axes = list(range(len(layer.kernel.shape) - 1))
             layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
     return network

@@ -31,8 +31,8 @@ def hidden_layers(model: str, input_shape: Shape) -> list[Any]:
     entry = built_in(model)
     assert entry is not None, model
     match = re.fullmatch(entry.pattern, model)
-    assert match is not None
-    return list(globals()[entry.function](input_shape, *map(int, match.groups())))
+    numbers = map(int, match.groups()) if match else ()
+    return list(globals()[entry.function](input_shape, *numbers))
 
 
 def cnn(input_shape: Shape) -> list[Any]:

@@ -159,10 +159,9 @@ class SavedNetwork:
             return np.concatenate([self.logits(_pad(block, batch))[: len(block)] for block in blocks])
         tensor = tf.convert_to_tensor(inputs)
         raw = self.raw or (self.input_dtype == tensor.dtype == tf.uint8)
+        tensor = tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)
         try:
-            output = np.asarray(
-                tf.cast(self.call(tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)), tf.float32)
-            )
+            output = np.asarray(tf.cast(self.call(tensor), tf.float32))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
             raise KdistillError(f"{self.path} fails on rows of shape {inputs.shape[1:]}: {first_line(error)}") from None
         if output.ndim != 2 or len(output) != len(inputs):

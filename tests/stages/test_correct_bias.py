@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import QUICK, Outcome, imports_of, run_command, stamps, write_npz
+from helpers import QUICK, Outcome, imports_of, mentions, run_command, stamps, write_npz
 
 from kdistill import CorrectBias, Reporter, Workspace, correct_bias
 from kdistill.errors import UsageError
@@ -95,7 +95,7 @@ def test_corrected_student_is_a_student(run, place):
     assert measured["better"]["parameters"] == measured["no8s"]["parameters"]
     assert run("verify").code == 0
     students, _ = students_in_status(run)
-    assert students["better"]["command"] == "kdistill correct-bias --name better --student no8s --frequencies uniform"
+    assert mentions(students["better"]["command"], "--name better", "--student no8s", "--frequencies uniform")
     before = stamps(place)
     assert run(*students["better"]["command"].split()[1:]).code == 0
     assert stamps(place) == before
@@ -233,7 +233,7 @@ def test_student_that_cannot_be_corrected(run, place, tmp_path):
     (place / "students/no8s/model.keras").unlink()
     for outputs, text in (
         ({name: digest for name, digest in manifest["outputs"].items() if name != "model.keras"}, "--model"),
-        (manifest["outputs"], "kdistill train-student --name no8s"),
+        (manifest["outputs"], "--name no8s"),
     ):
         (place / "students/no8s/manifest.json").write_text(json.dumps(manifest | {"outputs": outputs}))
         outcome = run("correct-bias", "--student", "no8s")
