@@ -59,10 +59,11 @@ def test_digest_is_that_of_the_source(tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit")
     (package / "mine.py").write_text("raise SystemExit")
-    before = data.resolve("pack_age.mine:load").identity()
+    source = data.resolve("pack_age.mine:load")
+    before = source.digest()
     (package / "mine.py").write_text("raise SystemExit  # changed")
-    assert data.resolve("pack_age.mine:load").identity().digest != before.digest
-    assert before.name == "pack_age.mine:load"
+    assert data.resolve(source.name).digest() != before
+    assert source.name == "pack_age.mine:load"
 
 
 _GENERATED = "\nreturn tf.data.Dataset.from_generator(rows, output_types=(tf.float32, tf.int64))"

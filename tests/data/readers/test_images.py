@@ -70,7 +70,7 @@ def test_digest_depends_on_names_and_bytes(tmp_path):
     digests = []
 
     def add():
-        digests.append(data.resolve(str(place)).identity().digest)
+        digests.append(data.resolve(str(place)).digest())
 
     add()
     (place / "cat" / ".DS_Store").write_text("clutter")
@@ -179,10 +179,10 @@ def test_ignored_files_are_one_warning(run, tmp_path):
         save_images(tmp_path / "photos" / part)
     source = data.resolve(str(tmp_path / "photos"))
     assert source.load().warnings == ()
-    digest = source.identity().digest
+    digest = source.digest()
     for name in ("LICENSE", "train/README.md", "test/labels.csv"):
         (tmp_path / "photos" / name).write_text("text")
-    assert source.identity().digest == digest
+    assert source.digest() == digest
     outcome = run("train-teacher", "--dataset", "photos", "--batch-size", "1000")
     warning, error = outcome.err.splitlines()
     assert warning.startswith("warning: ")
@@ -219,7 +219,7 @@ def test_max_pixels(tmp_path, monkeypatch):
         time.sleep(0.01)
     assert Image.MAX_IMAGE_PIXELS == 10
     assert limited.name.endswith("max-pixels=24&test-fraction=0.5")
-    assert data.resolve(limited.name).identity().digest == data.resolve(expected.name).identity().digest
+    assert data.resolve(limited.name).digest() == data.resolve(expected.name).digest()
 
 
 def test_max_pixels_counts_tiles(tmp_path):

@@ -54,11 +54,11 @@ def test_files_in_options_have_absolute_paths(tmp_path, monkeypatch):
     one, two = sources
     assert one.name == f"{tmp_path}/one/x_train.npy?labels={tmp_path}/one/labels.npy&test-fraction=0.5"
     assert data.resolve(one.name).load().classes == 3
-    digest = one.identity().digest
-    assert two.identity().digest == digest
+    digest = one.digest()
+    assert two.digest() == digest
     np.save(tmp_path / "two" / "labels.npy", Y[::-1])
-    assert two.identity().digest != digest
-    assert data.resolve(ReadOptions(test_fraction=0.4).named(one.name)).identity().digest != digest
+    assert two.digest() != digest
+    assert data.resolve(ReadOptions(test_fraction=0.4).named(one.name)).digest() != digest
 
 
 def test_directory(tmp_path):
