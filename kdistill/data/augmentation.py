@@ -1,7 +1,7 @@
 """Augmentation: views of image rows as a pure function of row key, view number and seed, computed on the device.
 
 Shift, flip, rotation and zoom combine to one affine map per row, which a TensorFlow operation applies. Elastic
-distortion adds an offset per pixel, which TensorFlow has no operation for.
+distortion adds an offset per pixel, which needs `_sample`.
 """
 
 from __future__ import annotations

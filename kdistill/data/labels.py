@@ -105,7 +105,7 @@ def refuse_regression(part: Part, where: str, *, table: bool) -> None:
 
 
 def class_warnings(classes: int, used: int, where: str) -> tuple[str, ...]:
-    """Return a warning if there are very many classes, or if more than half of them have no rows."""
+    """Return a warning if there are very many classes, or if most of them are unused."""
     if classes <= MANY_CLASSES and classes <= 2 * used:
         return ()
     fix = ": store numpy.unique(labels, return_inverse=True)[1] to number only the used ones" if used < classes else ""

@@ -107,7 +107,7 @@ class SoftTargets:
             if int(version) > FORMAT:
                 raise KdistillError(f"{path} has format {int(version)} (expected at most {FORMAT}): upgrade kdistill")
             text = hdf5_manifest.manifest_text(self.file)
-            self.manifest = Manifest.from_json(text, str(path), remedy, kind="soft targets")
+            self.manifest = Manifest.from_json(text, str(path), lambda: remedy, kind="soft targets")
             self.rows = int(self.manifest.results["rows"])
             self.classes = int(self.manifest.results["classes"])
             self.temperature = float(self.file.attrs["temperature"])

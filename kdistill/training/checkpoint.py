@@ -102,7 +102,7 @@ class Checkpoint:
                 arrays = [_typed(file[f"variable_{i}"], variable) for i, variable in enumerate(variables)]
                 count = sum(name.startswith("best_") for name in file.files)
                 best = [_typed(file[f"best_{i}"], variables[i]) for i in range(count)] or None
-            written = Manifest.from_json(head["identity"], str(self.path), "", finished=False)
+            written = Manifest.from_json(head["identity"], str(self.path), str, finished=False)
             progress = Progress(head["rows"], best, head["best_epoch"], head.get("threads", 0))
         except UNREADABLE:
             raise KdistillError(f"{self.path.name} is damaged") from None

@@ -54,8 +54,7 @@ class Feed:
         self.in_memory = rows.nbytes <= memory
         row_bytes = max(1, rows.nbytes // max(1, len(rows)))
         self.buffer_rows = max(1, memory // BUFFERS_PER_LIMIT // row_bytes // batch_size) * batch_size
-        self._last_view: int | None = None
-        self._of_last_view: tuple[tuple[Any, ...], tuple[Any, ...]] = (), ()
+        self._last_view: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def __str__(self) -> str:
         """Return the size, and how the rows are read."""
@@ -72,10 +71,10 @@ class Feed:
             yield self._single_buffer(view), random.permutation(len(rows))
             return
         step = max(1, self.buffer_rows // PIECES_PER_BUFFER)
-        starts = np.arange(0, len(rows), step)
+        pieces = np.split(np.arange(len(rows)), range(step, len(rows), step))
         if rows.split.inputs.seekable:
-            starts = random.permutation(starts)
-        for buffer in _prefetched(self._buffers(starts, step, view)):
+            pieces = [pieces[number] for number in random.permutation(len(pieces))]
+        for buffer in _prefetched(self._buffers(np.concatenate(pieces), view)):
             yield buffer, random.permutation(len(buffer.labels))
 
     def in_order(self) -> Iterator[Buffer]:
@@ -83,43 +82,27 @@ class Feed:
         if self.in_memory:
             yield self._single_buffer(0)
         else:
-            starts = np.arange(0, len(self.rows), self.buffer_rows)
-            yield from _prefetched(self._buffers(starts, self.buffer_rows, 0))
+            yield from _prefetched(self._buffers(np.arange(len(self.rows)), 0))
 
     @cached_property
     def _inputs_and_labels(self) -> tuple[Any, Any]:
         return tf.constant(self.rows.split.inputs.read()), tf.constant(self.rows.split.labels, tf.int32)
 
     def _single_buffer(self, view: int) -> Buffer:
-        if view != self._last_view:
-            self._of_last_view = self._of_view(np.arange(len(self.rows)), view)
-            self._last_view = view
-        return Buffer(*self._inputs_and_labels, *self._of_last_view)
+        if view not in self._last_view:
+            self._last_view = {view: self._of_view(np.arange(len(self.rows)), view)}
+        return Buffer(*self._inputs_and_labels, *self._last_view[view])
 
-    def _buffers(self, starts: NDArray[np.int64], step: int, view: int) -> Iterator[Buffer]:
-        """Yield buffers made of pieces of `step` rows. All but the last have `buffer_rows` rows."""
-        size, pieces = self.buffer_rows, []
-        for piece in self._pieces(starts, step):
-            pieces.append(piece)
-            if sum(len(positions) for _, positions in pieces) >= size:
-                inputs, positions = map(np.concatenate, zip(*pieces, strict=True))
-                yield self._buffer(inputs[:size], positions[:size], view)
-                pieces = [(inputs[size:], positions[size:])]
-        inputs, positions = map(np.concatenate, zip(*pieces, strict=True))
-        if len(positions):
-            yield self._buffer(inputs, positions, view)
-
-    def _pieces(self, starts: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        """Yield the inputs and the positions of the `step` rows that begin at each start."""
+    def _buffers(self, order: NDArray[np.int64], view: int) -> Iterator[Buffer]:
+        """Yield buffers with the rows at some positions. All but the last have `buffer_rows` rows."""
         inputs = self.rows.split.inputs
-        stream = None if inputs.seekable else inputs.blocks(step)
-        for start in starts:
-            positions = np.arange(start, min(start + step, len(self.rows)))
-            yield next(stream) if stream else inputs.read_range(start, positions[-1] + 1), positions
-
-    def _buffer(self, inputs: NDArray[Any], positions: NDArray[np.int64], view: int) -> Buffer:
-        labels = tf.constant(self.rows.split.labels[positions], tf.int32)
-        return Buffer(tf.constant(inputs), labels, *self._of_view(positions, view))
+        stream = None if inputs.seekable else inputs.blocks(self.buffer_rows)
+        for first in range(0, len(order), self.buffer_rows):
+            positions = order[first : first + self.buffer_rows]
+            runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+            block = next(stream) if stream else np.concatenate([inputs.read_range(r[0], r[-1] + 1) for r in runs])
+            labels = tf.constant(self.rows.split.labels[positions], tf.int32)
+            yield Buffer(tf.constant(block), labels, *self._of_view(positions, view))
 
     def _of_view(self, positions: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return the teacher's logits for one view of some rows, and the transforms that make this view."""

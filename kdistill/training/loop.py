@@ -37,7 +37,6 @@ def train(
     rows: TrainingRows,
     held_out: TrainingRows,
     *,
-    held_out_name: str,
     objective: Objective,
     settings: Training,
     role: str,
@@ -53,8 +52,7 @@ def train(
     Args:
         build: makes the network, in the scope of the strategy.
         rows: rows to train on.
-        held_out: rows to evaluate on after each epoch.
-        held_out_name: `validation` or `test`, for the names of columns.
+        held_out: rows to evaluate on after each epoch, named `validation` or `test`.
         objective: what to minimize.
         settings: how to train.
         role: `teacher` or `student`; part of the seed.
@@ -86,26 +84,27 @@ def train(
     feed = Feed(rows, settings.batch_size, settings.memory << 20)
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
     reporter.say(f"Reading training rows: {feed}")
-    columns = history.columns(held_out_name, student=role == "student")
+    name = held_out.split.name
+    columns = history.columns(name, student=role == "student")
     with reporter.steps(role, settings.epochs * steps) as bar:
         bar.advance(progress.epoch * steps)
         while progress.epoch < settings.epochs and not _stops_early(progress, settings):
             start, epoch = time.perf_counter(), progress.epoch + 1
             means = _train_epoch(trainer, feed, objective, settings, role, epoch, bar.advance)
             loss, accuracy = trainer.evaluate(held_out_feed)
-            if settings.early_stopping and loss < progress.lowest(f"{held_out_name}_loss"):
+            if settings.early_stopping and loss < progress.lowest(f"{name}_loss"):
                 progress.best, progress.best_epoch = [value_of(each) for each in trainer.model.variables], epoch
             row = means | {
                 "epoch": epoch,
-                f"{held_out_name}_loss": loss,
-                f"{held_out_name}_accuracy": accuracy,
+                f"{name}_loss": loss,
+                f"{name}_accuracy": accuracy,
                 "learning_rate": float(trainer.optimizer.learning_rate),
                 "seconds": time.perf_counter() - start,
             }
-            progress.rows.append({name: row[name] for name in columns})
+            progress.rows.append({column: row[column] for column in columns})
             checkpoint.write(progress, trainer.variables)
             on_epoch(progress.rows)
-            bar.note(*_epoch_lines(row, settings.epochs, held_out_name))
+            bar.note(*_epoch_lines(row, settings.epochs, name))
     if progress.best:
         _assign(trainer.model.variables, progress.best)
     return trainer.model, progress

@@ -68,7 +68,7 @@ def train_network(
     """
     start = time.perf_counter()
     role = artifact.kind
-    rows, held_out, held_out_name = hold_out(rows or TrainingRows(dataset.train), dataset, settings, reporter)
+    rows, held_out = hold_out(rows or TrainingRows(dataset.train), dataset, settings, reporter)
     if settings.batch_size > len(rows):
         raise KdistillError(
             f"--batch-size {settings.batch_size} is more than the {len(rows):,} training rows: use --batch-size "
@@ -77,7 +77,7 @@ def train_network(
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {dataset.classes} classes; "
-        f"{len(held_out):,} {held_out_name} rows{f' of {dataset.name}' if rows.source else ''}"
+        f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
     reporter.say(f"Minimizing {objective}")
 
@@ -108,7 +108,6 @@ def train_network(
             build,
             rows,
             held_out,
-            held_out_name=held_out_name,
             objective=objective,
             settings=settings,
             role=role,
@@ -131,7 +130,7 @@ def train_network(
             "best_epoch": progress.best_epoch or progress.epoch,
             "training_rows": len(rows),
             "labeled_rows": rows.split.labeled_rows,
-            "held_out": held_out_name,
+            "held_out": held_out.split.name,
             "held_out_rows": len(held_out),
             "test_rows": test_rows,
             "test_errors": errors,

@@ -78,25 +78,25 @@ def held_out_rows(keys: NDArray[np.uint8], settings: Training) -> NDArray[np.boo
 
 def hold_out(
     rows: TrainingRows, dataset: Dataset, settings: Training, reporter: Reporter
-) -> tuple[TrainingRows, TrainingRows, str]:
-    """Return the rows to train on, the held-out rows to evaluate on, and the name of the latter.
+) -> tuple[TrainingRows, TrainingRows]:
+    """Return the rows to train on, and the held-out rows to evaluate on.
 
-    The held-out rows are `validation` rows of the dataset's training rows, or with no `validation_fraction` its `test`
-    rows. Validation rows are left out of the rows to train on, and so are test rows that a transfer set contains.
+    The latter are named `validation`, and are some of the dataset's training rows; without a `validation_fraction` they
+    are its `test` rows. Validation rows are left out of the rows to train on, as are test rows of a transfer set.
 
     Raises:
         KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows.
     """
-    held_out, name = dataset.test, "test"
+    held_out = dataset.test
     excluded = [dataset.test.keys()] if rows.source else []
     if settings.validation_fraction:
         mask = held_out_rows(dataset.train.keys(), settings)
-        held_out, name = dataset.train.select(mask), "validation"
+        held_out = replace(dataset.train.select(mask), name="validation")
         excluded.append(dataset.train.keys()[mask])
     if excluded:
         rows = replace(rows, keys=rows.row_keys())
         keep = ~np.isin(sortable(rows.row_keys()), sortable(np.concatenate(excluded)))
-        names = "validation or test" if rows.source and settings.validation_fraction else name
+        names = "validation or test" if rows.source and settings.validation_fraction else held_out.name
         if not keep.any():
             raise KdistillError(f"no row is left to train on: all of them are {names} rows of {dataset.name}")
         if rows.source and not keep.all():
@@ -108,4 +108,4 @@ def hold_out(
         from kdistill.data.augmentation import Views
 
         rows = replace(rows, views=Views(settings.augment, settings.seed))
-    return rows, TrainingRows(held_out), name
+    return rows, TrainingRows(held_out)

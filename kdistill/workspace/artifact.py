@@ -139,7 +139,7 @@ class Artifact:
             return None
         except NotADirectoryError:
             raise KdistillError(f"{self.path} is a file (expected a directory): remove it") from None
-        return Manifest.from_json(text, str(self.manifest_path), self.remedy, kind=self.kind)
+        return Manifest.from_json(text, str(self.manifest_path), lambda: self.remedy, kind=self.kind)
 
     def _file_manifest(self) -> Manifest | None:
         self.refuse_links()
@@ -151,7 +151,7 @@ class Artifact:
             raise
         except OSError:
             raise KdistillError(f"{self.path} is damaged or not a file of {self.kind}: {self.remedy}") from None
-        return Manifest.from_json(text, str(self.path), self.remedy, kind=self.kind)
+        return Manifest.from_json(text, str(self.path), lambda: self.remedy, kind=self.kind)
 
     def require(self, *outputs: str) -> Manifest:
         """Return the manifest of an artifact that must be there and undamaged.

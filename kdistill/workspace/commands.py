@@ -55,7 +55,7 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
     values |= dict(manifest.settings)
     if _is_upstream(artifact, manifest):
         values.pop("dataset", None)
-    if values.get("dataset") == TrainTeacher.dataset:
+    if maker.command != "soften" and values.get("dataset") == TrainTeacher.dataset:  # `soften` has no default dataset
         values.pop("dataset")
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from kdistill.workspace import schema
 from kdistill.workspace.schema import Input
 
 FORMAT = 1
-LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
+LIBRARIES = ("kdistill", "tensorflow", "keras", "numpy", "h5py", "ai_edge_litert", "tf2onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,14 @@ class Manifest:
 
     @classmethod
     def from_json(
-        cls, text: str | bytes, where: str, remedy: str, *, kind: str | None = None, finished: bool = True
+        cls, text: str | bytes, where: str, remedy: Callable[[], str], *, kind: str | None = None, finished: bool = True
     ) -> Manifest:
         """Read what `to_json` wrote, and check all that later code relies on.
 
         Args:
             text: the manifest.
             where: its file, for messages.
-            remedy: the command that makes the artifact again, for messages.
+            remedy: returns the command that makes the artifact again, for messages.
             kind: that is expected; any by default.
             finished: whether the artifact is finished.
 
@@ -85,7 +85,7 @@ class Manifest:
             return cls(**{**fields, "inputs": tuple(Input(**each) for each in fields["inputs"])})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             reason = f" ({error})" if type(error) is ValueError else ""
-            raise KdistillError(f"{where} is not a valid manifest{reason}: {remedy}") from None
+            raise KdistillError(f"{where} is not a valid manifest{reason}: {remedy()}") from None
 
     @classmethod
     def recovered(cls, text: str | bytes, kind: str) -> Manifest:
@@ -155,11 +155,9 @@ def _in_words(value: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from kdistill import __version__
-
     modules = {name: sys.modules.get(name) for name in LIBRARIES}
     loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}
-    return {"kdistill": __version__, "python": platform.python_version(), **loaded}
+    return {"python": platform.python_version(), **loaded}
 
 
 def threads() -> int:

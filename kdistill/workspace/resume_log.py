@@ -50,7 +50,7 @@ def read_progress(path: Path) -> LogProgress:
 
 def _header(line: bytes, path: Path) -> tuple[dict[str, Any], Manifest]:
     fields = json.loads(line)
-    return fields, Manifest.from_json(fields["identity"], str(path), "", finished=False)
+    return fields, Manifest.from_json(fields["identity"], str(path), str, finished=False)
 
 
 def _records(file: BinaryIO, row_bytes: int) -> Iterator[tuple[int, float, int]]:

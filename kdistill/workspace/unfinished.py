@@ -138,7 +138,7 @@ def _read(artifact: Artifact, file: Path) -> Unfinished | None:
             log = resume_log.read_progress(file)
             return Unfinished(log.identity, "rows", log.rows, log.total, log.seconds)
         head = json.loads(file.read_bytes())
-        identity = Manifest.from_json(head["identity"], str(file), "", kind=artifact.kind, finished=False)
+        identity = Manifest.from_json(head["identity"], str(file), str, kind=artifact.kind, finished=False)
         return Unfinished(identity, "students", int(head["done"]), int(head["total"]), 0.0)
     except UNREADABLE:
         return None
@@ -146,7 +146,7 @@ def _read(artifact: Artifact, file: Path) -> Unfinished | None:
 
 def _from_checkpoint(artifact: Artifact, file: Path) -> Unfinished:
     head = checkpoint_head(file)
-    identity = Manifest.from_json(head["identity"], str(file), "", kind=artifact.kind, finished=False)
+    identity = Manifest.from_json(head["identity"], str(file), str, kind=artifact.kind, finished=False)
     epochs, manifest = head["rows"], _manifest(artifact)
     extended = manifest and manifest.differences(identity) and continues(manifest, identity)
     kept = manifest.results["epochs_run"] if manifest and extended else 0  # these are in the artifact too

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -24,8 +25,8 @@ from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
 from kdistill.networks.layers import TABLE_ROWS, layer_table
 from kdistill.settings import Objective, Training
-from kdistill.training import loop
 from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.loop import train as train_network
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
 from kdistill.workspace import Manifest, Workspace
@@ -262,12 +263,11 @@ def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint
 
 def train(place, network, inputs, labels, how, reporter=None):
     place.mkdir(exist_ok=True)
-    identity = Manifest(kind="teacher", settings=how.recorded(), inputs=[])
-    return loop.train(
+    identity = Manifest(kind="teacher", settings=asdict(how))
+    return train_network(
         lambda: build(network, inputs.shape[1:], precision=how.precision, dtype=str(inputs.dtype)),
         TrainingRows(Split("train", ArrayRows(inputs, "some"), labels)),
         TrainingRows(Split("test", ArrayRows(inputs[:20], "some"), labels[:20])),
-        held_out_name="test",
         objective=Objective(alpha=1.0),
         settings=how,
         role="teacher",
@@ -535,7 +535,7 @@ def test_function_in_all_stages(run, small, nets):
         assert run(*stage).code == 0
     student = manifest("students", "student")
     assert student["settings"]["model"] == "nets:resnet"
-    assert {entry["kind"]: entry["name"] for entry in student["inputs"]}["model"] == str(nets)
+    assert {each["kind"]: each["name"] for each in student["inputs"]}["model"] == str(nets)
     teacher_variables = saved_variables(Path("workspace/teachers/teacher"))
     assert saved_variables(Path("workspace/students/student")) != teacher_variables
     for stage in stages:
@@ -618,7 +618,7 @@ def test_weights_of_a_file(run, small):
         assert all((a.numpy() == b.numpy()).all() for a, b in zip(loaded.weights, network.weights, strict=True))
     command = ["train-teacher", "--dataset", small, "--model", "nets:resnet", *QUICK, "--weights", "some.weights.h5"]
     assert run(*command).code == 0
-    assert [entry["kind"] for entry in manifest("teachers", "teacher")["inputs"]] == ["dataset", "model", "weights"]
+    assert [each["kind"] for each in manifest("teachers", "teacher")["inputs"]] == ["dataset", "model", "weights"]
     file = os.path.abspath("some.weights.h5")
     assert f"--weights {file}" in status_of(run)[0]["teacher"]["command"]
     assert is_up_to_date(run, *command)

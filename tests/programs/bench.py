@@ -1,13 +1,15 @@
-"""Measures kdistill's speed against a reference doing the same work: `make bench`, or `python tests/programs/bench.py --help`.
+"""Measure the speed of kdistill against a reference that does the same work.
 
-Runs of one group are interleaved (A B A B ...), the first of each side is warm-up and not counted, and medians are
-compared. Times are wall seconds unless a row says otherwise; a row without a reference is held against its target.
+    python tests/programs/bench.py --only epoch
+
+The sides of a comparison run in turns (A B A B ...), after one run of each that is not counted, and medians are compared.
+A row without a reference is compared with its target. Training is measured on MNIST: see --mnist.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import csv
 import os
 import platform
 import statistics
@@ -16,23 +18,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MNIST = Path(os.environ.get("KDISTILL_MNIST") or REPOSITORY.parent / "shared" / "data" / "mnist.npz")
+MNIST = Path(os.environ.get("KDISTILL_MNIST") or Path(__file__).resolve().parents[3] / "shared/data/mnist.npz")
 BATCH_ROWS = 128
-BENT = "shift:1,rotate:10,zoom:0.1,elastic:3"  # what the teacher of tests/programs/paper.py sees
 SOFTEN_ROWS = 1000
-TEMPERATURE = 20.0
-ALPHA = 0.1
+TEMPERATURE, ALPHA = 20.0, 0.1
+AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"  # of the teacher in paper.py
 
-# In a process of its own: run kdistill and print the peak of its memory in KiB. ru_maxrss begins at the size that the
-# process had before exec(2), which is ours, so Linux's own count for the new program is read where there is one.
+# Run kdistill and print the peak of its memory in KiB. On Linux, ru_maxrss starts at the size of the parent process, so
+# VmHWM is read instead.
 PEAK_MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -44,177 +44,158 @@ peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
 print(*peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024])
 """
 
-Work = Callable[[], object]
+Work = Callable[[], float]  # returns the seconds that it took
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: kdistill's number against its limit, or its ratio to the reference's against that."""
+    """A measured value, or its ratio to the value of the reference, and the largest allowed value."""
 
-    what: str
-    mine: float
+    title: str
+    value: float
     reference: float | None
     target: float
     unit: str = "s"
 
-    @property
-    def measured(self) -> float:
-        return self.mine if self.reference is None else self.mine / self.reference
-
     def __str__(self) -> str:
-        cells = [self.what, f"{self.mine:.2f} {self.unit}"]
-        if self.reference is None:
-            cells += ["", "", f"at most {self.target:g} {self.unit}"]
-        else:
-            cells += [f"{self.reference:.2f} {self.unit}", f"{self.measured:.3f}", f"at most {self.target:g}"]
-        return "| " + " | ".join([*cells, "yes" if self.measured <= self.target else "no"]) + " |"
+        measured = self.value if self.reference is None else self.value / self.reference
+        reference = ("", "") if self.reference is None else (f"{self.reference:.2f} {self.unit}", f"{measured:.3f}")
+        target = f"at most {self.target:g}" + (f" {self.unit}" if self.reference is None else "")
+        cells = [self.title, f"{self.value:.2f} {self.unit}", *reference, target]
+        return "| " + " | ".join([*cells, "yes" if measured <= self.target else "no"]) + " |"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every group is given: how often to run, where MNIST lies, and a place for scratch files."""
+    """The number of counted runs, the path of MNIST, and a directory for scratch files."""
 
     runs: int
     mnist: Path
     scratch: Path
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training rows of MNIST: (60000, 28, 28) uint8, (60000,) int64."""
+        with np.load(self.mnist, allow_pickle=False) as arrays:
+            return arrays["x_train"], arrays["y_train"].astype(np.int64)
 
-def seconds(work: Work) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def dataset(self, train_rows: int = 60_000) -> Path:
+        """Write a dataset with the first training rows, and so few test rows that their evaluation takes no time."""
+        path = self.scratch / f"mnist-{train_rows}.npz"
+        if not path.exists():
+            with np.load(self.mnist, allow_pickle=False) as arrays:
+                rows = {name: train_rows if name.endswith("train") else BATCH_ROWS for name in arrays.files}
+                np.savez(path, **{name: arrays[name][:count] for name, count in rows.items()})
+        return path
+
+
+def timed(function: Callable[[], object]) -> Work:
+    def work() -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return work
 
 
 def medians(runs: int, works: Mapping[str, Work]) -> dict[str, float]:
-    """The median seconds of each, after one call of each that is not counted; interleaved."""
+    """Return the median seconds of each, after one run of each that is not counted."""
     for work in works.values():
         work()
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(runs):
         for name, work in works.items():
-            taken[name].append(seconds(work))
-    return {name: statistics.median(times) for name, times in taken.items()}
+            taken[name].append(work())
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def python(*arguments: object) -> str:
-    """Run this Python in a process of its own; what it printed."""
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
-
-
-def kdistill(*arguments: object) -> str:
-    """Run the command line as its user does, by the script beside this Python."""
-    command = [str(Path(sys.executable).with_name("kdistill")), *map(str, arguments)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
+def kdistill(*arguments: object) -> None:
+    """Run the command line in a new process, by the script beside this Python."""
+    command = [str(Path(sys.executable).with_name("kdistill")), *map(str, arguments)]
+    subprocess.run(command, stdout=subprocess.PIPE, check=True)
+
+
+def run_here(*arguments: object) -> None:
+    """Run the command line in this process."""
+    from kdistill.cli import app
+
+    app([*map(str, arguments), "--quiet"], standalone_mode=False)
+
+
 def measure_help(setup: Setup) -> Iterator[Row]:
-    """The wall time of `kdistill --help`, alone and against importing what a Typer command line can't do without."""
-    times = medians(
-        setup.runs,
-        {"help": lambda: kdistill("--help"), "imports": lambda: python("-c", "import typer, rich")},
-    )
+    """`kdistill --help`, also compared with the imports that a Typer command line needs."""
+    imports = timed(lambda: python("-c", "import typer, rich"))
+    times = medians(setup.runs, {"help": timed(lambda: kdistill("--help")), "imports": imports})
     yield Row("`kdistill --help`", times["help"], None, 0.25)
     yield Row("`kdistill --help` / importing typer and rich", times["help"], times["imports"], 2.5)
 
 
 def measure_fresh(setup: Setup) -> Iterator[Row]:
-    """The wall time of a stage that finds its artifact up to date: no TensorFlow, but every digest checked."""
+    """A stage that finds its artifact up to date, and checks every digest."""
     command = ["train-teacher", "--epochs", "1", "--workspace", setup.scratch / "fresh"]
-    kdistill(*command)
-    times = medians(setup.runs, {"fresh": lambda: kdistill(*command)})
+    times = medians(setup.runs, {"fresh": timed(lambda: kdistill(*command))})
     yield Row("up-to-date `train-teacher`", times["fresh"], None, 0.6)
 
 
 def measure_epoch(setup: Setup) -> Iterator[Row]:
-    """An epoch on hard labels against `keras.Model.fit`: same network, rows, batches and optimizer.
+    """An epoch with hard labels against `keras.Model.fit`, whose inputs are scaled beforehand.
 
-    An epoch is what training costs each time round: its order drawn and all of its steps; held-out rows are judged on
-    neither side. `fit` has its defaults, without its progress bar, and float32 inputs scaled beforehand.
+    Both run in one process, where kdistill has made TensorFlow deterministic. On a CPU, this costs `fit` less than 5%.
     """
-    inputs, labels = _mnist(setup)
-    cnn = medians(
-        setup.runs,
-        {
-            "fit": _keras_epoch("cnn", inputs, labels),
-            "float32": _epoch("cnn", inputs, labels),
-            "bfloat16": _epoch("cnn", inputs, labels, precision="mixed_bfloat16"),
-        },
-    )
-    yield Row("epoch, cnn / `fit`", cnn["float32"], cnn["fit"], 0.85)
-    yield Row("epoch, cnn in mixed_bfloat16 / `fit` in float32", cnn["bfloat16"], cnn["fit"], 0.5)
-    mlp = medians(
-        setup.runs,
-        {"fit": _keras_epoch("mlp-800", inputs, labels), "float32": _epoch("mlp-800", inputs, labels)},
-    )
-    yield Row("epoch, mlp-800 / `fit`", mlp["float32"], mlp["fit"], 0.62)
+    cnn, bfloat16 = ["--model", "cnn"], ["--model", "cnn", "--precision", "mixed_bfloat16"]
+    times = compare_with_fit(setup, {"float32": cnn, "bfloat16": bfloat16})
+    yield Row("epoch, cnn / `fit`", times["float32"], times["fit"], 0.85)
+    yield Row("epoch, cnn in mixed_bfloat16 / `fit` in float32", times["bfloat16"], times["fit"], 0.5)
+    times = compare_with_fit(setup, {"mlp": ["--model", "mlp-800"]})
+    yield Row("epoch, mlp-800 / `fit`", times["mlp"], times["fit"], 0.62)
 
 
 def measure_dropout(setup: Setup) -> Iterator[Row]:
-    """An epoch of the paper's teacher with dropout, and with jittered inputs too, against neither."""
-    inputs, labels = _mnist(setup)
-    times = medians(
-        setup.runs,
-        {
-            "neither": _epoch("mlp-1200", inputs, labels),
-            "dropout": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5"),
-            "both": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5", augment="shift:2"),
-            "bent": _epoch("mlp-1200", inputs, labels, dropout="0.2,0.5", augment=BENT),
-        },
-    )
+    """An epoch of the paper's teacher with dropout and with augmented inputs, against neither."""
+    dropout = ["--model", "mlp-1200", "--dropout", "0.2,0.5"]
+    options = {
+        "neither": dropout[:2],
+        "dropout": dropout,
+        "shift": [*dropout, "--augment", "shift:2"],
+        "elastic": [*dropout, "--augment", AUGMENT],
+    }
+    times = medians(setup.runs, {name: epoch(setup, name, *each) for name, each in options.items()})
     yield Row("epoch, mlp-1200 with `--dropout 0.2,0.5` / without", times["dropout"], times["neither"], 1.2)
-    yield Row("the same with `--augment shift:2` / without either", times["both"], times["neither"], 1.3)
-    yield Row(f"the same with `--augment {BENT}` / without either", times["bent"], times["neither"], 1.3)
+    yield Row("the same with `--augment shift:2` / without either", times["shift"], times["neither"], 1.3)
+    yield Row(f"the same with `--augment {AUGMENT}` / without either", times["elastic"], times["neither"], 1.3)
 
 
-def measure_distil(setup: Setup) -> Iterator[Row]:
-    """An epoch of distillation from cached logits against hard labels alone, and against the teacher in the loop.
-
-    The student is mlp-800, the teacher mlp-1200 with its weights as drawn: arithmetic takes as long with any. Keras's
-    loss is given explicitly, without which `LogitsDistillation` is not the KL divergence of softmaxes (Keras 3.15.1).
-    """
-    inputs, labels = _mnist(setup)
-    teacher = _build("mlp-1200", role="teacher")
-    teacher_logits = teacher.predict(_as_floats(inputs), batch_size=SOFTEN_ROWS, verbose=0)
-    times = medians(
-        setup.runs,
-        {
-            "cached": _epoch("mlp-800", inputs, labels, teacher_logits=teacher_logits),
-            "hard": _epoch("mlp-800", inputs, labels),
-            "distiller": _distiller_epoch(teacher, _build("mlp-800", role="student"), inputs, labels),
-        },
-    )
-    yield Row("distillation epoch, mlp-800 / hard labels alone", times["cached"], times["hard"], 1.05)
+def measure_distillation(setup: Setup) -> Iterator[Row]:
+    """An epoch of distillation from the file, against hard labels and against Keras's `Distiller`."""
+    workspace = setup.scratch / "training"
+    epoch(setup, "teacher", "--model", "mlp-1200")()
+    run_here("soften", "--workspace", workspace, "--temperature", TEMPERATURE)
+    hard = epoch(setup, "hard", "--model", "mlp-800", "--alpha", 1, command="train-student")
+    cached = epoch(setup, "cached", "--model", "mlp-800", "--alpha", ALPHA, command="train-student")
+    hard()
+    teacher, student = load(workspace / "teachers/teacher"), load(workspace / "students/hard")
+    times = medians(setup.runs, {"cached": cached, "hard": hard, "distiller": distiller(setup, teacher, student)})
+    yield Row("distillation epoch, mlp-800 / hard labels", times["cached"], times["hard"], 1.05)
     yield Row("distillation epoch, mlp-800 / Keras's `Distiller`", times["cached"], times["distiller"], 0.45)
 
 
 def measure_soften(setup: Setup) -> Iterator[Row]:
-    """The whole of `soften` against bare calls of the same SavedModel, and its peak memory as rows grow threefold.
+    """`soften` against calls of the same SavedModel, and its peak memory with three times the rows.
 
-    `soften` checks the teacher, reads and digests the file, keys the rows and writes HDF5; the bare calls have their
-    inputs in memory as float32 and keep the logits there.
+    The calls have their inputs in memory and do not write the logits.
     """
-    from kdistill.console import Reporter
-    from kdistill.settings import Soften, Training, TrainTeacher
-    from kdistill.stages import soften, train_teacher
-    from kdistill.workspace import Workspace
-
-    workspace, reporter = Workspace(setup.scratch / "soften"), Reporter(quiet=True)
-    training = Training(epochs=1, batch_size=BATCH_ROWS)
-    settings = TrainTeacher(dataset=str(setup.mnist), training=training)
-    train_teacher.run(workspace, settings, force=True, reporter=reporter)
-    inputs, _ = _mnist(setup)
-    times = medians(
-        setup.runs,
-        {
-            "soften": lambda: soften.run(workspace, Soften(), force=True, reporter=reporter),
-            "bare": _bare_calls(workspace.teacher("teacher").path / "saved_model", inputs),
-        },
-    )
-    yield Row("`soften`, cnn, 60,000 rows / bare calls", times["soften"], times["bare"], 1.25)
-    few, many = (_peak_memory(setup, workspace.root, rows) for rows in (20_000, 60_000))
+    workspace = setup.scratch / "soften"
+    options = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", 1]
+    run_here("train-teacher", "--workspace", workspace, *options)
+    soften = timed(lambda: run_here("soften", "--workspace", workspace, "--force"))
+    calls = saved_model_calls(workspace / "teachers/teacher/saved_model", as_floats(setup.rows()[0]))
+    times = medians(setup.runs, {"soften": soften, "calls": calls})
+    yield Row("`soften`, cnn, 60,000 rows / calls of the SavedModel", times["soften"], times["calls"], 1.25)
+    few, many = (peak_memory(setup, workspace, rows) for rows in (20_000, 60_000))
     yield Row("peak memory of `soften`, 60,000 rows / 20,000", many, few, 1.05, "MiB")
 
 
@@ -223,165 +204,119 @@ GROUPS: dict[str, Callable[[Setup], Iterator[Row]]] = {
     "fresh": measure_fresh,
     "epoch": measure_epoch,
     "dropout": measure_dropout,
-    "distil": measure_distil,
+    "distil": measure_distillation,
     "soften": measure_soften,
 }
-ON_MNIST = ("epoch", "dropout", "distil", "soften")
+WITHOUT_MNIST = ("help", "fresh")
 
 
-def _mnist(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    """MNIST's training rows: (60000, 28, 28) uint8, (60000,) int64."""
-    with np.load(setup.mnist, allow_pickle=False) as arrays:
-        return arrays["x_train"], arrays["y_train"].astype(np.int64)
+def epoch(setup: Setup, name: str, *options: object, command: str = "train-teacher") -> Work:
+    """Return the work of one epoch: two are trained, and the second is measured, by kdistill itself."""
+    workspace = setup.scratch / "training"
+
+    def work() -> float:
+        how = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", 2, "--force"]
+        run_here(command, "--workspace", workspace, "--name", name, *how, *options)
+        kind = command.removeprefix("train-")
+        with (workspace / f"{kind}s" / name / "history.csv").open() as stream:
+            return float(list(csv.DictReader(stream))[-1]["seconds"])
+
+    return work
 
 
-def _as_floats(inputs: np.ndarray) -> np.ndarray:
-    return inputs.astype(np.float32) / np.float32(255.0)
+def compare_with_fit(setup: Setup, options: Mapping[str, list[str]]) -> dict[str, float]:
+    """Return the median seconds of epochs of kdistill, and of `fit` with the network of the first of them."""
+    works = {name: epoch(setup, name, *each) for name, each in options.items()}
+    first = next(iter(works))
+    works[first]()
+    network = load(setup.scratch / "training/teachers" / first)
+    return medians(setup.runs, {**works, "fit": fit(setup, network)})
 
 
-def _build(model: str, *, role: str, precision: str = "float32", dropout: str | None = None) -> Any:
-    from kdistill.networks.build import build_network
+def load(network: Path) -> Any:
+    from kdistill.backend import keras
 
-    return build_network(model, (28, 28), 10, role=role, seed=0, precision=precision, dropout=dropout)
-
-
-def _epoch(
-    model: str,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    *,
-    teacher_logits: np.ndarray | None = None,
-    precision: Any = "float32",
-    dropout: str | None = None,
-    augment: str | None = None,
-) -> Work:
-    """One epoch as `training.loop` has it, without evaluation, checkpoint and report."""
-    from kdistill.data import Split
-    from kdistill.data.augmentation import Views
-    from kdistill.data.rows import ArrayRows
-    from kdistill.settings import Objective, Training
-    from kdistill.soft_targets.storage import Logits, LogitStorage
-    from kdistill.training.feed import Feed
-    from kdistill.training.loop import STEPS_PER_CALL
-    from kdistill.training.optimizers import make_optimizer
-    from kdistill.training.steps import Trainer
-    from kdistill.training.training_rows import TrainingRows
-
-    settings = Training(batch_size=BATCH_ROWS, precision=precision)
-    said = None if teacher_logits is None else Logits(LogitStorage(10, TEMPERATURE), teacher_logits)
-    views = Views(augment, 0) if augment else None
-    training_rows = TrainingRows(Split("train", ArrayRows(inputs, "mnist"), labels), teacher=said, views=views)
-    feed = Feed(training_rows, BATCH_ROWS, settings.memory << 20)
-    objective = Objective(alpha=1.0) if said is None else Objective(alpha=ALPHA, temperature=TEMPERATURE)
-    network = _build(model, role="student", precision=precision, dropout=dropout)
-    optimizer = make_optimizer(settings, math.ceil(len(inputs) / BATCH_ROWS))
-    optimizer.build(network.trainable_variables)
-    trainer = Trainer(network, optimizer, training_rows, objective, settings)
-    random = np.random.default_rng(0)
-    call_rows = STEPS_PER_CALL * BATCH_ROWS
-
-    def epoch() -> None:
-        sums = np.zeros(4)
-        for buffer, order in feed.shuffled(random, 1):
-            for first in range(0, len(order), call_rows):
-                rows = order[first : first + call_rows]
-                sums += trainer.train(buffer, rows, (0, first // BATCH_ROWS), objective)
-        assert np.isfinite(sums).all()
-
-    return epoch
+    return keras.models.load_model(network / "model.keras")
 
 
-def _keras_epoch(model: str, inputs: np.ndarray, labels: np.ndarray) -> Work:
-    """One epoch of `keras.Model.fit`."""
-    return _fit(_build(model, role="student"), inputs, labels)
+def distiller(setup: Setup, teacher: Any, student: Any) -> Work:
+    """Return the work of one epoch of `keras.distillation.Distiller`, which calls the teacher for every batch.
 
-
-def _distiller_epoch(teacher: Any, student: Any, inputs: np.ndarray, labels: np.ndarray) -> Work:
-    """One epoch of `keras.distillation.Distiller`, which runs the teacher on every batch."""
+    By default, the loss of `LogitsDistillation` is not the KL divergence of softmaxes (Keras 3.15.1).
+    """
     from kdistill.backend import keras
 
     loss = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
-    distiller = keras.distillation.Distiller(teacher, student, loss, student_loss_weight=ALPHA)
-    return _fit(distiller, inputs, labels)
+    return fit(setup, keras.distillation.Distiller(teacher, student, loss, student_loss_weight=ALPHA))
 
 
-def _fit(model: Any, inputs: np.ndarray, labels: np.ndarray) -> Work:
+def fit(setup: Setup, model: Any) -> Work:
+    """Return the work of one epoch of `fit`, without its progress bar."""
     from kdistill.backend import keras
 
-    floats = _as_floats(inputs)
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return lambda: model.fit(floats, labels, batch_size=BATCH_ROWS, verbose=0)
+    inputs, labels = setup.rows()
+    floats = as_floats(inputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    return timed(lambda: model.fit(floats, labels, batch_size=BATCH_ROWS, verbose=0))
 
 
-def _bare_calls(saved_model: Path, inputs: np.ndarray) -> Work:
-    """A SavedModel called block after block, and nothing else."""
+def as_floats(inputs: np.ndarray) -> np.ndarray:
+    return inputs.astype(np.float32) / np.float32(255.0)
+
+
+def saved_model_calls(path: Path, floats: np.ndarray) -> Work:
+    """Return the work of calling a SavedModel block after block."""
     from kdistill.backend import tf
 
-    loaded = tf.saved_model.load(str(saved_model))
-    call, floats = loaded.signatures["serving_default"], _as_floats(inputs)
+    loaded = tf.saved_model.load(str(path))
 
     def calls() -> object:
-        _ = loaded  # its variables die with it
+        call = loaded.signatures["serving_default"]
         starts = range(0, len(floats), SOFTEN_ROWS)
         blocks = [call(inputs=tf.constant(floats[start : start + SOFTEN_ROWS])) for start in starts]
         return np.concatenate([block["logits"].numpy() for block in blocks])
 
-    return calls
+    return timed(calls)
 
 
-def _peak_memory(setup: Setup, workspace: Path, rows: int) -> float:
-    """The median of the peaks, in MiB, of processes that soften the first `rows` rows of MNIST."""
-    dataset = setup.scratch / f"mnist-{rows}.npz"
-    with np.load(setup.mnist, allow_pickle=False) as arrays:
-        cut = {name: arrays[name][:rows] if name.endswith("train") else arrays[name] for name in arrays.files}
-    np.savez_compressed(dataset, **cut)
-    command = ["soften", "--workspace", workspace, "--dataset", dataset, "--name", f"rows-{rows}", "--force", "--quiet"]
+def peak_memory(setup: Setup, workspace: Path, rows: int) -> float:
+    """Return the median of the peaks, in MiB, of processes that soften the first rows of MNIST."""
+    options = ["--dataset", setup.dataset(rows), "--name", f"rows-{rows}", "--force", "--quiet"]
+    command = ["soften", "--workspace", workspace, *options]
     return statistics.median(int(python("-c", PEAK_MEMORY, *command)) / 1024 for _ in range(setup.runs))
 
 
-def _machine() -> str:
-    """Processor, cores and versions, in a line."""
-    packages = ", ".join(f"{name} {version(name.lower())}" for name in ("TensorFlow", "Keras"))
-    return f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+def machine() -> str:
+    """Return the processor, the number of cores, and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _setup() -> tuple[Setup, list[str]]:
-    parser = argparse.ArgumentParser(description="Measure kdistill's speed.")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs of each side")
-    parser.add_argument("--only", choices=GROUPS, help="one group")
-    parser.add_argument("--mnist", type=Path, default=MNIST, help=f"Keras's mnist.npz (default: {MNIST})")
-    given = parser.parse_args()
-    if given.runs < 1:
-        parser.error(f"--runs is {given.runs}: it needs at least 1")
-    return Setup(given.runs, given.mnist.absolute(), Path()), [given.only] if given.only else list(GROUPS)
+    processor = names[0] if names else platform.processor() or platform.machine()
+    packages = ", ".join(f"{name} {version(name.lower())}" for name in ("TensorFlow", "Keras"))
+    return f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
 
 
 def main() -> None:
-    """Print a table, a row as soon as it is measured."""
-    setup, groups = _setup()
-    print(f"{_machine()}; medians of {setup.runs} interleaved runs\n", flush=True)
+    """Print a table, each row as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each side (default: 5)")
+    parser.add_argument("--only", choices=GROUPS, help="measure one group only")
+    parser.add_argument("--mnist", type=Path, default=MNIST, help=f"Keras's mnist.npz (default: {MNIST})")
+    options = parser.parse_args()
+    if options.runs < 1:
+        parser.error(f"--runs is {options.runs} (expected at least 1)")
+    print(f"{machine()}; medians of {options.runs} runs\n", flush=True)
     print("| what | kdistill | reference | ratio | target | reached |\n|---|---|---|---|---|---|", flush=True)
-    skipped = [] if setup.mnist.exists() else [group for group in groups if group in ON_MNIST]
+    groups = [options.only] if options.only else list(GROUPS)
+    skipped = [name for name in groups if name not in WITHOUT_MNIST and not options.mnist.exists()]
     with tempfile.TemporaryDirectory(prefix="kdistill-bench-") as scratch:
-        for group in groups:
-            if group not in skipped:
-                for row in GROUPS[group](replace(setup, scratch=Path(scratch))):
-                    print(row, flush=True)
+        setup = Setup(options.runs, options.mnist.absolute(), Path(scratch))
+        for name in groups:
+            for row in () if name in skipped else GROUPS[name](setup):
+                print(row, flush=True)
     if skipped:
-        print(f"\nskipped {', '.join(skipped)}: there is no {setup.mnist}; --mnist says where else it lies", flush=True)
+        print(f"\nSkipped {', '.join(skipped)}: {options.mnist} does not exist; pass --mnist or set KDISTILL_MNIST")
 
 
 if __name__ == "__main__":

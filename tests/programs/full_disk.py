@@ -1,10 +1,10 @@
-"""Let the disk fill up under every stage, at every point, and see whether anything was lost.
+"""Fill up the disk at every point of every stage and check that nothing is lost.
 
     python tests/programs/full_disk.py
 
-Each stage runs in a small file system of its own, first one that can't be written to, then one with a little more room
-each time, until it succeeds: whenever it fails it must say so in one line, and what stood before must stand and pass
-`verify`. The system must allow this process to mount one; exit status 77 if not.
+Each stage runs in a small file system, which is first read-only and then has a little more room each time, until the stage
+succeeds. A stage that fails must print one line and leave the artifacts as they were. The exit status is 77 if this process
+has no right to mount a file system.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos import STAGES, Result, command, log, prepare, result
+from chaos import STAGES, Contents, command, contents_of, log, prepare
 
 STEP = 96 * 1024
 NOT_ALLOWED = 77
+REASONS = ("No space left on device", "Read-only file system")
 
 
-def mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+def mount(*arguments: object) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
 
 
-def judge(place: Path, stage: str, before: Result, code: int, where: str) -> str:
-    """What is wrong after a failed run; nothing if it failed as it should."""
-    said = log(place).read_text().splitlines()
-    errors = [line for line in said if line.startswith("error: ")]
+def problem_after(place: Path, stage: str, before: Contents, status: int) -> str:
+    """Return what is wrong after a failed run, or an empty text."""
+    output = log(place).read_text().splitlines()
     log(place).unlink()
-    if code != 1 or len(errors) != 1 or said[-1] != errors[0] or not any(why in errors[0] for why in WHY):
-        return f"{stage}, {where}: exit status {code}, said {said[-3:]}"
-    if result(place, stage) != before:
-        return f"{stage}, {where}: what stood does not stand"
-    if command(place, "verify") != 0:
-        return f"{stage}, {where}: verify: {log(place).read_text()}"
+    errors = [line for line in output if line.startswith("error: ")]
+    if status != 1 or errors != output[-1:] or not any(reason in errors[0] for reason in REASONS):
+        return f"exit status {status}, printed {output[-3:]}"
+    if contents_of(place, stage) != before:
+        return "an artifact was changed"
+    status = command(place, "verify")
+    output = log(place).read_text()
     log(place).unlink()
-    return ""
+    return "" if status == 0 else f"verify: {output}"
 
 
-WHY = ("No space left on device", "Read-only file system")
-
-
-def one_stage(base: Path, place: Path, stage: str, before: Result, after: Result) -> list[str]:
+def try_stage(base: Path, place: Path, stage: str, before: Contents, after: Contents) -> list[str]:
+    """Run a stage with more and more room, and return the problems."""
     shutil.copytree(base, place, dirs_exist_ok=True)
     changed = STAGES[stage][1]
-    mount("-o", "remount,ro", str(place))
-    problems = [judge(place, stage, before, command(place, stage, *changed), "read-only")]
-    room, code, failures = 0, 1, 0
-    while code != 0:
-        mount("-o", "remount,rw,size=64m", str(place))
-        used = shutil.disk_usage(place).used
-        mount("-o", f"remount,size={used + room}", str(place))
-        code = command(place, stage, *changed)
-        mount("-o", "remount,size=64m", str(place))
-        if code != 0:
-            failures += 1
-            problems.append(judge(place, stage, before, code, f"{room // 1024} kB of room"))
-            room += STEP
-    if result(place, stage) != after:
-        problems.append(f"{stage}: what it made at last differs from an uninterrupted run's")
+    mount("-o", "remount,ro", place)
+    problem = problem_after(place, stage, before, command(place, stage, *changed))
+    problems = [f"{stage}, read-only: {problem}"] if problem else []
+    room = 0
+    while True:
+        mount("-o", "remount,rw,size=64m", place)
+        mount("-o", f"remount,size={shutil.disk_usage(place).used + room}", place)
+        status = command(place, stage, *changed)
+        mount("-o", "remount,size=64m", place)
+        if status == 0:
+            break
+        if problem := problem_after(place, stage, before, status):
+            problems.append(f"{stage}, {room // 1024} kB of room: {problem}")
+        room += STEP
+    if contents_of(place, stage) != after:
+        problems.append(f"{stage}: the result differs from that of an uninterrupted run")
     log(place).unlink()
-    print(f"{stage}: failed {failures} times, succeeded with {room // 1024} kB of room", flush=True)
-    return [problem for problem in problems if problem]
+    print(f"{stage}: failed {room // STEP} times, succeeded with {room // 1024} kB of room", flush=True)
+    return problems
 
 
 def main() -> int:
@@ -72,19 +72,20 @@ def main() -> int:
         base, place = Path(scratch) / "base", Path(scratch) / "small"
         base.mkdir()
         place.mkdir()
+        disk = ("-t", "tmpfs", "-o", "size=64m", "tmpfs", place)
         try:
-            mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place))
+            mount(*disk)
         except (OSError, subprocess.CalledProcessError):
-            print("this process may not mount a file system")
+            print("this process has no right to mount a file system")
             return NOT_ALLOWED
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", place], check=True)
         for stage, (before, after, _) in prepare(base).items():
-            mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place))
+            mount(*disk)
             try:
-                problems += one_stage(base, place, stage, before, after)
+                problems += try_stage(base, place, stage, before, after)
             finally:
-                subprocess.run(["umount", str(place)], check=True)
-    print("\n".join([*problems, f"{len(problems)} with anything lost"]))
+                subprocess.run(["umount", place], check=True)
+    print("\n".join([*problems, f"{len(problems)} problems"]))
     return 1 if problems else 0
 
 

@@ -305,6 +305,8 @@ class Results:
             axes.errorbar(temperatures, means, sds, color=f"C{number}", marker="o", capsize=3, label=model)
             axes.axhline(hard["test_errors"]["mean"], color=f"C{number}", linestyle="--", linewidth=1)
         axes.set(xscale="log", xlabel="T", ylabel="test errors", title=f"{len(self.seeds)} seeds; dashed: hard labels")
+        axes.set_ylim(bottom=0)
+        axes.minorticks_off()
         axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures], minor=False)
         axes.legend()
         figure.savefig(path, dpi=150)

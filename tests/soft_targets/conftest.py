@@ -24,7 +24,7 @@ IDENTITY = Manifest(
         "output": None,
         "teacher_input": "scaled",
     },
-    inputs={"dataset": Input("some", "sha256:d"), "teacher": Input("teacher", "sha256:t")},
+    inputs=(Input("dataset", "some", "sha256:d"), Input("teacher", "teacher", "sha256:t")),
 )
 STORAGE = LogitStorage(CLASSES, 4.0)
 

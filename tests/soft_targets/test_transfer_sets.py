@@ -45,7 +45,7 @@ def test_unlabelled_transfer_set(run, workspace, digits):
     assert run("plot").code == run("verify").code == run("evaluate").code == 0
     assert run(*command).up_to_date
     rows = transfer_set(SoftTargets("workspace/soft-targets/soft-targets.h5").manifest, digits)
-    assert (len(rows), rows.labeled) == (2 * 1437 + 30, 0)
+    assert (len(rows), rows.labeled_rows) == (2 * 1437 + 30, 0)
 
 
 def test_labelled_and_unlabelled_transfer_sets(run, workspace, digits):

@@ -102,7 +102,7 @@ def test_corrected_student_is_a_student(run, place):
     assert stamps(place) == before
     outcome = run("plot")
     assert (outcome.code, outcome.err) == (0, "")
-    plotted = [str(name) for name in json.loads((place / "plots/manifest.json").read_text())["inputs"]]
+    plotted = [each["name"] for each in json.loads((place / "plots/manifest.json").read_text())["inputs"]]
     assert any("no8s" in name for name in plotted)
     assert not any("better" in name for name in plotted)
     assert "better" in run("plot", "--network", "better", "--network", "no8s").out

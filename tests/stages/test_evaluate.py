@@ -184,8 +184,8 @@ def test_other_data_is_refused(run, moved, command):
     assert outcome.code == 1
     assert mentions(outcome.err, "error", "--dataset digits")
     assert len(outcome.err.splitlines()) == 1
-    for made_from in (data.resolve("digits").identity(), data.resolve("new.npz").identity()):
-        assert made_from.digest.removeprefix("sha256:")[:8] in outcome.err
+    for source in (data.resolve("digits"), data.resolve("new.npz")):
+        assert source.digest().removeprefix("sha256:")[:8] in outcome.err
     assert digest(moved / "workspace") == before
     assert run(command, "--dataset", "nosuch").code == 1
 

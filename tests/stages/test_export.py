@@ -19,7 +19,7 @@ from kdistill.errors import UsageError
 from kdistill.evaluation import metrics
 from kdistill.networks import exports, saved_models
 from kdistill.settings import Export
-from kdistill.workspace import digest, schema
+from kdistill.workspace import KINDS, digest
 
 ALL = [(file_format, quantize) for file_format in ("tflite", "onnx") for quantize in ("none", "int8", "float16")]
 tflite = pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="needs kdistill[tflite]")
@@ -220,7 +220,7 @@ def test_teacher_of_the_workspace(run, workspace):
     outcome = run("export", "--network", "teacher")
     assert outcome.code == 0, outcome.err
     manifest = recorded(workspace / "exports/teacher-tflite")
-    assert list(manifest["inputs"]) == ["dataset", "teacher"]
+    assert [each["kind"] for each in manifest["inputs"]] == ["dataset", "teacher"]
     lines = run("status").out.splitlines()
     depths = [
         line.index(entry)
@@ -465,7 +465,7 @@ def test_student_of_a_sweep(run, workspace):
     outcome = run("export", "--network", "s/one")
     assert outcome.code == 0, outcome.err
     place = workspace / "exports/s@one-tflite"
-    assert recorded(place)["inputs"]["student"]["name"] == "s/one"
+    assert recorded(place)["inputs"][1]["name"] == "s/one"
     assert run("export", "--network", "s/one").up_to_date
     entry = status_entry(run, "s@one-tflite")
     assert (entry["state"], entry["command"]) == ("fresh", "kdistill export --network s/one")
@@ -492,10 +492,11 @@ def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path,
     export = workspace / "exports/student-tflite"
     export.mkdir(parents=True)
     manifest = recorded(workspace / "students/student")
-    digits, settings = manifest["inputs"]["dataset"], {"format": "tflite", "quantize": "none"}
-    results = dict.fromkeys(schema.RESULTS["export"], 1)
+    digits, settings = manifest["inputs"][0], {"format": "tflite", "quantize": "none"}
+    results = dict.fromkeys(KINDS["export"].makers[0].results, 1)
     for input_name, state in ((name, "damaged"), ("student", "fresh")):
-        inputs = {"dataset": digits, "student": {"name": input_name, "digest": manifest["outputs"]["saved_model"]}}
+        network = {"kind": "student", "name": input_name, "digest": manifest["outputs"]["saved_model"], "index": 1}
+        inputs = [digits, network]
         fields = {"kind": "export", "inputs": inputs, "results": results, "settings": settings, "outputs": {}}
         (export / "manifest.json").write_text(json.dumps(manifest | fields))
         assert status_entry(run, "student-tflite")["state"] == state

@@ -126,9 +126,12 @@ def test_status_json(run, workspace):
     """`status --json` has the state, the inputs and the command of each artifact."""
     teacher, soft_targets, student, _ = status(run)["artifacts"]
     assert set(states(run).values()) == {"fresh"}
-    names = {role: made_from["name"] for role, made_from in student["made_from"].items()}
+    names = {each["kind"]: each["name"] for each in student["made_from"]}
     assert names == {"dataset": "digits", "soft_targets": "soft-targets"}
-    assert student["made_from"]["soft_targets"]["digest"] == soft_targets["digest"]
+    assert (
+        next(each["digest"] for each in student["made_from"] if each["kind"] == "soft_targets")
+        == soft_targets["digest"]
+    )
     (workspace / "teachers/teacher/model.keras").unlink()
     assert states(run)[teacher["name"]] == "damaged"
     assert status(run)["next"] == f"{MAKE_TEACHER} --force"

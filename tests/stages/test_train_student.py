@@ -117,7 +117,7 @@ def test_hard_label_student_needs_only_a_dataset(run, tmp_path):
     outcome = run("train-student", "--alpha", 1, *QUICK, "--name", "baseline")
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "workspace/students/baseline/manifest.json").read_text())
-    assert list(manifest["inputs"]) == ["dataset"]
+    assert [each["kind"] for each in manifest["inputs"]] == ["dataset"]
     assert manifest["results"]["objective"] == "CE(labels)"
 
 

@@ -13,7 +13,7 @@ from helpers import README, mentions
 
 import kdistill
 from kdistill.console import Reporter
-from kdistill.data.readers.npz import NpzMember
+from kdistill.data.readers.npz import NpzRows
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.soften import _warn_if_trained_on
@@ -162,19 +162,24 @@ def test_labels_are_compared(run, digits, tmp_path, names):
 
 def test_lengths_are_compared_before_anything_is_decompressed(run, tmp_path, monkeypatch):
     """A small file that decompresses to many rows is refused by its header."""
-    blocks = NpzMember.blocks
+    files = []
 
-    def watched(rows, size):
-        assert rows.path != tmp_path / "bomb.npz"
-        return blocks(rows, size)
+    def watch(method):
+        def watched(rows, *arguments):
+            files.append(rows.path.name)
+            return method(rows, *arguments)
 
-    monkeypatch.setattr(NpzMember, "blocks", watched)
+        return watched
+
+    for name in ("_unchecked_blocks", "read_unchecked"):
+        monkeypatch.setattr(NpzRows, name, watch(getattr(NpzRows, name)))
     rows = 100_000
     arrays = {"labels": np.zeros(rows, int), "row_keys": np.zeros((rows, 16), np.uint8)}
     np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros((rows, 10), np.float16), **arrays)
     outcome = run("soften", "--logits", "bomb.npz", *DIGITS)
     assert outcome.code == 1
     assert mentions(outcome.err, "100,000", "1,437")
+    assert set(files) == {"digits.npz"}
 
 
 def test_probabilities_of_0(run, tmp_path, digits, monkeypatch):

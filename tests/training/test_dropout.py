@@ -10,7 +10,7 @@ import pytest
 
 from kdistill.backend import keras, tf
 from kdistill.data import Split
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import UsageError
 from kdistill.networks.build import build_network
 from kdistill.settings import Objective, Training, check_value
@@ -107,7 +107,7 @@ def test_step_uses_the_masks(xla):
     hidden = np.maximum(dense(first, hidden), 0) * kept[1] * 2
     logits = dense(last, np.maximum(dense(second, hidden), 0) * kept[2] * 2)
     expected = -np.log(np.exp(logits)[np.arange(32), labels] / np.exp(logits).sum(axis=1)).sum()
-    rows = TrainingRows(Split("train", Array(inputs, "inputs"), labels))
+    rows = TrainingRows(Split("train", ArrayRows(inputs, "inputs"), labels))
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
     trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla))

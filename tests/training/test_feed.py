@@ -11,8 +11,8 @@ import pytest
 
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
-from kdistill.data.readers import Array, Concat, Subset
 from kdistill.data.readers.npz import Npz
+from kdistill.data.rows import ArrayRows, Concat, Subset
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training.feed import Feed
@@ -25,15 +25,15 @@ def numbered_rows(kind, tmp_path):
     """Return rows whose inputs, labels and logits all contain the number of the row."""
     values = np.arange(ROWS, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
     if kind == "array":
-        inputs = Array(values, "array")
+        inputs = ArrayRows(values, "array")
     elif kind == "stream":
         np.savez(tmp_path / "some.npz", x_train=values, y_train=np.zeros(ROWS, int))
         inputs = Npz(str(tmp_path / "some.npz")).contents().train.inputs
     elif kind == "subset":
         mask = np.arange(3 * ROWS) % 3 == 0
-        inputs = Subset(Array(np.repeat(values, 3, axis=0), "array"), mask)
+        inputs = Subset(ArrayRows(np.repeat(values, 3, axis=0), "array"), mask)
     elif kind == "concat":
-        inputs = Concat([Array(values[:700], "a"), Array(values[700:], "b")])
+        inputs = Concat([ArrayRows(values[:700], "a"), ArrayRows(values[700:], "b")])
     teacher = Logits(LogitStorage(3, 1.0), values[:, :3] * 2)
     return TrainingRows(Split("train", inputs, np.arange(ROWS)), teacher=teacher)
 
@@ -91,7 +91,7 @@ def test_views_match_their_logits(run, tmp_path, digits, memory, top_k):
     inputs, labels = digits.train.read()[chosen], digits.train.labels[chosen]
     keys = row_keys(inputs)
     aligned = align(soft, keys, labels, "rows")
-    split = Split("train", Array(inputs, "inputs"), labels)
+    split = Split("train", ArrayRows(inputs, "inputs"), labels)
     feed = Feed(TrainingRows(split, keys, aligned, views=soft.views), 8, memory)
     assert feed.in_memory == (memory > 3000)
     images_of_epochs = []
@@ -193,7 +193,7 @@ def test_reader_errors_are_raised(tmp_path):
     """An error in the thread that reads ahead names the row."""
     inputs = np.zeros((ROWS, 4), np.float32)
     inputs[900] = np.nan
-    feed = Feed(TrainingRows(Split("train", Array(inputs, "inputs"), np.zeros(ROWS, np.int64))), 8, 1000)
+    feed = Feed(TrainingRows(Split("train", ArrayRows(inputs, "inputs"), np.zeros(ROWS, np.int64))), 8, 1000)
     with pytest.raises(KdistillError, match="900"):
         list(feed.shuffled(np.random.default_rng(0), 1))
 

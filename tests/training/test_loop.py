@@ -11,7 +11,7 @@ from helpers import InterruptAfter
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data import Split
-from kdistill.data.readers import Array
+from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import LOSSES, Objective, Training
@@ -34,7 +34,7 @@ def rows(digits):
 
 def training_rows(inputs, labels, teacher_logits=None):
     teacher = None if teacher_logits is None else Logits(LogitStorage(10, 4.0), teacher_logits)
-    return TrainingRows(Split("train", Array(inputs, "digits"), labels), teacher=teacher)
+    return TrainingRows(Split("validation", ArrayRows(inputs, "digits"), labels), teacher=teacher)
 
 
 def settings(**changes):
@@ -42,7 +42,7 @@ def settings(**changes):
 
 
 def identity(training, digest="sha256:1"):
-    return Manifest(kind="teacher", settings=training.recorded(), inputs={"dataset": Input("d", digest)})
+    return Manifest(kind="teacher", settings=training.recorded(), inputs=(Input("dataset", "d", digest),))
 
 
 def build(model="mlp-30", *, role="teacher", seed=3, precision="float32"):
@@ -60,7 +60,6 @@ def train(
         lambda: build(model, role=role, seed=training.seed, precision=training.precision),
         train_rows,
         held_out,
-        held_out_name="validation",
         objective=objective,
         settings=training,
         role=role,

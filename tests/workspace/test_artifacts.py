@@ -25,7 +25,7 @@ RESULTS = {
     "epochs_run": 3,
 }
 SETTINGS = {"epochs": 3, "model": "cnn", "precision": "float32"}
-IDENTITY = Manifest(kind="teacher", settings=SETTINGS, inputs={"dataset": Input("d", "sha256:1")})
+IDENTITY = Manifest(kind="teacher", settings=SETTINGS, inputs=(Input("dataset", "d", "sha256:1"),))
 
 
 def put(artifact, text, identity=IDENTITY):
@@ -53,9 +53,9 @@ def test_out_of_date_names_the_difference(artifact):
     """Changed settings, changed inputs and damaged outputs are named; a renamed input with equal contents is not."""
     assert artifact.out_of_date(IDENTITY)
     put(artifact, "one")
-    other = Manifest(kind="teacher", settings=SETTINGS | {"epochs": 5}, inputs={"dataset": Input("e", "sha256:2")})
+    other = Manifest(kind="teacher", settings=SETTINGS | {"epochs": 5}, inputs=(Input("dataset", "e", "sha256:2"),))
     assert mentions(artifact.out_of_date(other), "epochs", 3, 5, "dataset", "d", "e")
-    renamed = Manifest(kind="teacher", settings=IDENTITY.settings, inputs={"dataset": Input("moved", "sha256:1")})
+    renamed = Manifest(kind="teacher", settings=IDENTITY.settings, inputs=(Input("dataset", "moved", "sha256:1"),))
     assert artifact.out_of_date(renamed) is None
     (artifact.path / "saved_model").write_text("touched")
     changed = artifact.out_of_date(IDENTITY)
@@ -70,7 +70,7 @@ def test_out_of_date_names_the_difference(artifact):
 def test_new_artifact_replaces_the_old(artifact, monkeypatch, swap):
     """The new artifact replaces the old one, with and without the system call that exchanges two names."""
     if not swap:
-        monkeypatch.setattr(workspace, "_swap", lambda *_: False)
+        monkeypatch.setattr("kdistill.workspace.files._swap", lambda *_: False)
     put(artifact, "one")
     put(artifact, "two")
     assert (artifact.path / "saved_model").read_text() == "two"
@@ -97,12 +97,12 @@ def test_failure_leaves_no_empty_directories(artifact, tmp_path):
 
 def test_interruption_keeps_the_file_to_resume_from(artifact):
     """An interrupted run leaves only the file that the next run resumes from."""
-    with pytest.raises(KeyboardInterrupt), artifact.writing(keep="checkpoint") as staging:
-        (staging.path / "checkpoint").write_text("half")
+    with pytest.raises(KeyboardInterrupt), artifact.writing() as staging:
+        (staging.path / "checkpoint.npz").write_text("half")
         (staging.path / "other").write_text("x")
         raise KeyboardInterrupt
-    with artifact.writing(keep="checkpoint") as staging:
-        assert os.listdir(staging.path) == ["checkpoint"]
+    with artifact.writing() as staging:
+        assert os.listdir(staging.path) == ["checkpoint.npz"]
     assert os.listdir(artifact.path.parent) == []
 
 
@@ -188,14 +188,14 @@ def test_only_the_standard_library():
 def test_workspace_lists_its_artifacts(tmp_path):
     """Artifacts are listed by name; locks and other files are not."""
     place = Workspace(tmp_path)
-    assert place.teachers() == place.students() == place.soft_target_files() == []
+    assert place.artifacts() == []
     put(place.teacher("b"), "x")
     put(place.teacher("a"), "x")
     (tmp_path / "soft-targets").mkdir()
     for name in ("one.h5", ".one.h5.lock", "notes.txt"):
         Path(tmp_path / "soft-targets" / name).touch()
-    assert [artifact.name for artifact in place.teachers()] == ["a", "b"]
-    assert [artifact.name for artifact in place.soft_target_files()] == ["one"]
+    assert [artifact.name for artifact in place.artifacts("teacher")] == ["a", "b"]
+    assert [artifact.name for artifact in place.artifacts("soft targets")] == ["one"]
 
 
 @pytest.mark.parametrize(("variable", "counted"), [("3", 3), ("0", 0), ("", 0), ("x", 0)])

@@ -109,7 +109,7 @@ def test_links_inside_what_is_removed_are_not_followed(tmp_path, precious):
         (directory / "directory").symlink_to(precious)
         (directory / "checkpoint.npz").symlink_to(precious / "file")
         (directory / "manifest.json").symlink_to(precious / "file")
-    with artifact.writing(keep="checkpoint.npz") as staging:
+    with artifact.writing() as staging:
         assert os.listdir(staging.path) == []
         workspace.exchange(staging.path, artifact.path)
     assert os.listdir(artifact.path.parent) == ["teacher"]
@@ -122,7 +122,7 @@ def test_hard_links_of_a_kept_file_are_not_written_to(tmp_path):
     artifact.partial.mkdir(parents=True)
     (artifact.partial / "blocks.log").write_text("half")
     os.link(artifact.partial / "blocks.log", tmp_path / "backup")
-    with artifact.writing(keep="blocks.log") as staging:
+    with artifact.writing() as staging:
         (staging.path / "blocks.log").open("a").write("whole")
     assert (tmp_path / "backup").read_text() == "half"
 
@@ -135,7 +135,7 @@ def test_links_among_the_plots_are_replaced(tmp_path, precious):
         (plots.path / name).symlink_to(precious / "file")
     with plots.writing() as staging:
         (staging.path / "picture.png").write_text("new")
-        staging.commit_loose(Manifest(kind="plots", settings={}, inputs={}), results={}, seconds=0.0)
+        staging.commit(Manifest(kind="plots", settings={}), results={}, seconds=0.0)
     assert not any(path.is_symlink() for path in plots.path.iterdir())
     assert (plots.path / "picture.png").read_text() == "new"
 
@@ -163,7 +163,7 @@ def test_foreign_lock_is_refused(tmp_path, kind):
 
 def test_old_artifact_is_set_aside_safely(tmp_path, monkeypatch, precious):
     """Where two names cannot be exchanged, only an older artifact in the place for the old one is removed."""
-    monkeypatch.setattr(workspace, "_swap", lambda *_: False)
+    monkeypatch.setattr("kdistill.workspace.files._swap", lambda *_: False)
     artifact = Workspace(tmp_path / "w").teacher("teacher")
     aside = artifact.path.with_name(".teacher.old")
     artifact.path.mkdir(parents=True)

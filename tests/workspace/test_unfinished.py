@@ -15,12 +15,11 @@ from helpers import QUICK, InterruptAfter, imports_of, mentions
 import kdistill
 from kdistill.workspace import Workspace, unfinished
 from kdistill.workspace.resume_log import BlockLog
-from kdistill.workspace.staleness import manifest_of
 
 
 def stop(artifact, *, rows=3, seconds=100.0, **changed):
     """Leave the checkpoint of a run that was interrupted after some epochs of equal length."""
-    identity = manifest_of(artifact)
+    identity = artifact.manifest()
     identity = replace(identity, settings={**identity.settings, **changed}, outputs={}, results={})
     head = {"rows": [{"seconds": seconds}] * rows, "best_epoch": 0, "identity": identity.to_json()}
     artifact.partial.mkdir()
@@ -30,12 +29,12 @@ def stop(artifact, *, rows=3, seconds=100.0, **changed):
 
 def stop_log(artifact, *, rows=300, seconds=100.0, **changed):
     """Leave the log of a `soften` that was interrupted after some rows."""
-    identity = manifest_of(artifact)
+    identity = artifact.manifest()
     identity = replace(identity, settings={**identity.settings, **changed}, outputs={}, results={})
     artifact.partial.mkdir()
     log = BlockLog(artifact.partial / "blocks.log", identity, {"row_keys": ((16,), "u1")}, 1437)
     for _ in range(3):
-        log._since -= seconds / 3
+        log._last_append -= seconds / 3
         log.append({"row_keys": np.zeros((rows // 3, 16), np.uint8)})
     log.close()
 
@@ -167,7 +166,7 @@ def test_other_work_is_kept_beside_an_artifact(run, place, left):
     """A command that finds its artifact up to date keeps work on something else, and files that it cannot read."""
     teacher = place.teacher("teacher")
     if left == "a live writer":
-        with teacher.writing(keep="checkpoint.npz"):
+        with teacher.writing():
             assert run("train-teacher", *QUICK).up_to_date
             assert teacher.partial.exists()
         return
@@ -213,7 +212,7 @@ def test_running_work_is_not_called_interrupted(run, place):
     """`status` names the process that writes, and its next command is another one."""
     teacher = place.teacher("teacher")
     stop(teacher, seed=7)
-    with teacher.writing(keep="checkpoint.npz"):
+    with teacher.writing():
         work, command = shown(run, "teacher")
         assert mentions(work["writer"], os.getpid())
         assert command == "kdistill evaluate"

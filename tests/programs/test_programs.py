@@ -1,0 +1,55 @@
+"""The programs beside this file: killed runs, full disks, simultaneous runs, and the paper in miniature."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+
+def program(name, *arguments):
+    done = subprocess.run([sys.executable, PROGRAMS / name, *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_killed_at_any_time():
+    """Stages that are killed at random times lose nothing (see chaos.py)."""
+    status, output = program("chaos.py", "--rounds", "20")
+    assert status == 0, output
+    assert output.count("nothing lost") == 20
+
+
+def test_full_disk():
+    """Stages that run out of disk space lose nothing (see full_disk.py)."""
+    status, output = program("full_disk.py")
+    if status == 77:
+        pytest.skip("no right to mount a file system")
+    assert status == 0, output
+    assert output.count("failed") == 4
+
+
+def test_two_at_once():
+    """Two stages at the same time lose nothing (see pairs.py)."""
+    status, output = program("pairs.py")
+    assert status == 0, output
+    assert output.count("nothing lost") == 10
+
+
+def test_paper_in_miniature(tmp_path):
+    """The program that reproduces the paper fills its tables; run again, everything is up to date (see paper.py)."""
+    arguments = ("paper.py", "--quick", "--seeds", "0,1", "--place", tmp_path)
+    status, output = program(*arguments)
+    assert status == 0, output[-3000:]
+    results = (tmp_path / "results.md").read_text()
+    assert (tmp_path / "temperatures.png").stat().st_size > 10_000
+    for row in ("hard labels", "cached views", "digit 3", "7s and 8s only", "biases corrected", "permuted", "mse"):
+        assert row in results
+    status, output = program(*arguments)
+    assert status == 0
+    assert "epoch 1/" not in output
+    assert (tmp_path / "results.md").read_text() == results
