@@ -5,14 +5,13 @@ VENV := .venv
 RUN := $(VENV)/bin
 TEST := $(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 ROUNDS ?= 20
-DATA ?= mnist
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint check test bench chaos paper clean
+.PHONY: help install demo lint fast check test reference bench chaos paper lowest clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/installed  ## create .venv with kdistill, its extras and the development tools
 
@@ -34,11 +33,16 @@ lint: install  ## check style and types
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-check: lint  ## lint, and the fast tests: before each commit
+fast: install  ## the fast tests
 	$(TEST) -m "not slow"
+
+check: lint fast  ## lint and the fast tests: before each commit
 
 test: install  ## all tests
 	$(TEST)
+
+reference: install  ## generate kdistill/guides/reference.md
+	$(RUN)/python tests/programs/reference.py
 
 bench: install  ## measure the speed against Keras
 	$(RUN)/python tests/programs/bench.py
@@ -46,8 +50,11 @@ bench: install  ## measure the speed against Keras
 chaos: install  ## kill stages at random times, ROUNDS=20 times
 	$(RUN)/python tests/programs/chaos.py --rounds $(ROUNDS)
 
-paper: install  ## reproduce the paper's table in .paper; DATA=mnist SEEDS=0,1,2 QUICK=1
-	$(RUN)/python tests/programs/paper.py --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick --place .paper/quick)
+paper: install  ## reproduce the paper's results in .paper; DATA=mnist.npz SEEDS=0,1,2 QUICK=1
+	$(RUN)/python tests/programs/paper.py --seeds $(SEEDS) $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick --place .paper/quick)
+
+lowest: install  ## replace the dependencies in .venv by the lowest supported versions
+	sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",$$/\1==\2.*/p' pyproject.toml | xargs $(RUN)/python -m pip install --quiet
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -132,6 +132,15 @@ class Training(Settings):
         float,
         option("Fraction of the training rows held out for validation.", number(0, 0.9), "Optimization"),
     ] = 0.0
+    ema: Annotated[
+        float | None,
+        option(
+            "Evaluate and save an exponential moving average of the weights with this decay per step, e.g. 0.99.",
+            fraction(),
+            "Optimization",
+            metavar="DECAY",
+        ),
+    ] = None
     seed: Annotated[
         int, option("Seed of the weights, the order of rows and the held-out rows.", SEEDS, "Optimization")
     ] = 0

@@ -89,8 +89,7 @@ def run(
     (student,) = common.find_networks(workspace, settings.student, "correct-bias", option="student", teachers=False)
     trained, source = common.open_network(workspace, student, settings.dataset, reporter)
     if corrected := trained.input("student"):
-        origin = corrected.name
-        remedy = commands.command(workspace.root, "correct-bias", student=origin)
+        remedy = commands.command(workspace.root, "correct-bias", student=corrected.name)
         raise KdistillError(f"{student} is a corrected student: correct the one that it was made from, {remedy}")
     pool = data.resolve(settings.inputs, option="inputs", cache=workspace.cache) if settings.inputs else None
     artifact = workspace.corrected(settings)

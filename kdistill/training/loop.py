@@ -7,9 +7,10 @@ and after each epoch a checkpoint has everything that the next one depends on, s
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,20 @@ def train(
             bar.note(*_epoch_lines(row, settings.epochs, name))
     if progress.best:
         _assign(trainer.model.variables, progress.best)
+    elif settings.ema:
+        trainer.optimizer.finalize_variable_values(trainer.model.trainable_variables)
     return trainer.model, progress
+
+
+@contextlib.contextmanager
+def _averaged_weights(trainer: Trainer, settings: Training) -> Iterator[None]:
+    """Give the network the moving averages of its weights within the block, if `--ema` is set."""
+    weights = trainer.model.trainable_variables if settings.ema else []
+    current = [value_of(each) for each in weights]
+    if weights:
+        trainer.optimizer.finalize_variable_values(weights)
+    yield
+    _assign(weights, current)
 
 
 def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:

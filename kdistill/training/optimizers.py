@@ -22,7 +22,8 @@ def make_optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, settings.epochs * steps_per_epoch)
-    optimizer = OPTIMIZERS[settings.optimizer](rate)
+    average = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
+    optimizer = OPTIMIZERS[settings.optimizer](rate, **average)
     if settings.weight_decay is not None:
         optimizer.weight_decay = settings.weight_decay
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)

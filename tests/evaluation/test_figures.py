@@ -1,4 +1,4 @@
-"""What is drawn is what was measured, in the colors and lines that the README explains."""
+"""What is drawn is what was measured, in the colors and lines that the guide on evaluation explains."""
 
 from __future__ import annotations
 
@@ -112,3 +112,40 @@ def test_band_of_hard_labels():
 def test_long_class_names_are_shortened():
     figure = figures.dark_knowledge([figures.Example(None, 0, np.zeros(2))], ["n" * 40, "p"], 2.0, "t")
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["n" * 10 + "…" + "n" * 9, "p"]
+
+
+def test_lines():
+    """Each model has a line through its means, and a dashed line of the same color for its hard labels."""
+    lines = [figures.Line(name, [1.0, 4.0], [5.0, number], [1.0, 0.5], 6.0) for number, name in enumerate("ab")]
+    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "title").axes[0]
+    dashed = [line for line in axes.lines if line.is_dashed()]
+    assert [line.get_ydata()[0] for line in dashed] == [6.0] * 2
+    drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    assert list(drawn["b"].get_ydata()) == [5.0, 1.0]
+    assert to_hex(drawn["a"].get_color()) == to_hex(dashed[0].get_color()) != to_hex(dashed[1].get_color())
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
+
+
+@pytest.mark.parametrize(("large", "scale"), [(330.0, "log"), (200.0, "linear")])
+def test_lines_far_apart(large, scale):
+    """The axis is logarithmic if one network makes many times the errors of another, and shows all of both."""
+    lines = [figures.Line("a", [1.0, 4.0], [large, large], [9.0, 8.0], 80.0)]
+    lines.append(figures.Line("b", [1.0, 4.0], [100.0, 90.0], [4.0, 3.0], 130.0))
+    axes = figures.errors_over("T", lines, "title").axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < 80.0
+    assert high > large + 9.0
+
+
+def test_heat_map():
+    """Each cell shows its mean difference, and the best one has a frame."""
+    heat = figures.HeatMap(
+        "m", ["1", "1", "2", "2"], ["0.1", "0.5"] * 2, [-2.0, 1.0, 0.0, 3.0], [False, True, False, False]
+    )
+    axes = figures.heat_maps([heat], "title").axes[0]
+    cells = {(text.get_position()): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "-2.0", (0, 1): "+1.0", (1, 0): "+0.0", (1, 1): "+3.0"}
+    assert np.asarray(axes.images[0].get_array()).tolist() == [[-2.0, 0.0], [1.0, 3.0]]
+    frame = axes.patches[0]
+    assert (frame.get_x() + 0.47, frame.get_y() + 0.47) == pytest.approx((0, 1))

@@ -60,3 +60,17 @@ def test_kl_divergence():
 
 def test_log_softmax_of_large_logits():
     np.testing.assert_allclose(metrics.log_softmax(np.array([[1e4, 0.0]])), [[0.0, -1e4]])
+
+
+def test_fitted_temperature():
+    """It equals the best of a fine grid, scales with the logits, and ends at the limits if all rows are right or wrong."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 4, (500, 5)).astype(np.float32)
+    labels = np.array([random.choice(5, p=np.exp(row / 2.5) / np.exp(row / 2.5).sum()) for row in logits.astype(float)])
+    tried = np.exp(np.linspace(np.log(0.5), np.log(10), 3001))
+    nll = [metrics.negative_log_likelihood(logits / t, labels).mean() for t in tried]
+    best = tried[int(np.argmin(nll))]
+    assert metrics.fitted_temperature(logits, labels) == pytest.approx(best, rel=2e-3)
+    assert metrics.fitted_temperature(logits * 8, labels) == pytest.approx(8 * best, rel=2e-3)
+    assert metrics.fitted_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.01)
+    assert metrics.fitted_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10_000)

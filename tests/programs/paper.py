@@ -33,9 +33,10 @@ import numpy as np
 
 from kdistill import __version__, load_dataset
 from kdistill.cli import app
-from kdistill.console import silence_native_stderr
+from kdistill.console.native_stderr import silence_native_stderr
 
-MNIST = os.environ.get("KDISTILL_MNIST") or "mnist"
+LOCAL_MNIST = Path(__file__).resolve().parents[3] / "shared/data/mnist.npz"
+MNIST = os.environ.get("KDISTILL_MNIST") or (str(LOCAL_MNIST) if LOCAL_MNIST.exists() else "mnist")
 VALIDATION = "--validation-fraction 0.02"
 TEACHER = "--model mlp-1200 --dropout 0,0.25 --batch-size 256 --schedule cosine"
 AUGMENT = "shift:1,rotate:10,zoom:0.1,elastic:3"
@@ -358,7 +359,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=MNIST, help="dataset (default: KDISTILL_MNIST, or mnist)")
+    parser.add_argument("--data", default=MNIST, help=f"dataset (default: {MNIST})")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the students")
     parser.add_argument("--place", type=Path, default=Path(".paper"), help="directory to work in")
     parser.add_argument("--quick", action="store_true", help="run a miniature on the built-in digits")

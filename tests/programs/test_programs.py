@@ -1,4 +1,4 @@
-"""The programs beside this file: killed runs, full disks, simultaneous runs, and the paper in miniature."""
+"""The programs beside this file: killed runs, full disks, simultaneous runs, the speed, and the paper in miniature."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def test_two_at_once():
     status, output = program("pairs.py")
     assert status == 0, output
     assert output.count("nothing lost") == 10
+
+
+def test_bench():
+    """The program that measures the speed prints a row for each measurement (see bench.py)."""
+    status, output = program("bench.py", "--only", "help", "--runs", "1")
+    assert status == 0, output
+    assert output.count("`kdistill --help`") == 2
 
 
 def test_paper_in_miniature(tmp_path):

@@ -8,8 +8,9 @@ from helpers import mentions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdistill.data import NO_LABEL
 from kdistill.errors import KdistillError
-from kdistill.soft_targets import SoftTargets, align
+from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, align
 
 
 def aligned_logits(soft, keys, labels):
@@ -75,3 +76,16 @@ def test_keys_with_zero_bytes_are_told_apart(tmp_path, rows, write):
     keys[1, 15], keys[2, 0] = 1, 1
     soft = SoftTargets.open(write(tmp_path, (keys, logits, labels)))
     assert (aligned_logits(soft, keys[[2, 0, 1]], labels[[2, 0, 1]]) == logits[[2, 0, 1]]).all()
+
+
+def test_permuted_soft_targets_stay_within_their_label():
+    """Each label keeps its set of soft targets, also the rows without one; most rows get another row's."""
+    labels = np.random.default_rng(0).choice([NO_LABEL, 0, 1, 2], 200)
+    positions = np.arange(1000, 1200)
+    aligned = AlignedSoftTargets(None, positions)
+    permuted = aligned.permuted(labels, 3).positions
+    for label in (NO_LABEL, 0, 1, 2):
+        assert sorted(permuted[labels == label]) == positions[labels == label].tolist()
+    assert (permuted != positions).mean() > 0.9
+    assert (aligned.permuted(labels, 3).positions == permuted).all()
+    assert (aligned.permuted(labels, 4).positions != permuted).any()

@@ -9,18 +9,14 @@ import shutil
 import numpy as np
 import pytest
 from helpers import imports_of, mentions, run_command, saved_weights
-from matplotlib.colors import to_hex
 
 from kdistill import Sweep, TrainStudent
 from kdistill.console import Reporter
-from kdistill.data import NO_LABEL
 from kdistill.errors import UsageError
-from kdistill.evaluation import figures, metrics, sweeps
-from kdistill.evaluation.intervals import Estimate, t_quantile
-from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED, Row, summarize
+from kdistill.evaluation import metrics
+from kdistill.evaluation.sweeps import DISTILLED, HARD, OTHER, PERMUTED, SCALED, SMOOTHED
 from kdistill.networks.saved_models import SavedNetwork
 from kdistill.settings import Objective
-from kdistill.soft_targets import AlignedSoftTargets
 from kdistill.stages.sweep_students import SweepPlan
 from kdistill.training import loop
 from kdistill.training.checkpoint import Checkpoint
@@ -304,118 +300,6 @@ def test_missing_soft_targets(run, made, tmp_path):
     assert not (tmp_path / "workspace").exists()
 
 
-def test_names_are_file_names():
-    """Networks of the user's own don't leave the directory, and two of the same file name have two names."""
-    slugs = {
-        sweeps.Setting(HARD, model, TrainStudent(objective=Objective(alpha=1.0))).slug
-        for model in ("nets:make", "/a/net.keras", "/b/net.keras", "keras.applications:MobileNetV3Small")
-    }
-    assert len(slugs) == 4
-    assert all("/" not in slug and ":" not in slug and slug.endswith("-hard") for slug in slugs)
-    chosen = TrainStudent(objective=Objective(temperature=1 + 1e-9))
-    assert (
-        sweeps.Setting(DISTILLED, "mlp-30", chosen).slug
-        != sweeps.Setting(DISTILLED, "mlp-30", TrainStudent(objective=Objective(temperature=1.0))).slug
-    )
-    chosen = TrainStudent(objective=Objective(temperature=2.5, alpha=0.25))
-    assert sweeps.Setting(DISTILLED, "mlp-30", chosen).of(7).name == "mlp-30-T2.5-alpha0.25-seed7"
-
-
-def test_names_that_are_too_long():
-    """Every student's name is checked, also of controls that are chosen later and of the longest seed."""
-    model = [(f"/a/{'n' * 60}.keras", None)]
-    digits = {"temperatures": (1.0, 1 / 3), "alphas": (0.1, 0.5), "losses": ("kd", "reverse-kl")}
-    sweeps.check_names(Sweep(**digits), model)
-    for longer in ({"seeds": (0, 2**32 - 1)}, {"controls": True}):
-        with pytest.raises(UsageError, match="--temperature and --alpha"):
-            sweeps.check_names(Sweep(**digits, **longer), model)
-
-
-def test_a_loss_without_a_temperature_is_one_setting():
-    grid = sweeps.grid(Sweep(losses=("kd", "mse"), alphas=(0.1, 0.5)), [("small", "small")])
-    assert len(grid) == 1 + 5 * 2 + 2
-    assert len({setting.slug for setting in grid}) == len(grid)
-    assert {one.student.objective.loss for one in grid if one.temperature is None} == {"kd", "mse"}
-
-
-def row(kind, seed, validation, test, temperature=None):
-    loss = None if kind == HARD else "kd"
-    alpha = 1.0 if kind == HARD else 0.1
-    rows = None if validation is None else 100
-    return Row(f"{kind}{temperature}{seed}", kind, "m", loss, temperature, alpha, seed, validation, rows, test, 360)
-
-
-def test_best_is_by_validation_rows_alone():
-    """The lowest test errors don't matter; without validation rows nothing is best, and controls take the first."""
-    rows = [row(HARD, 0, 9, 9), row(DISTILLED, 0, 8, 1, 1.0), row(DISTILLED, 0, 7, 20, 2.0)]
-    assert [one.best for one in summarize(rows)] == [False, False, True]
-    blind = [row(HARD, 0, None, 9), row(DISTILLED, 0, None, 8, 1.0), row(DISTILLED, 0, None, 1, 2.0)]
-    assert [one.best for one in summarize(blind)] == [False] * 3
-    assert [one.chosen for one in summarize(blind)] == [False, True, False]
-    better = [row(HARD, 0, 1, 9), *rows[1:]]
-    assert [one.best for one in summarize(better)] == [True, False, False]
-    assert [one.chosen for one in summarize(better)] == [False, False, True]
-
-
-def test_table_is_read_as_written(tmp_path):
-    rows = [row(HARD, 0, None, 9), row(DISTILLED, 1, 3, 8, 0.1 + 0.2)]
-    sweeps.write(tmp_path / "table.csv", rows)
-    assert sweeps.read(tmp_path / "table.csv", "") == rows
-
-
-@pytest.mark.parametrize(
-    ("confidence", "degrees", "known"),
-    [
-        (0.95, 1, 12.706204736),
-        (0.95, 2, 4.302652730),
-        (0.95, 3, 3.182446305),
-        (0.95, 4, 2.776445105),
-        (0.95, 9, 2.262157163),
-        (0.95, 30, 2.042272456),
-        (0.95, 100, 1.983971519),
-        (0.99, 7, 3.499483297),
-        (0.5, 1, 1.0),
-    ],
-)
-def test_t_quantiles(confidence, degrees, known):
-    assert t_quantile(confidence, degrees) == pytest.approx(known, abs=1e-6)
-
-
-def test_estimate():
-    """Of 1, 2, 3: 2, 1, and 2 -+ 4.3027 / sqrt(3); of one number no more than itself."""
-    found = Estimate.of([1, 2, 3])
-    assert (found.mean, found.sd, found.n) == (2.0, 1.0, 3)
-    assert found.high - 2 == pytest.approx(4.302652730 / 3**0.5)
-    assert 2 - found.low == pytest.approx(4.302652730 / 3**0.5)
-    assert Estimate.of([5]) == Estimate(5.0, 1)
-
-
-def test_fitted_temperature():
-    """As by trying all; logits times c have c times the T; where all are right, the lowest there is."""
-    draw = np.random.default_rng(0)
-    logits = draw.normal(0, 4, (500, 5)).astype(np.float32)
-    labels = np.array([draw.choice(5, p=np.exp(row / 2.5) / np.exp(row / 2.5).sum()) for row in logits.astype(float)])
-    tried = np.exp(np.linspace(np.log(0.5), np.log(10), 3001))
-    nll = [metrics.negative_log_likelihood(logits / t, labels).mean() for t in tried]
-    best = tried[int(np.argmin(nll))]
-    assert metrics.fitted_temperature(logits, labels) == pytest.approx(best, rel=2e-3)
-    assert metrics.fitted_temperature(logits * 8, labels) == pytest.approx(8 * best, rel=2e-3)
-    assert metrics.fitted_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.01)
-    assert metrics.fitted_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10_000)
-
-
-def test_permuted_targets_keep_what_is_said_of_a_class():
-    """Every class is told the same multiset, rows without a label too; the rows are told something else."""
-    labels = np.random.default_rng(0).choice([NO_LABEL, 0, 1, 2], 200)
-    places = np.arange(1000, 1200)
-    permuted = AlignedSoftTargets(None, places).permuted(labels, 3).positions
-    for label in (NO_LABEL, 0, 1, 2):
-        assert sorted(permuted[labels == label]) == places[labels == label].tolist()
-    assert (permuted != places).mean() > 0.9
-    assert (AlignedSoftTargets(None, places).permuted(labels, 3).positions == permuted).all()
-    assert (AlignedSoftTargets(None, places).permuted(labels, 4).positions != permuted).any()
-
-
 def test_permutation_leaves_out_validation_rows(run, workspace, monkeypatch):
     """The training rows of a class have the same set of logits with and without --permute-soft-targets."""
     logits_by_label = []
@@ -435,42 +319,6 @@ def test_permutation_leaves_out_validation_rows(run, workspace, monkeypatch):
 
 
 def test_nothing_to_permute():
+    """--permute-soft-targets is refused for hard labels only."""
     with pytest.raises(UsageError, match="--permute-soft-targets"):
         TrainStudent(objective=Objective(alpha=1.0), permute_soft_targets=True)
-
-
-def test_lines():
-    """A line a model through its means, its hard labels dashed in the same colour."""
-    lines = [figures.Line(name, [1.0, 4.0], [5.0, number], [1.0, 0.5], 6.0) for number, name in enumerate("ab")]
-    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "title").axes[0]
-    dashed = [line for line in axes.lines if line.is_dashed()]
-    assert [line.get_ydata()[0] for line in dashed] == [6.0] * 2
-    drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
-    assert list(drawn["b"].get_ydata()) == [5.0, 1.0]
-    assert to_hex(drawn["a"].get_color()) == to_hex(dashed[0].get_color()) != to_hex(dashed[1].get_color())
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
-
-
-@pytest.mark.parametrize(("large", "scale"), [(330.0, "log"), (200.0, "linear")])
-def test_lines_far_apart(large, scale):
-    """Networks of which one makes many times the errors of another are drawn on a logarithmic axis, all of each."""
-    lines = [figures.Line("a", [1.0, 4.0], [large, large], [9.0, 8.0], 80.0)]
-    lines.append(figures.Line("b", [1.0, 4.0], [100.0, 90.0], [4.0, 3.0], 130.0))
-    axes = figures.errors_over("T", lines, "title").axes[0]
-    assert axes.get_yscale() == scale
-    low, high = axes.get_ylim()
-    assert low < 80.0
-    assert high > large + 9.0
-
-
-def test_heat_map():
-    """Each cell has its mean difference, and the best a frame."""
-    heat = figures.Heat(
-        "m", ["1", "1", "2", "2"], ["0.1", "0.5"] * 2, [-2.0, 1.0, 0.0, 3.0], [False, True, False, False]
-    )
-    axes = figures.heat_maps([heat], "title").axes[0]
-    cells = {(text.get_position()): text.get_text() for text in axes.texts}
-    assert cells == {(0, 0): "-2.0", (0, 1): "+1.0", (1, 0): "+0.0", (1, 1): "+3.0"}
-    assert np.asarray(axes.images[0].get_array()).tolist() == [[-2.0, 0.0], [1.0, 3.0]]
-    frame = axes.patches[0]
-    assert (frame.get_x() + 0.47, frame.get_y() + 0.47) == pytest.approx((0, 1))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import h5py
 import numpy as np
 import pytest
-from helpers import README, mentions
+from helpers import mentions
 
 import kdistill
 from kdistill.console import Reporter
@@ -233,15 +232,3 @@ def test_teacher_that_is_always_correct_is_warned_of(run, digits, workspace):
     reporter = Warnings()
     _warn_if_trained_on(soft_targets().manifest, train, digits, reporter)
     assert len(reporter.warnings) == 1
-
-
-def test_logits_of_pytorch(run, digits):
-    """The documented lines for PyTorch write a file that `soften` accepts."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    (lines,) = re.findall(r"^```python\n(with torch\.no_grad.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
-    names = {"torch": torch, "np": np, "kdistill": kdistill, "network": network, "x_train": digits.train.read()}
-    exec(lines, names)
-    assert run("soften", "--logits", "logits.npz", *DIGITS).code == 0
-    np.testing.assert_array_equal(soft_targets().logits(), names["logits"].numpy())

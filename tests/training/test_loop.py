@@ -105,6 +105,26 @@ def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_ema_averages_the_weights(tmp_path, rows):
+    """The network has the average of Keras's weights over the steps, and the history is that of this network."""
+    network, progress = train(tmp_path, rows, settings(ema=0.9, xla="off"))
+    keras_network = build()
+    keras_network.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    split, average = rows[0].split, None
+    inputs = split.read().astype(np.float32) / 255
+    for epoch in (1, 2):
+        order = np.random.default_rng([role_seed(3, "teacher"), epoch]).permutation(len(split))
+        for first in range(0, len(order), 64):
+            batch = order[first : first + 64]
+            keras_network.train_on_batch(inputs[batch], split.labels[batch])
+            step = weights(keras_network)
+            average = step if average is None else [0.9 * a + 0.1 * b for a, b in zip(average, step, strict=True)]
+    for mine, theirs in zip(weights(network), average, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+    accuracy = (logits_of(network, rows[1]).argmax(axis=1) == rows[1].split.labels).mean()
+    assert progress.rows[-1]["validation_accuracy"] == pytest.approx(accuracy)
+
+
 def test_history_has_the_held_out_loss_and_accuracy(tmp_path, rows):
     """The numbers of the last epoch are those of the returned network."""
     network, progress = train(tmp_path, rows, settings())
@@ -137,10 +157,12 @@ def test_teacher_and_student_have_different_initial_weights():
         settings(epochs=4),
         settings(epochs=4, schedule="cosine", optimizer="adamw"),
         settings(epochs=6, early_stopping=1, validation_fraction=0.1, learning_rate=0.02),
+        settings(epochs=4, ema=0.9),
+        settings(epochs=6, ema=0.9, early_stopping=1, validation_fraction=0.1, precision="mixed_float16"),
         settings(epochs=4, precision="mixed_float16"),
         settings(epochs=4, precision="mixed_bfloat16"),
     ],
-    ids=["constant", "cosine", "early stopping", "float16", "bfloat16"],
+    ids=["constant", "cosine", "early stopping", "ema", "ema of the best epoch", "float16", "bfloat16"],
 )
 @pytest.mark.parametrize("after", [1, 2])
 def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
