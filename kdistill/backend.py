@@ -32,7 +32,7 @@ __all__ = ["deterministic", "keras", "tf"]
 def deterministic() -> None:
     """Make TensorFlow deterministic: the same machine and seed give the same bits. No measurable cost on a CPU.
 
-    It applies to the whole process, in which TensorFlow then refuses to draw random numbers without a seed. So it is
+    It applies to the whole process: TensorFlow then refuses to draw random numbers without a seed. So it is
     called before training and not on import, and it sets a seed, so that other code in the process can still draw.
     """
     tf.random.set_seed(0)

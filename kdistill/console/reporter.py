@@ -56,7 +56,7 @@ class Reporter:
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         console = _console(stderr=False)
-        if not console.is_terminal:  # a pipe has no width
+        if not console.is_terminal:  # the width of a pipe is not limited
             console.width = 10_000
         console.width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
         console.print(table, crop=False)  # a narrow terminal wraps it, and no number is cut
@@ -94,7 +94,7 @@ class Steps:
             self._progress.advance(self._progress.task_ids[0], steps)
 
     def note(self, line: str, short: str) -> None:
-        """Show the state: `short` beside the bar on a terminal, `line` on a line of its own elsewhere."""
+        """Show the state: `short` beside the bar on a terminal, `line` as a separate line elsewhere."""
         if self._progress:
             self._progress.update(self._progress.task_ids[0], note=printable(short))
         else:

@@ -44,7 +44,7 @@ class Contents:
 
     Args:
         train: the training rows.
-        test: the test rows, or None if the data has no test part.
+        test: the test rows, or None if the data lacks a test split.
         class_names: empty if the data does not name its classes.
         categories: whether each distinct label is a class. Otherwise only strings are, and numbers are class numbers.
         columns: the names of the columns of a table. Each has its own scale and will be standardized.

@@ -129,7 +129,7 @@ class Source:
         if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
             raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
-            raise KdistillError(f"{where} has no rows")
+            raise KdistillError(f"{where} is empty (expected at least one row)")
         return Split(name, inputs, class_numbers(part, self.place, class_names))
 
     def _check_match(self, part: Part, split: Split, train: Split, classes: int, train_name: str) -> None:
@@ -152,7 +152,9 @@ class Source:
         """Return training and test rows, by `--test-fraction`; the choice depends only on the number of rows."""
         fraction = self.reader.options.test_fraction
         if fraction is None:
-            raise KdistillError(f"{self.place} has no test part: --test-fraction 0.2 sets aside a fifth of the rows")
+            raise KdistillError(
+                f"{self.place} is missing a test split: --test-fraction 0.2 sets aside a fifth of the rows"
+            )
         rows = len(split)
         is_test = np.zeros(rows, bool)
         is_test[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True

@@ -83,10 +83,10 @@ class Example:
     """One row and its soft targets.
 
     Attributes:
-        image: (height, width[, channels]), or None if the row is no image.
+        image: (height, width[, channels]), or None if the row is not an image.
         label: a class number, or None.
         logits: of the teacher, (classes,).
-        lines: text that describes a row that is no image.
+        lines: text that describes a row that is not an image.
     """
 
     image: NDArray[Any] | None
@@ -134,7 +134,7 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         loss.grid(which="minor", linewidth=0.4)
         low, high = loss.get_ylim()
         decades = np.log10(high / low)
-        loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may have no tick at a power of 10
+        loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may lack ticks at powers of 10
         for axes in (accuracy, loss):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
@@ -174,7 +174,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def _title(figure: Figure, title: str, share: float = 1.0) -> None:
-    """Set a figure's title, wrapped to a share of its width."""
+    """Set a figure's title, wrapped to a fraction of its width."""
     width = int(11.5 * figure.get_figwidth() * share)
     lines = textwrap.wrap(printable(title), width, max_lines=4, placeholder=" …")
     figure.suptitle("\n".join(lines), x=0.008, ha="left", fontsize=11, color="#555555")

@@ -182,7 +182,7 @@ def _open_saved_model(path: Path, signature: str | None, output: str | None) -> 
         ) from None
     if not loaded.signatures:
         raise KdistillError(
-            f"{path} has no signatures; write it with tf.saved_model.save(model, path, signatures=function)"
+            f"{path} lacks signatures; write it with tf.saved_model.save(model, path, signatures=function)"
         )
     default = "serving_default" if "serving_default" in loaded.signatures else None
     function = loaded.signatures[_choose("signature", list(loaded.signatures), signature or default, path)]

@@ -30,7 +30,7 @@ def load_shifted(file: Path, shifts: NDArray[np.floating[Any]]) -> keras.Model:
     )
     shifts = np.asarray(shifts, np.float32)
     (rows,), (logits,) = network.inputs, network.outputs
-    last = logits._keras_history.operation  # noqa: SLF001 - Keras has no public way from an output to its layer
+    last = logits._keras_history.operation  # noqa: SLF001 - Keras gives access to the layer of an output only in private
     if _is_shifted_by_bias(last):
         last.bias.assign(np.asarray(last.bias) + shifts)
         return network

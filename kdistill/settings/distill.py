@@ -138,9 +138,7 @@ class Soften(ReadsDataset):
         option("Views per row: the row itself and K - 1 augmented ones.", integer(2, 10_000), "Views", metavar="K"),
     ] = None
     seed: Annotated[int, option("Seed of the views.", SEEDS, "Views")] = 0
-    dtype: Annotated[str, option("Type in which logits are stored.", one_of("float32", "float16"), "Storage")] = (
-        "float32"
-    )
+    dtype: Annotated[str, option("Type of the stored logits.", one_of("float32", "float16"), "Storage")] = "float32"
     top_k: Annotated[
         int | None,
         option(
@@ -201,7 +199,7 @@ class TrainStudent(ReadsDataset):
         augment = self.training.augment
         if augment and self.objective.alpha < 1:
             raise UsageError(
-                f"--augment {augment} would train on inputs that have no soft targets: store views with kdistill soften "
+                f"--augment {augment} would train on inputs without soft targets: store views with kdistill soften "
                 f"--augment {augment} --views 16, or use --alpha 1"
             )
         if self.permute_soft_targets and self.objective.alpha == 1:

@@ -169,7 +169,7 @@ class Training(Settings):
     augment: Annotated[
         str | None,
         option(
-            "Augment images anew in each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1, elastic:5, separated by "
+            "Augment images differently in each epoch: shift:2, crop:4, flip, rotate:10, zoom:0.1, elastic:5, separated by "
             "commas.",
             AUGMENT,
             "Regularization",
@@ -315,7 +315,7 @@ class ReadOptions(Settings):
     test_fraction: Annotated[
         float | None,
         option(
-            "Set this fraction of the rows aside as the test split, if the data has none.",
+            "Set aside this fraction of the rows as the test split, for data without one.",
             fraction(),
             "Data",
             metavar="FRACTION",

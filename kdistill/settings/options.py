@@ -110,10 +110,10 @@ class Field:
                 self.option.check.require(self.flag, item)
 
     def parse(self, text: str) -> Any:
-        """Return the value that a text from the command line or a dataset's name stands for.
+        """Parse a value from the command line or from a dataset's name.
 
         Raises:
-            UsageError: if it stands for none.
+            UsageError: if the text is not a value of the option.
         """
         if self.many and not text.strip():
             raise self._empty()

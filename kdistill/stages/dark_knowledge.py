@@ -106,7 +106,7 @@ def select_rows(aligned: AlignedSoftTargets, labels: NDArray[np.int64]) -> list[
 
     Rows are ranked by three criteria, in this order:
 
-    1. The teacher is correct, or the row has no label. Other rows are used only if there is no such row at all.
+    1. The teacher is correct, or the row has no label. Other rows are used only if all rows are misclassified.
     2. The prediction is clear but not certain: its probability at T = 1 is in `CLEAR`, and at least twice the second.
     3. For clear rows, the ratio of the second to the third probability, where the third counts as at least 1%. For other
        rows, how near the largest probability is to the middle of `CLEAR`.

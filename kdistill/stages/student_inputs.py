@@ -236,7 +236,7 @@ def _open_soft_targets(
 def _from_teacher(workspace: Workspace, soft: SoftTargets | None, name: str) -> tuple[str, str | None]:
     """Return the teacher's dataset and architecture, which are the student's by default.
 
-    A student from hard labels has no teacher. To be comparable with students that have one, it uses the teacher of the
+    To be comparable with students that have one, it uses the teacher of the
     soft targets of this name, or else the only teacher in the workspace, or else the defaults of train-teacher.
     """
     soft = soft or SoftTargets.open(workspace.soft_targets(name))

@@ -139,7 +139,7 @@ class SweepPlan:
         """Yield all students, controls last.
 
         Args:
-            rows: A list to which the caller appends the row of each student before it takes the next one. The settings
+            rows: A list. The caller appends the row of each student before it takes the next one. The settings
                 of the controls are chosen from it.
         """
         yield from self.grid_students()

@@ -154,7 +154,7 @@ def check_export(artifact: Artifact, manifest: Manifest, given: str | None) -> I
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
         blocks = [runtime(exports.runtime_inputs(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
-    except Exception as error:  # noqa: BLE001 - each runtime has errors of its own
+    except Exception as error:  # noqa: BLE001 - each runtime raises different errors
         yield f"its runtime refuses it: {exports.error_line(error)}"
         return
     errors, recorded = metrics.errors(np.concatenate(blocks), dataset.test.labels), manifest.results["test_errors"]

@@ -1,7 +1,7 @@
 """The workspace: files, manifests and artifacts. Standard library only, so that an up-to-date stage answers at once.
 
 `kinds` has a record for each kind of artifact. `artifact` replaces artifacts whole; `files` and `lock` do its work on
-the disk. `manifest` and `schema` are what is recorded. `layout` says where artifacts are, `staleness` whether they are
+the disk. `manifest` and `schema` define what is recorded, `layout` where artifacts are, `staleness` whether they are
 current, `unfinished` what was interrupted, and `commands` which command line makes them.
 """
 

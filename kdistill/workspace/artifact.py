@@ -66,7 +66,7 @@ class Artifact:
 
     @property
     def partial(self) -> Path:
-        """The directory in which it is made."""
+        """The directory where it is made."""
         return self.path.with_name(f".{self.path.name}.partial")
 
     @property
@@ -217,7 +217,7 @@ class Artifact:
     def writing(self) -> Iterator[Staging]:
         """Hold the right to write this artifact, and yield where to do so. Nothing changes until the staging commits.
 
-        The file by which the same command resumes the work outlives an interruption; everything else that a dead run
+        The file that the work is resumed from survives an interruption; everything else that a dead run
         left is removed.
 
         Raises:
@@ -251,7 +251,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Staging:
-    """The directory in which an artifact is made."""
+    """The directory where an artifact is made."""
 
     artifact: Artifact
     path: Path

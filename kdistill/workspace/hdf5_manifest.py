@@ -25,7 +25,7 @@ def read(path: Path) -> str | bytes:
     """Return the text of the manifest in an HDF5 file.
 
     Raises:
-        OSError: if the file is damaged or has no manifest.
+        OSError: if the file is damaged or lacks a manifest.
     """
     import h5py
 
@@ -35,4 +35,4 @@ def read(path: Path) -> str | bytes:
     except PermissionError:
         raise
     except DAMAGED as error:
-        raise OSError(f"{path} has no readable manifest") from error
+        raise OSError(f"{path} lacks a readable manifest") from error

@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]
 
 CHECKPOINT = "checkpoint.npz"  # of a network in training
 BLOCKS = "blocks.log"  # of a soft-target file
-SWEEP = "sweep.json"  # of a sweep, whose finished students are artifacts of their own
+SWEEP = "sweep.json"  # of a sweep, whose finished students are separate artifacts
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Kind:
 
     Attributes:
         name: in manifests and messages.
-        directory: of the workspace in which artifacts of the kind are.
+        directory: in the workspace, where artifacts of the kind are.
         makers: the commands that make it, the usual one first.
         required: settings without which a manifest is damaged; others have their defaults.
         summary: what `status` prints of an artifact, from its manifest.
         verify: the function that yields what is wrong with an artifact, as `module:function`.
         output: the output whose digest is recorded by artifacts that are made from this one.
         suffix: of a file that carries its own manifest (HDF5); empty for a directory.
-        resumed_from: the file by which interrupted work is resumed.
+        resumed_from: the file that interrupted work is resumed from.
         shared: whether its directory holds other files too, so that files are replaced one by one.
     """
 

@@ -69,7 +69,7 @@ class Workspace:
         return self.root / "cache"
 
     def events(self, network: Artifact) -> Path:
-        """Return the directory of a network's TensorBoard event files, which are no part of it.
+        """Return the directory of a network's TensorBoard event files, which are not part of it.
 
         Raises:
             KdistillError: if the way there goes through a symbolic link.

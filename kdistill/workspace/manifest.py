@@ -114,7 +114,7 @@ class Manifest:
         """Return the first input of a kind that every such manifest has.
 
         Raises:
-            KeyError: if it has none.
+            KeyError: if the input is missing.
         """
         if (found := self.input(kind)) is None:
             raise KeyError(kind)

@@ -1,4 +1,4 @@
-"""An append-only log of blocks of rows, from which a stopped run resumes."""
+"""An append-only log of blocks of rows. A stopped run resumes from it."""
 
 from __future__ import annotations
 

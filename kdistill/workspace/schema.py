@@ -18,7 +18,7 @@ from kdistill.settings import NAME, Field, Selection, options_of
 from kdistill.workspace.kinds import INPUTS, KINDS, Schema
 
 ANY_SETTING = str | int | float | bool | list[str] | list[int] | list[float] | None
-LARGEST = 2**63  # larger integers are no counts, and no float holds them
+LARGEST = 2**63  # larger integers are not counts, and floats cannot hold them
 ORIGIN = {"kind": str, "created": str, "seconds": float, "format": int, "versions": dict[str, str], "threads": int}
 
 

@@ -15,7 +15,7 @@ from kdistill.workspace.schema import Input
 
 
 class Staleness:
-    """One look at a workspace, in which each artifact, dataset and file is read once.
+    """One look at a workspace: each artifact, dataset and file is read once.
 
     It lasts for one command at most, since it does not see what changes meanwhile.
 

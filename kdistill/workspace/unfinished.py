@@ -38,7 +38,7 @@ class Unfinished:
         unit: `epochs`, `rows` or `students`.
         done: how many are done.
         total: of how many; None if that is not known.
-        seconds: of work that would have to be done again.
+        seconds: of work that would be lost.
     """
 
     identity: Manifest
@@ -115,7 +115,7 @@ def write_sweep(directory: Path, identity: Manifest, done: int, total: int) -> N
 
 
 def _resumed_from(artifact: Artifact) -> Path | None:
-    """Return the file by which work on an artifact can be resumed.
+    """Return the file that work on an artifact can be resumed from.
 
     None if the directory is the previous artifact, which a killed run left after it was replaced.
     """

@@ -35,7 +35,7 @@ def read(path: Path) -> LogitsFile:
     The logits are the array named `logits` or `probabilities`, or the only array besides `labels` and `row_keys`.
 
     Raises:
-        KdistillError: if the file has no such array, or if an array has the wrong shape or type.
+        KdistillError: if the array is missing, or if an array has the wrong shape or type.
     """
     file = _open(path)
     logits, rows = file.logits, len(file.logits) if file.logits.shape else 0

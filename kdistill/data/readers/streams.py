@@ -24,7 +24,7 @@ def parts(datasets: Mapping[str, Any], place: str) -> tuple[Part, Part | None]:
         place: what messages call the source of the datasets.
 
     Raises:
-        KdistillError: if a dataset has other elements, never ends, has no rows, or fails.
+        KdistillError: if a dataset has other elements, never ends, is empty, or fails.
     """
     train, *test = [_part(dataset, f"{place}: {name}", name) for name, dataset in datasets.items()]
     return train, test[0] if test else None
@@ -64,7 +64,7 @@ def _first_pass(dataset: Any, where: str, name: str) -> Part:
         if labels is not None:
             all_labels.append(labels.reshape(-1))
     if row_shape is None:
-        raise KdistillError(f"{where} has no rows")
+        raise KdistillError(f"{where} is empty (expected at least one row)")
     rows = StreamRows(dataset, row_shape, native_dtype(dtype), np.concatenate(checksums), where)
     return Part(rows, np.concatenate(all_labels) if all_labels else None, name, f"labels in {name}")
 
