@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,9 +127,12 @@ def test_ema_averages_the_weights(tmp_path, rows):
 
 
 def test_ema_of_the_best_epoch(tmp_path, rows):
-    """With early stopping too, the network has the averages that were evaluated."""
+    """With early stopping, the averages are evaluated and kept, and training continues from the weights."""
     training = settings(ema=0.9, epochs=60, early_stopping=2, validation_fraction=0.1, learning_rate=0.02)
-    network, progress = train(tmp_path, rows, training)
+    network, progress = train(tmp_path / "ema", rows, training)
+    _, plain = train(tmp_path / "plain", rows, replace(training, ema=None, epochs=1))
+    assert progress.rows[0]["train_loss"] == plain.rows[0]["train_loss"]
+    assert progress.rows[0]["validation_loss"] != plain.rows[0]["validation_loss"]
     loss = np.mean(losses.hard_loss(rows[1].split.labels, logits_of(network, rows[1])))
     assert progress.epoch < 60
     assert progress.lowest("validation_loss") == pytest.approx(loss, rel=1e-5)
