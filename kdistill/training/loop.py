@@ -92,9 +92,10 @@ def train(
         while progress.epoch < settings.epochs and not _stops_early(progress, settings):
             start, epoch = time.perf_counter(), progress.epoch + 1
             means = _train_epoch(trainer, feed, objective, settings, role, epoch, bar.advance)
-            loss, accuracy = trainer.evaluate(held_out_feed)
-            if settings.early_stopping and loss < progress.lowest(f"{name}_loss"):
-                progress.best, progress.best_epoch = [value_of(each) for each in trainer.model.variables], epoch
+            with _averaged_weights(trainer, settings):
+                loss, accuracy = trainer.evaluate(held_out_feed)
+                if settings.early_stopping and loss < progress.lowest(f"{name}_loss"):
+                    progress.best, progress.best_epoch = [value_of(each) for each in trainer.model.variables], epoch
             row = means | {
                 "epoch": epoch,
                 f"{name}_loss": loss,

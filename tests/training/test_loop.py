@@ -121,8 +121,17 @@ def test_ema_averages_the_weights(tmp_path, rows):
             average = step if average is None else [0.9 * a + 0.1 * b for a, b in zip(average, step, strict=True)]
     for mine, theirs in zip(weights(network), average, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
-    accuracy = (logits_of(network, rows[1]).argmax(axis=1) == rows[1].split.labels).mean()
-    assert progress.rows[-1]["validation_accuracy"] == pytest.approx(accuracy)
+    loss = np.mean(losses.hard_loss(rows[1].split.labels, logits_of(network, rows[1])))
+    assert progress.rows[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_ema_of_the_best_epoch(tmp_path, rows):
+    """With early stopping too, the network has the averages that were evaluated."""
+    training = settings(ema=0.9, epochs=60, early_stopping=2, validation_fraction=0.1, learning_rate=0.02)
+    network, progress = train(tmp_path, rows, training)
+    loss = np.mean(losses.hard_loss(rows[1].split.labels, logits_of(network, rows[1])))
+    assert progress.epoch < 60
+    assert progress.lowest("validation_loss") == pytest.approx(loss, rel=1e-5)
 
 
 def test_history_has_the_held_out_loss_and_accuracy(tmp_path, rows):
