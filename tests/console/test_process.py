@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import mentions
+from helpers import mentions, restore_interrupt
 
 
 def kdistill(place, stage, *arguments, prepare="", encoding="utf-8"):
@@ -35,7 +35,13 @@ def kdistill(place, stage, *arguments, prepare="", encoding="utf-8"):
     environment = {**os.environ, "TMPDIR": str(place / "temporary"), "PYTHONPATH": os.pathsep.join(sys.path[1:])}
     environment["PYTHONIOENCODING"] = encoding
     return subprocess.run(
-        [sys.executable, "-m", "driver"], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "driver"],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=restore_interrupt,
     )
 
 
