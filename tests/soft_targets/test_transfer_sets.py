@@ -21,7 +21,7 @@ def history(workspace):
     return dict(zip(header.split(","), first.split(","), strict=True))
 
 
-def test_unlabelled_transfer_set(run, workspace, digits):
+def test_unlabeled_transfer_set(run, workspace, digits):
     """Students learn from it with --alpha 0 only; its rows that are test or validation rows are left out."""
     inputs = digits.train.read()
     other = np.roll(inputs, 1, axis=2)  # rows that the dataset does not have
@@ -48,7 +48,7 @@ def test_unlabelled_transfer_set(run, workspace, digits):
     assert (len(rows), rows.labeled_rows) == (2 * 1437 + 30, 0)
 
 
-def test_labelled_and_unlabelled_transfer_sets(run, workspace, digits):
+def test_labeled_and_unlabeled_transfer_sets(run, workspace, digits):
     """The hard part of the loss counts labeled rows only; a transfer set that changes makes the soft targets stale."""
     inputs, labels = digits.train.read(), digits.train.labels
     np.savez("some.npz", x_train=inputs[:400], y_train=labels[:400])
