@@ -128,7 +128,9 @@ def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
     """Return the name of the dataset that all teachers were trained on."""
     names = list(dict.fromkeys(member.manifest.require_input("dataset").name for member in members if member.manifest))
     if not names:
-        raise UsageError("--dataset is missing: an external teacher has no record of its dataset")
+        raise UsageError(
+            "--dataset is missing: external teachers and files of logits do not record it, so add --dataset DATA"
+        )
     if len(names) > 1:
         raise UsageError(
             f"--dataset is missing: the teachers were trained on different datasets, {' and '.join(names)}"
