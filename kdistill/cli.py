@@ -7,6 +7,7 @@ import errno
 import importlib
 import inspect
 import io
+import itertools
 import json
 import os
 import sys
@@ -59,6 +60,10 @@ class Group(TyperGroup):
 class Command(TyperCommand):
     """A command whose help lists the options under the headings that they declare."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["kdistill.typed"] = tuple(args)  # an error of the parser does not tell the value
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -91,8 +96,11 @@ def _usage_error(error: Any) -> str:
             and field.option.check
             and "Missing" not in type(error).__name__
         ):
-            return f"--{field.flag} has an invalid value (expected {field.option.check.expected})"
-    message = error.format_message().rstrip(".")
+            typed = " ".join(context.meta.get("kdistill.typed", ())).replace("=", " ").split()
+            values = [after for flag, after in itertools.pairwise(typed) if flag == f"--{field.flag}"]
+            value = repr(values[-1]) if values else "invalid"
+            return f"--{field.flag} is {value} (expected {field.option.check.expected})"
+    message = str(error.format_message()).rstrip(".")
     return message[:1].lower() + message[1:] + (f" (help: {context.command_path} -h)" if context else "")
 
 
@@ -220,7 +228,7 @@ def _unexpected(error: Exception, workspace: Path, values: Mapping[str, Any]) ->
         place = f"{error.filename}: " if error.filename else ""
         refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
         inside = error.filename and Path(os.fsdecode(error.filename)).absolute().is_relative_to(workspace.absolute())
-        fix = ": use a --workspace that you can read and write" if refused and inside else ""
+        fix = "; use a --workspace that you can read and write" if refused and inside else ""
         return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}{fix}"
     if disk_full in str(error):  # TensorFlow reports it as an exhausted resource, like a lack of memory
         return f"{workspace}: {disk_full}"
