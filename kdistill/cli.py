@@ -87,7 +87,8 @@ def _one_line_usage_errors() -> Iterator[None]:
 
 def _usage_error(error: Any) -> str:
     """Return the line for an error that the parser raises. It does not know which values an option allows."""
-    context, wrong = getattr(error, "ctx", None), getattr(error, "param", None)
+    context: Any = getattr(error, "ctx", None)
+    wrong = getattr(error, "param", None)
     command = context.info_name if context else None
     for field in (*(options_of(COMMANDS[command]) if command in COMMANDS else ()), *options_of(Session)):
         if (
