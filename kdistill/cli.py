@@ -7,6 +7,7 @@ import errno
 import importlib
 import inspect
 import io
+import itertools
 import json
 import os
 import sys
@@ -45,19 +46,23 @@ class Session(Settings):
 
 
 class Group(TyperGroup):
-    """The commands. Errors about wrong usage quote what was typed, so they are made printable."""
+    """The commands. Errors about wrong usage are reported like all others: in one line, made printable."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _printable_usage_errors():
+        with _one_line_usage_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, *args: Any, **kwargs: Any) -> Any:
-        with _printable_usage_errors():
+        with _one_line_usage_errors():
             return super().invoke(*args, **kwargs)
 
 
 class Command(TyperCommand):
     """A command whose help lists the options under the headings that they declare."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["kdistill.typed"] = tuple(args)  # an error of the parser does not tell the value
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
@@ -70,13 +75,34 @@ class Command(TyperCommand):
 
 
 @contextlib.contextmanager
-def _printable_usage_errors() -> Iterator[None]:
+def _one_line_usage_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if hasattr(error, "format_message"):  # Click's; newer versions of Typer bring a copy of it
-            error.message = printable(error.message)  # type: ignore[attr-defined]
-        raise
+        # Click's; newer versions of Typer bring a copy of it. Without arguments, its message is the help.
+        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        _fail(_usage_error(error), 2, debug=False)
+
+
+def _usage_error(error: Any) -> str:
+    """Return the line for an error that the parser raises. It does not know which values an option allows."""
+    context: Any = getattr(error, "ctx", None)
+    wrong = getattr(error, "param", None)
+    command = context.info_name if context else None
+    for field in (*(options_of(COMMANDS[command]) if command in COMMANDS else ()), *options_of(Session)):
+        if (
+            wrong is not None
+            and field.name == wrong.name
+            and field.option.check
+            and "Missing" not in type(error).__name__
+        ):
+            typed = " ".join(context.meta.get("kdistill.typed", ())).replace("=", " ").split()
+            values = [after for flag, after in itertools.pairwise(typed) if flag == f"--{field.flag}"]
+            value = repr(values[-1]) if values else "invalid"
+            return f"--{field.flag} is {value} (expected {field.option.check.expected})"
+    message = str(error.format_message()).rstrip(".")
+    return message[:1].lower() + message[1:] + (f" (help: {context.command_path} -h)" if context else "")
 
 
 app = typer.Typer(
@@ -163,7 +189,10 @@ for _name, _kind in COMMANDS.items():
 def guide(
     topic: Annotated[str | None, typer.Argument(help="Topic. Without one, the topics are listed.")] = None,
 ) -> None:
-    """Show a guide, e.g. `kdistill guide data`."""
+    """Show a guide.
+
+    For example, `kdistill guide data`.
+    """
     from kdistill import guides
 
     with _one_line_errors({"workspace": Session.workspace, "debug": False}):
@@ -198,7 +227,10 @@ def _unexpected(error: Exception, workspace: Path, values: Mapping[str, Any]) ->
     disk_full = os.strerror(errno.ENOSPC)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}"
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+        inside = error.filename and Path(os.fsdecode(error.filename)).absolute().is_relative_to(workspace.absolute())
+        fix = "; use a --workspace that you can read and write" if refused and inside else ""
+        return f"{place}{os.strerror(error.errno) if error.errno else first_line(error)}{fix}"
     if disk_full in str(error):  # TensorFlow reports it as an exhausted resource, like a lack of memory
         return f"{workspace}: {disk_full}"
     log = log_hint(keep_log(workspace))

@@ -48,7 +48,7 @@ def class_numbers(part: Part, place: str, class_names: Sequence[str] | None) -> 
     if wrong.any():
         row = int(np.argmax(wrong))
         raise KdistillError(
-            f"{where} holds {labels[row]} in row {row} (expected class numbers from 0 to {MAX_CLASSES - 1}, since "
+            f"{where} contains {labels[row]} in row {row} (expected class numbers, integers from 0 to {MAX_CLASSES - 1}; "
             "regression is not supported)"
         )
     return labels.astype(np.int64)
@@ -67,7 +67,7 @@ def _number_names(labels: NDArray[Any], class_names: Sequence[str], where: str) 
     names = category_names(values)
     if unknown := [name for name in names if name not in numbers]:
         classes = ", ".join(class_names[:10]) + ", ..." * (len(class_names) > 10)
-        raise KdistillError(f"{where} holds {unknown[0]!r} (expected one of the classes {classes})")
+        raise KdistillError(f"{where} contains {unknown[0]!r} (expected one of the classes {classes})")
     return np.array([numbers[name] for name in names], np.int64)[inverse.reshape(-1)]
 
 
@@ -99,7 +99,7 @@ def refuse_regression(part: Part, where: str, *, table: bool) -> None:
     if many or mostly_single or fractional:
         fix = "write them as text, e.g. class 7" if table else "store them as integers from 0"
         raise KdistillError(
-            f"{where} holds {distinct:,} different numbers in {rows:,} rows, e.g. {values[0]}: regression is not "
+            f"{where} contains {distinct:,} different numbers in {rows:,} rows, e.g. {values[0]}: regression is not "
             f"supported; if these numbers are classes, {fix}"
         )
 

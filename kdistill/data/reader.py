@@ -170,7 +170,7 @@ def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where:
     """
     if shape[:1] != (rows,):
         count = f"{shape[0]} labels" if shape else "a single value"
-        raise KdistillError(f"{where} has {count} for {rows} rows of inputs")
+        raise KdistillError(f"{where} has {count} for {rows} rows of inputs (expected one label per row)")
     _check_length(dtype, where)
     if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES):
         raise KdistillError(f"{where} has shape {shape} (expected one class per row, ({rows},))")

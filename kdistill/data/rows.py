@@ -227,7 +227,9 @@ def check_values(block: NDArray[Any], start: int, where: str) -> NDArray[Any]:
         return block
     if kind == "f" and not (finite := np.isfinite(block)).all():
         row = start + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
-        raise KdistillError(f"{where} contains NaN or infinity, first in row {row}")
+        raise KdistillError(
+            f"{where} contains NaN or infinity, first in row {row}: replace these values, or remove their rows"
+        )
     first = tuple(np.argwhere((block < lowest) | (block > highest))[0])
     value = f"{where} contains {block[first]} in {_position(first, start)}"
     if kind == "f":

@@ -58,7 +58,7 @@ class Source:
         refuse_regression(contents.train, where, table=contents.categories)
         classes = max(len(names), int(train.labels.max()) + 1)
         if classes < 2:
-            raise KdistillError(f"{where} holds a single class (expected two or more)")
+            raise KdistillError(f"{where} contains a single class (expected two or more)")
         if names and len(names) < classes:
             raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
         if contents.test:
@@ -112,7 +112,9 @@ class Source:
         """Return the class names, or an empty list if labels are numbers without names."""
         for part in (contents.train, contents.test):
             if part and part.labels is None:
-                raise KdistillError(f"{self.place} has no {part.labels_name} (without labels: use --transfer-set)")
+                raise KdistillError(
+                    f"{self.place} has no {part.labels_name} (data without labels can only be a --transfer-set)"
+                )
         names = list(contents.class_names)
         if contents.by_name and not names:
             assert contents.train.labels is not None
@@ -141,12 +143,12 @@ class Source:
                 f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
             )
         if split.labels.max() >= classes:
-            label = f"{part.labels_name} holds the label {split.labels.max()}"
-            raise KdistillError(f"{self.place}: {label}, beyond the {classes} classes of {train_name}")
+            label = f"{part.labels_name} contains the label {split.labels.max()}"
+            raise KdistillError(f"{self.place}: {label} (expected 0 to {classes - 1}, the classes of {train_name})")
 
     def _refuse_test_fraction(self) -> None:
         if self.reader.options.test_fraction is not None:
-            raise UsageError(f"{self.place} has a test part: omit --test-fraction")
+            raise UsageError(f"{self.place} has a test part: remove --test-fraction")
 
     def _hold_out(self, split: Split) -> tuple[Split, Split]:
         """Return training and test rows, by `--test-fraction`; the choice depends only on the number of rows."""
@@ -222,7 +224,8 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
     if file_format is None:
         raise KdistillError(
             f"{argument}: unrecognized file extension {path.suffix!r} (expected {', '.join(by_extension)}, or a "
-            f"directory of images or .npy files): pass --data-format {'|'.join(DATA_FORMATS)}"
+            f"directory of images or .npy files): convert the file, or if it has one of these formats, pass --data-format "
+            f"{'|'.join(DATA_FORMATS)}"
         )
     return str(path), _import_reader(file_format.reader)
 

@@ -77,6 +77,7 @@ NETWORKS = {
     "mlp-H": BuiltIn(r"mlp-([1-9]\d{0,4})", "mlp", "two hidden layers of H units, e.g. mlp-800"),
 }
 OWN_NETWORK = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+MODEL_NAMES = f"{', '.join(NETWORKS)}, MODULE:FUNCTION, FILE.keras or keras.applications:NAME"
 MODEL_HELP = (
     ", ".join(f"{name} ({network.help})" for name, network in NETWORKS.items())
     + "; or your own: MODULE:FUNCTION, called with (input_shape, classes), FILE.keras, or keras.applications:NAME"

@@ -51,8 +51,8 @@ class TrainTeacher(Settings):
 class Soften(ReadsDataset):
     """Run a teacher over the transfer set and store its logits.
 
-    The transfer set is the training rows of the teacher's dataset by default. Several teachers are averaged. With
-    `augment`, the teacher sees `views` of each row: the row itself and augmented copies drawn by `seed`.
+    By default, the transfer set is the training rows of the teacher's dataset. Several teachers are averaged. With
+    augmentation, the teacher sees several views of each row: the row itself and augmented copies.
     """
 
     teachers: Annotated[
@@ -103,7 +103,8 @@ class Soften(ReadsDataset):
         str | None,
         option(
             "File of logits or probabilities (.npy, .npz, .h5) to use instead of a teacher, in the order of the transfer "
-            "set. Its labels are compared if it has any; rows are joined by row_keys if it has these.",
+            "set. If it has labels, they are compared with those of the transfer set; if it has row_keys, rows are matched by "
+            "them.",
             nonempty(),
             "Teacher",
             metavar="FILE",
@@ -173,9 +174,8 @@ class Soften(ReadsDataset):
 class TrainStudent(ReadsDataset):
     """Train a student from soft targets, without the teacher.
 
-    With alpha 1 it learns from hard labels only and needs no soft targets. Rows are selected from those of the
-    soft-target file, or with alpha 1 from the training rows of the dataset. With `permute_soft_targets`, each row gets
-    the soft targets of another row of the same label: a control.
+    With alpha 1, the student learns from hard labels only and needs no soft targets. The row options select from the
+    rows of the soft-target file, or with alpha 1 from the training rows of the dataset.
     """
 
     objective: Objective = Objective()
@@ -183,7 +183,8 @@ class TrainStudent(ReadsDataset):
     permute_soft_targets: Annotated[
         bool,
         option(
-            "Control: give each row the soft targets of another row of its label, drawn by the seed.", group="Objective"
+            "Control experiment: give each row the soft targets of a random other row with the same label.",
+            group="Objective",
         ),
     ] = False
     dataset: OtherDataset = None
@@ -203,7 +204,9 @@ class TrainStudent(ReadsDataset):
                 f"--augment {augment} --views 16, or use --alpha 1"
             )
         if self.permute_soft_targets and self.objective.alpha == 1:
-            raise UsageError("--permute-soft-targets has no effect with --alpha 1 (hard labels only): lower --alpha")
+            raise UsageError(
+                "--permute-soft-targets has no effect with --alpha 1 (hard labels only): remove it, or lower --alpha"
+            )
         super().check_combinations()
 
     def hard(self) -> TrainStudent:
@@ -217,7 +220,10 @@ class TrainStudent(ReadsDataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Settings):
-    """Run all four stages and evaluate, skipping what is up to date. Training options apply to both networks."""
+    """Run all four stages, then evaluate.
+
+    Stages that are up to date are skipped. Training options apply to both networks.
+    """
 
     dataset: Dataset = TrainTeacher.dataset
     read: ReadOptions = ReadOptions()

@@ -76,13 +76,16 @@ class Objective(Settings):
         if self.alpha == 1:
             for name in ("loss", "standardize_logits", "temperature"):
                 if getattr(self, name) != getattr(Objective, name):
+                    flag = f"--{name.replace('_', '-')}"
                     raise UsageError(
-                        f"--{name.replace('_', '-')} has no effect with --alpha 1 (hard labels only): lower --alpha"
+                        f"{flag} has no effect with --alpha 1 (hard labels only): remove {flag}, or lower --alpha"
                     )
         if self.temperature is not None and not LOSSES[self.loss].temperature:
             raise UsageError(f"--temperature has no effect with --loss {self.loss}: remove it")
         if self.alpha == 0 and self.label_smoothing is not None:
-            raise UsageError("--label-smoothing has no effect with --alpha 0 (soft targets only): raise --alpha")
+            raise UsageError(
+                "--label-smoothing has no effect with --alpha 0 (soft targets only): remove it, or raise --alpha"
+            )
 
     @property
     def hard(self) -> Objective:
@@ -122,7 +125,7 @@ class Training(Settings):
     early_stopping: Annotated[
         int | None,
         option(
-            "Stop after this many epochs without a lower validation loss, and keep the weights of the best epoch.",
+            "Stop after this many epochs in which the validation loss does not improve, and keep the weights of the best epoch.",
             integer(1),
             "Optimization",
             metavar="PATIENCE",
@@ -160,7 +163,7 @@ class Training(Settings):
     weight_decay: Annotated[
         float | None,
         option(
-            "Decoupled weight decay per step, multiplied by the learning rate.",
+            "Decoupled weight decay: each step subtracts RATE * learning rate * weights.",
             positive(),
             "Regularization",
             metavar="RATE",
@@ -191,7 +194,7 @@ class Training(Settings):
     memory: Annotated[
         int,
         option(
-            "Largest training data in MiB that is kept in memory. More is streamed.",
+            "Keep training data of up to this many MiB in memory. Larger data is streamed.",
             integer(1),
             "Compute",
             metavar="MIB",
@@ -200,9 +203,7 @@ class Training(Settings):
 
     def check_combinations(self) -> None:
         if self.early_stopping is not None and self.validation_fraction == 0:
-            raise UsageError(
-                "--early-stopping needs validation rows, since test rows never choose: add --validation-fraction 0.1"
-            )
+            raise UsageError("--early-stopping needs validation rows: add --validation-fraction 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,5 +379,5 @@ class ReadOptions(Settings):
         """
         for flag in self.given():
             if flag not in flags:
-                accepted = f" (expected --{', --'.join(flags)})" if flags else ""
-                raise UsageError(f"--{flag} has no effect on {data}{accepted}")
+                accepted = f" (accepted: --{', --'.join(flags)})" if flags else ""
+                raise UsageError(f"--{flag} does not apply to {data}{accepted}: remove it")

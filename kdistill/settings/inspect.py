@@ -48,7 +48,7 @@ class Plot(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ReadsDataset):
-    """Measure networks on the training and test rows of their dataset."""
+    """Measure networks on their training and test rows."""
 
     networks: Annotated[
         tuple[str, ...],
@@ -67,7 +67,7 @@ class Evaluate(ReadsDataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(ReadsDataset):
-    """Write a network for a phone or a server, and measure it there.
+    """Convert a network to TFLite or ONNX, and measure it.
 
     The name of an export holds its settings: `NETWORK-FORMAT` or `NETWORK-FORMAT-QUANTIZE`. A student of a sweep is
     `SWEEP/STUDENT`, and `SWEEP@STUDENT` in the name.
@@ -115,7 +115,7 @@ class Export(ReadsDataset):
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectBias(Settings):
-    """Shift a student's output biases so that it predicts classes as often as they should occur.
+    """Shift a student's output biases to match class frequencies.
 
     For students whose transfer set lacked classes or had them in other proportions. Test labels are not used.
     """
@@ -167,7 +167,10 @@ class CorrectBias(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Settings):
-    """Show all artifacts, what is stale and why, what was interrupted, and the next command."""
+    """Show all artifacts, which are stale, and the next command.
+
+    Also shows why an artifact is stale, and work that was interrupted.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

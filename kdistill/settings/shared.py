@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from kdistill.errors import UsageError
-from kdistill.settings.catalog import MODEL_HELP, is_model
+from kdistill.settings.catalog import MODEL_HELP, MODEL_NAMES, is_model
 from kdistill.settings.checks import (
     Check,
     artifact_name,
@@ -17,7 +17,7 @@ from kdistill.settings.groups import TEMPERATURES, ReadOptions
 from kdistill.settings.options import Settings, option
 
 NEW_WEIGHTS = "new"
-MODEL = Check(f"one of {MODEL_HELP}", is_model)
+MODEL = Check(f"{MODEL_NAMES}, where H is a number, e.g. mlp-800", is_model)
 WEIGHTS = Check(
     f"a .weights.h5 or .keras file of the same network, or {NEW_WEIGHTS}",
     lambda value: value == NEW_WEIGHTS or value.endswith((".weights.h5", ".keras")),
@@ -37,7 +37,7 @@ class ReadsDataset(Settings):
 
     def check_combinations(self) -> None:
         if self.dataset is None and (given := self.read.given()):
-            raise UsageError(f"--{next(iter(given))} needs --dataset: it says how a dataset is read")
+            raise UsageError(f"--{next(iter(given))} needs --dataset, since it applies to that dataset: add --dataset")
 
     @property
     def data(self) -> str | None:
@@ -49,7 +49,12 @@ class ReadsDataset(Settings):
 Dataset = Annotated[str, option(f"Dataset: {DATASET_HELP}", nonempty(), "Data", recorded=False)]
 OtherDataset = Annotated[
     str | None,
-    option("Dataset to use instead of the one recorded upstream.", nonempty(), "Data", recorded=False),
+    option(
+        "Dataset to use instead of the recorded one, that of the teacher or the soft targets.",
+        nonempty(),
+        "Data",
+        recorded=False,
+    ),
 ]
 MovedDataset = Annotated[
     str | None,

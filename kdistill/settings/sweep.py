@@ -28,10 +28,10 @@ SWEEP_STUDENT = Check(
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Settings):
-    """Train students at many settings and seeds, and compare them with hard labels.
+    """Train and compare students on a grid of settings.
 
-    There is a student for every model, loss, temperature, alpha and seed, and one from hard labels for every model and
-    seed. `student` has what all of them share.
+    A student is trained for every model, loss, temperature, alpha and seed, and one from hard labels only for every
+    model and seed, to compare with. The options that are not part of the grid apply to all students.
     """
 
     temperatures: Annotated[
@@ -48,7 +48,7 @@ class Sweep(Settings):
     alphas: Annotated[
         tuple[float, ...],
         option(
-            "Weights of the hard labels, below 1. Students with alpha 1 are always trained.",
+            "Weights of the hard labels, below 1. Students with alpha 1 are always part of a sweep.",
             number(0, 1),
             "Grid",
             metavar="A,...",
@@ -112,10 +112,10 @@ class Sweep(Settings):
 
     def check_combinations(self) -> None:
         if 1.0 in self.alphas:
-            raise UsageError("--alpha 1 is part of every sweep (hard labels): remove it")
+            raise UsageError("--alpha contains 1, hard labels only, which is part of every sweep: remove it")
         if self.other_soft_targets is not None:
             if not self.controls:
-                raise UsageError("--other-soft-targets needs --controls")
+                raise UsageError("--other-soft-targets needs --controls: add it")
             if self.other_soft_targets == self.student.soft_targets:
                 raise UsageError(
                     f"--other-soft-targets {self.other_soft_targets} is the same as --soft-targets: name the soft targets "

@@ -43,7 +43,7 @@ def find_networks(
         networks += workspace.artifacts("teacher")
     if matches := [network for network in networks if prefix + network.name == name]:
         return [workspace.student(name)] if sweep else matches
-    role = "network" if teachers else "student"
+    role = "network" if teachers and not sweep else "student"
     if not networks:
         missing, remedy = f"{role} for {command}", workspace.student("student").command
         if sweep:

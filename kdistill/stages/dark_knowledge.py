@@ -46,8 +46,8 @@ def dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of "
         f"{' + '.join(map(data.short_name, teacher_names(soft.manifest)))}, the label's bar in orange. One row per class: "
-        f"correct with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence where possible, and with the second class furthest "
-        "ahead of the third."
+        f"where possible, a correct one with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence, and the one with the largest gap "
+        "between the second and the third class."
     )
     return figures.dark_knowledge(select_examples(soft, rows, columns), dataset.class_names, soft.temperature, title)
 

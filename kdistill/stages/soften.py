@@ -128,7 +128,9 @@ def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
     """Return the name of the dataset that all teachers were trained on."""
     names = list(dict.fromkeys(member.manifest.require_input("dataset").name for member in members if member.manifest))
     if not names:
-        raise UsageError("--dataset is missing: an external teacher does not record its dataset")
+        raise UsageError(
+            "--dataset is missing: external teachers and files of logits do not record it, so add --dataset DATA"
+        )
     if len(names) > 1:
         raise UsageError(
             f"--dataset is missing: the teachers were trained on different datasets, {' and '.join(names)}"
@@ -153,7 +155,7 @@ def _identity(settings: Soften, members: Sequence[UnloadedTeacher], source: Sour
         inputs.append(Input("logits", str(path), digest(path)))
     recorded = settings.recorded()
     recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
-    if not external:  # These options apply to external teachers only.
+    if not external:  # These options have no effect on teachers of the workspace.
         recorded |= {name: getattr(Soften, name) for name in EXTERNAL_OPTIONS}
     if len(members) < 2:
         recorded["mean"] = None

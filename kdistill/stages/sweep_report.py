@@ -30,7 +30,7 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
     if validated:
         note += "* fewest validation errors" + " of its model" * (len(models) > 1)
     else:
-        note += "no setting is marked as best, since test rows must not choose it: add --validation-fraction 0.1"
+        note += "no setting is marked as best without validation rows: add --validation-fraction 0.1"
     reporter.table(
         "errors, " + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"),
         ("student", *(["validation  "] if validated else []), "test", "test, difference to hard labels"),

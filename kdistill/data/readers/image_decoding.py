@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.errors import KdistillError, one_line_errors
+from kdistill.errors import KdistillError, first_line, one_line_errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,6 +89,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
+def _reason(error: BaseException) -> str:
+    from PIL import UnidentifiedImageError
+
+    return "unknown format, or damaged" if isinstance(error, UnidentifiedImageError) else first_line(error)
+
+
 @contextlib.contextmanager
 def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image and read only its header. An error, also one in the block, is reported with its path.
@@ -99,7 +105,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     from PIL import Image
 
     with (
-        one_line_errors(f"{path} can't be read as an image", fix="replace or remove it"),
+        one_line_errors(f"{path} can't be read as an image", fix="replace or remove it", describe=_reason),
         _without_pillow_limit(),
         path.open("rb") as stream,  # given a path, Pillow 13.0.0 maps an uncompressed TIFF, and scrambles a rotated one
         Image.open(stream, formats=FORMATS) as image,

@@ -32,7 +32,7 @@ class Npz(Reader):
             if "x_train" not in names:
                 raise KdistillError(
                     f"{self.path} has no array x_train, only {', '.join(names) or 'an empty archive'} (expected x_train, "
-                    f"y_train, x_test and y_test){did_you_mean('x_train', names)}"
+                    f"y_train, x_test and y_test): save the arrays with these names"
                 )
             arrays = {name: open_array(archive, self.path, name) for name in ARRAY_NAMES if name in names}
             return array_contents(arrays, lambda name: name + did_you_mean(name, names))
@@ -102,7 +102,10 @@ def open_array(archive: zipfile.ZipFile, path: Path, name: str) -> NpzRows:
         shape, fortran_order, dtype = read_header(stream)
         start = stream.tell()
     if dtype.hasobject:
-        raise KdistillError(f"{path}: {name} has type {dtype}, which needs pickle: save plain numbers instead")
+        raise KdistillError(
+            f"{path}: {name} has type {dtype} (expected numbers or text): convert it before saving, e.g. with "
+            ".astype('float32') or .astype(str)"
+        )
     size = start + dtype.itemsize * int(np.prod(shape, dtype=object))
     if size != info.file_size or size > BEST_COMPRESSION * max(info.compress_size, 1):
         raise KdistillError(

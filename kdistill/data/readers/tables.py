@@ -86,7 +86,7 @@ class Table(Reader):
         names = self._column_names(path)
         if missing := [name for name in columns if name not in names]:
             raise KdistillError(
-                f"{path} does not have the column {missing[0]}, only {', '.join(names[:10])}{', ...' * (len(names) > 10)}"
+                f"{path} does not have the column {missing[0]} (expected one of {', '.join(names[:10])}{', ...' * (len(names) > 10)})"
                 f"{did_you_mean(missing[0], names)}"
             )
         with _pandas_errors(path), warnings.catch_warnings():
@@ -166,7 +166,7 @@ def _check_header(path: Path) -> None:
     quoted = {r"\s+": "' '", "\t": r"$'\t'"}.get(separator, f"'{separator}'")
     label = next((index for index, field in enumerate(fields) if field not in numbers), len(fields) - 1)
     raise KdistillError(
-        f"{path} lacks a header row: its first row contains numbers ({', '.join(numbers[:3])}): number the columns with "
+        f"{path} has no header row, its first row contains numbers ({', '.join(numbers[:3])}): number the columns with "
         f"(seq -s {quoted} 0 {len(fields) - 1}; cat {shlex.quote(str(path))}) > numbered.csv, and name the column of "
         f"labels, e.g. --dataset numbered.csv --labels {label}"
     )
@@ -228,5 +228,7 @@ def _pandas_errors(path: Path) -> Iterator[None]:
         import pyarrow as pa  # noqa: F401 - pandas misses it only when it reads a .parquet
     except ModuleNotFoundError:
         raise KdistillError(f"{path}: tables need pandas and pyarrow: pip install 'kdistill[tables]'") from None
-    with one_line_errors(f"{path} can't be read as a table"):
+    with one_line_errors(
+        f"{path} can't be read as a table", fix="save it again with a header row and a row per example"
+    ):
         yield
