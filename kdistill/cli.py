@@ -7,7 +7,6 @@ import errno
 import importlib
 import inspect
 import io
-import itertools
 import json
 import os
 import sys
@@ -60,10 +59,6 @@ class Group(TyperGroup):
 class Command(TyperCommand):
     """A command whose help lists the options under the headings that they declare."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["kdistill.typed"] = tuple(args)  # an error of the parser does not tell the value
-        return super().parse_args(ctx, args)
-
     def format_options(self, ctx: Any, formatter: Any) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -86,21 +81,8 @@ def _one_line_usage_errors() -> Iterator[None]:
 
 
 def _usage_error(error: Any) -> str:
-    """Return the line for an error that the parser raises. It does not know which values an option allows."""
-    context: Any = getattr(error, "ctx", None)
-    wrong = getattr(error, "param", None)
-    command = context.info_name if context else None
-    for field in (*(options_of(COMMANDS[command]) if command in COMMANDS else ()), *options_of(Session)):
-        if (
-            wrong is not None
-            and field.name == wrong.name
-            and field.option.check
-            and "Missing" not in type(error).__name__
-        ):
-            typed = " ".join(context.meta.get("kdistill.typed", ())).replace("=", " ").split()
-            values = [after for flag, after in itertools.pairwise(typed) if flag == f"--{field.flag}"]
-            value = repr(values[-1]) if values else "invalid"
-            return f"--{field.flag} is {value} (expected {field.option.check.expected})"
+    """Return an error of the parser in the form of all other errors, e.g. "invalid value for '--epochs': ..."."""
+    context = getattr(error, "ctx", None)
     message = str(error.format_message()).rstrip(".")
     return message[:1].lower() + message[1:] + (f" (help: {context.command_path} -h)" if context else "")
 
