@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -33,10 +33,7 @@ class Session(Settings):
     """The options of every command."""
 
     workspace: Annotated[
-        str,
-        option(
-            "Directory of the artifacts.", group="General", short="-w", variable="KDISTILL_WORKSPACE", metavar="DIR"
-        ),
+        str, option("Workspace directory.", group="General", short="-w", variable="KDISTILL_WORKSPACE", metavar="DIR")
     ] = "workspace"
     force: Annotated[bool, option("Re-run even if the result is up to date.", group="General")] = False
     quiet: Annotated[bool, option("Print only results, warnings and errors.", group="General", short="-q")] = False
@@ -100,28 +97,28 @@ app = typer.Typer(
 
 
 def parameter(field: Field) -> inspect.Parameter:
-    """Return the parameter that Typer makes a command-line option of."""
-    declared = field.option
-    kind: Any = Literal[declared.check.choices] if declared.check and declared.check.choices else field.type
-    default = field.default
-    if field.many and declared.commas:
-        kind, default = str, settings.format_value(default) or None
-    elif field.many:
-        kind, default = list[field.type], list(default) or None  # type: ignore[name-defined]
-    flags = [f"--{field.flag}", *([declared.short] if declared.short else [])]
+    """Return the parameter that Typer makes a command-line option of. Its value is text, which the field parses."""
+    declared, default = field.option, field.default
+    choices = declared.check.choices if declared.check else ()
+    kind: Any = bool if field.type is bool else list[str] if field.many and not declared.commas else str
+    if default in (None, ()):
+        kind, default = kind | None, None
+    elif default is MISSING:
+        default = inspect.Parameter.empty
+    elif kind is not bool:
+        default = (
+            list(default) if isinstance(default, tuple) and not declared.commas else settings.format_value(default)
+        )
     info = typer.Option(
-        *flags,
+        *(f"--{field.flag}", *([declared.short] if declared.short else [])),
         help=declared.help,
-        metavar=declared.metavar,
+        metavar=field.metavar if kind is not bool else None,
         envvar=declared.variable,
         rich_help_panel=declared.group,
+        autocompletion=(lambda: list(choices)) if choices else None,
     )
-    required = default is MISSING
     return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if required else default,
-        annotation=Annotated[kind if required or default is not None else kind | None, info],
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
 
 
@@ -134,18 +131,16 @@ def register(name: str, kind: type[Settings]) -> None:
 
     def command(**values: Any) -> None:
         with _one_line_errors(values):
-            execute(name, kind, {field.name: _parsed(field, values[field.name]) for field in fields})
+            given = {field: values[field.name] for field in fields if values[field.name] is not None}
+            parsed = {
+                field.name: field.parse(text) if field.type is not bool else text for field, text in given.items()
+            }
+            execute(name, kind, parsed)
 
     parameters = [parameter(field) for field in fields]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     app.command(name, cls=Command, help=inspect.getdoc(kind))(command)
-
-
-def _parsed(field: Field, value: Any) -> Any:
-    if field.many and value is None:
-        return field.default
-    return field.parse(value) if field.many and field.option.commas else value
 
 
 def execute(name: str, kind: type[Settings], values: Mapping[str, Any]) -> None:

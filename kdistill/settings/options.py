@@ -109,21 +109,38 @@ class Field:
             if self.option.check:
                 self.option.check.require(self.flag, item)
 
-    def parse(self, text: str) -> Any:
+    @property
+    def metavar(self) -> str:
+        """The placeholder for its value in help."""
+        check = self.option.check
+        if check and check.choices and not self.many:
+            return "|".join(check.choices)
+        return self.option.metavar or {int: "N", float: "X"}.get(self.type, "TEXT")
+
+    def parse(self, text: str | Sequence[str]) -> Any:
         """Parse a value from the command line or from a dataset's name.
+
+        Args:
+            text: the value, or all values of an option that is repeated.
 
         Raises:
             UsageError: if the text is not a value of the option.
         """
-        if self.many and not text.strip():
-            raise self._empty()
+        if not self.many:
+            return self._parse_item(str(text))
+        if isinstance(text, str):
+            if not text.strip():
+                raise self._empty()
+            text = split_list(text)
+        return tuple(map(self._parse_item, text))
+
+    def _parse_item(self, text: str) -> Any:
         try:
-            values = tuple(map(self.type, split_list(text) if self.many else [text]))
+            return self.type(text)
         except ValueError:
-            kind = {int: "integers", float: "numbers"}.get(self.type, "values")
-            expected = f"{kind} separated by commas" if self.many else kind.removesuffix("s")
+            kind = {int: "an integer", float: "a number"}.get(self.type, "a text")
+            expected = self.option.check.expected if self.option.check else kind
             raise UsageError(f"--{self.flag} is {text!r} (expected {expected})") from None
-        return values if self.many else values[0]
 
     def _empty(self) -> UsageError:
         return UsageError(f"--{self.flag} is empty (expected one value or more, separated by commas)")

@@ -45,7 +45,7 @@ def _section(title: str, text: str, fields: tuple[Field, ...], command: str = ""
 
 def _entry(field: Field) -> str:
     declared = field.option
-    value = "" if field.type is bool else f" {_metavar(field)}"
+    value = "" if field.type is bool else f" {field.metavar}"
     short = f"`{declared.short}`, " if declared.short else ""
     notes = []
     if field.default is MISSING:
@@ -56,13 +56,6 @@ def _entry(field: Field) -> str:
         notes.append(f"environment: `{declared.variable}`")
     remarks = f" ({'; '.join(notes)})" if notes else ""
     return f"- {short}`--{field.flag}{value}`: {declared.help}{remarks}"
-
-
-def _metavar(field: Field) -> str:
-    check = field.option.check
-    if check and check.choices and not field.many:
-        return "|".join(check.choices)
-    return field.option.metavar or {int: "N", float: "X", str: "TEXT"}[field.type]
 
 
 if __name__ == "__main__":

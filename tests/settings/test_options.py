@@ -77,10 +77,8 @@ def test_words_reproduce_the_settings(name):
     context = get_command(app).commands[name].make_context(name, words)
     parsed = {}
     for each in options_of(settings):
-        value = context.params[each.name]
-        if each.many:
-            value = each.default if value is None else each.parse(value) if each.option.commas else tuple(value)
-        parsed[each.name] = value
+        if (value := context.params[each.name]) is not None:
+            parsed[each.name] = value if each.type is bool else each.parse(value)
     assert build(settings, parsed) == original
     assert build(settings, REQUIRED.get(name, {})) != original or not changed(settings)
 
