@@ -71,8 +71,7 @@ def _one_line_usage_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Click's; newer versions of Typer bring a copy of it. Without arguments, its message is the help.
-        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":  # not Click's, or help
             raise
         _fail(_usage_error(error), 2, debug=False)
 
@@ -166,10 +165,7 @@ for _name, _kind in COMMANDS.items():
 def guide(
     topic: Annotated[str | None, typer.Argument(help="Topic. Without one, the topics are listed.")] = None,
 ) -> None:
-    """Show a guide.
-
-    For example, `kdistill guide data`.
-    """
+    """Show a guide, such as `kdistill guide data`."""
     from kdistill import guides
 
     with _one_line_errors({"workspace": Session.workspace, "debug": False}):
