@@ -37,5 +37,5 @@ def run(
         reporter.warn(warning)
     manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
     next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
-    reporter.say(f"Next: {next_plot}, {commands.command(workspace.root, 'evaluate')}")
+    reporter.say(f"Next: {next_plot} && {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)
