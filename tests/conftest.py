@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from helpers import QUICK, Run, run_command
 
 from kdistill import data
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores Ctrl-C
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,11 +70,6 @@ def mentions(text: str, *words: object) -> bool:
     """
     patterns = [re.compile(rf"(?<![\w.]){re.escape(str(word))}(?!\w)", re.IGNORECASE) for word in words]
     return any(all(pattern.search(line) for pattern in patterns) for line in text.splitlines())
-
-
-def restore_interrupt() -> None:
-    """Let a new process react to Ctrl-C, which background jobs of a shell ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def imports_of(*arguments, cwd):

@@ -11,7 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers import KDISTILL, QUICK, commands, imports_of, mentions, restore_interrupt, stamps
+from helpers import KDISTILL, QUICK, commands, imports_of, mentions, stamps
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[command, "--help"] for command in commands()], ["--version"]])
@@ -281,7 +281,6 @@ def test_interrupt_leaves_the_workspace(workspace):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=restore_interrupt,  # noqa: PLW1509 - this process starts no threads
     )
     assert any(line.startswith("epoch 1/") for line in running.stdout)
     running.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import mentions, restore_interrupt
+from helpers import mentions
 
 
 def kdistill(place, stage, *arguments, prepare="", encoding="utf-8"):
@@ -41,7 +41,6 @@ def kdistill(place, stage, *arguments, prepare="", encoding="utf-8"):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=restore_interrupt,
     )
 
 
