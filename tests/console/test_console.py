@@ -58,7 +58,7 @@ def test_table_of_classes(capsys):
     """`correct-bias` prints class names as text."""
     classes = [{"name": name, "wanted": 1, "before": 1, "after": 1, "shift": 0.0} for name in HOSTILE]
     results = {"classes": classes, "inputs": 9, "test_rows": 9, "student_test_errors": 1, "test_errors": 1}
-    manifest = Manifest(kind="student", settings={}, inputs={"student": Input("student", "")}, results=results)
+    manifest = Manifest(kind="student", settings={}, inputs=(Input("student", "student", ""),), results=results)
     CorrectBiasResult(Workspace().student("student-corrected"), manifest).show(Reporter())
     out = capsys.readouterr().out
     assert all(f"\n{text} " in out for text in SHOWN)
@@ -70,7 +70,7 @@ def test_figures(tmp_path):
     curve = figures.Curve("猫\x00$\\x$", "student", "test", [1.0], [0.5], [0.4], [2.0], [2.1])
     example = figures.Example(None, 0, figures.np.zeros(len(names)))
     line = figures.Line(HOSTILE[3], [1.0, 2.0], [3.0, 4.0], [0.1, 0.1], 5.0)
-    heat = figures.Heat(HOSTILE[4], ["1", "2"], ["0.1", "0.1"], [1.0, 2.0], [True, False])
+    heat = figures.HeatMap(HOSTILE[4], ["1", "2"], ["0.1", "0.1"], [1.0, 2.0], [True, False])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classes = figures.dark_knowledge([example], names, 2.0, HOSTILE[3], top=20)

@@ -89,7 +89,7 @@ def test_log_without_a_workspace(tmp_path):
         ("pass", 0, ""),
         ("from kdistill import KdistillError; raise KdistillError('wrong')", 1, "error: wrong\n"),
         (
-            "from kdistill.console import silence_native_stderr; silence_native_stderr(); print('printed', file=sys.stderr); sys.exit()",
+            "from kdistill.console.native_stderr import silence_native_stderr; silence_native_stderr(); print('printed', file=sys.stderr); sys.exit()",
             0,
             "printed\n",
         ),
