@@ -263,6 +263,13 @@ def test_every_command_is_in_the_table():
     assert sorted(listed) == sorted(commands())
 
 
+def test_reference_is_the_generated_one():
+    """`kdistill/guides/reference.md` is what `make reference` writes."""
+    from programs.reference import generate
+
+    assert (ROOT / "kdistill/guides/reference.md").read_text() == generate()
+
+
 def test_documented_commands_exist():
     """Commands in examples, including those that are not run, have the options that they are given."""
     known = commands()

@@ -125,7 +125,7 @@ class Training(Settings):
     early_stopping: Annotated[
         int | None,
         option(
-            "Stop after this many epochs in which the validation loss does not improve, and keep the weights of the best epoch.",
+            "Stop after this many epochs without a lower validation loss, and keep the weights of the best epoch.",
             integer(1),
             "Optimization",
             metavar="PATIENCE",

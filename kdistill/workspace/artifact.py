@@ -1,7 +1,7 @@
 """Artifacts: reading their manifests, and replacing one whole by another.
 
 An artifact is a directory with a `manifest.json` (a network) or a file that carries its own (soft targets). It is made in
-`.NAME.partial` beside its place by the process that holds `.NAME.lock`, and takes its place in one rename. Until then,
+`.NAME.partial` next to its place by the process that holds `.NAME.lock`, and takes its place in one rename. Until then,
 what was there stays.
 """
 
