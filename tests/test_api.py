@@ -85,6 +85,7 @@ def test_imports_are_lazy(tmp_path):
     assert python(code, tmp_path) == "[]\n['h5py', 'numpy'] True\n"
 
 
+@pytest.mark.slow
 def test_importing_the_loss_changes_no_tensorflow_setting(tmp_path):
     """Importing the loss does not make TensorFlow deterministic: Keras shuffles without a seed, and XLA is allowed."""
     code = (
@@ -98,6 +99,7 @@ def test_importing_the_loss_changes_no_tensorflow_setting(tmp_path):
     assert python(code, tmp_path) == "True\n"
 
 
+@pytest.mark.slow
 def test_other_backend_is_refused(tmp_path):
     """Keras with another backend is refused by its name, with the environment variable that selects TensorFlow."""
     code = (
@@ -109,6 +111,7 @@ def test_other_backend_is_refused(tmp_path):
     assert mentions(python(code, tmp_path), "jax", "KERAS_BACKEND=tensorflow")
 
 
+@pytest.mark.slow
 def test_stage_does_what_the_command_does(workspace, capsys, monkeypatch):
     """What a command made is up to date for the function, which makes the same network under another name."""
     monkeypatch.chdir(workspace.parent)
@@ -134,6 +137,7 @@ def test_settings_are_checked(workspace):
         Workspace(workspace / "teachers/teacher/manifest.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_loss_is_the_objective(batch, compiled):
     """The loss is the mean of `distillation_loss`, for each reduction and with weights of rows."""
@@ -250,6 +254,7 @@ def test_soft_target_attributes(soft, digits):
     assert mentions(repr(soft), "1,437", 10, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--temperature", "4"], ["--temperature", "20", "--xla", "off"]])
 def test_fit_agrees_with_the_command_line(run, workspace, digits, soft, options):
     """With a learning rate near 0, the losses of `train-student`, `fit` and `evaluate` agree to 1e-6."""
@@ -275,6 +280,7 @@ def test_fit_agrees_with_the_command_line(run, workspace, digits, soft, options)
     assert evaluated["loss"] == pytest.approx(float(expected["train_loss"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_learns(soft, digits):
     """A student trained with soft targets only comes to agree with its teacher."""
     inputs = digits.train.read()

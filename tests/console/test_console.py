@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import warnings
 
+import pytest
+
 from kdistill import Reporter
 from kdistill.console import printable
 from kdistill.errors import first_line
@@ -64,6 +66,7 @@ def test_table_of_classes(capsys):
     assert all(f"\n{text} " in out for text in SHOWN)
 
 
+@pytest.mark.slow
 def test_figures(tmp_path):
     """Names of any characters are drawn without Matplotlib's mathtext and without a warning about a missing glyph."""
     names = [*HOSTILE, "猫", "\x00", "50% $5 $6", r"$\frac{$"]

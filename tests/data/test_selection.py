@@ -133,6 +133,7 @@ def status(run):
     return {artifact["name"]: artifact for artifact in json.loads(run("status", "--json").out)["artifacts"]}
 
 
+@pytest.mark.slow
 def test_omitted_class(run, workspace, digits):
     """Soft targets without class 3 are used by all later stages, and the recorded commands reproduce them."""
     outcome = run("soften", "--omit-class", "3")
@@ -162,6 +163,7 @@ def test_omitted_class(run, workspace, digits):
     assert status(run)["student"]["state"] == "stale"
 
 
+@pytest.mark.slow
 def test_selection_of_a_student(run, workspace, digits):
     """A student can select from the rows of the soft targets; its command has the fraction with all digits."""
     options = ["--only-classes", "7,8", "--fraction", "0.31234567891", "--rows-seed", "4"]
@@ -212,6 +214,7 @@ def test_baseline_has_the_same_rows(run, workspace, digits, tmp_path, monkeypatc
     assert set(half[0]) <= set(at_student[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", ["0.1", "1"])
 def test_validation_rows_do_not_depend_on_the_selection(run, workspace, digits, alpha):
     """Held-out rows are not trained on, and all of them are evaluated."""
@@ -226,6 +229,7 @@ def test_validation_rows_do_not_depend_on_the_selection(run, workspace, digits, 
     assert re.search(rf"\b{out.sum()} validation", outcome.out)
 
 
+@pytest.mark.slow
 def test_dataset_with_test_rows_among_training_rows(run, tmp_path, digits):
     """Training rows of a dataset that are also test rows are kept."""
     path = write_npz(tmp_path / "twice.npz", digits, x_test=digits.train.read(), y_test=digits.train.labels)
@@ -234,6 +238,7 @@ def test_dataset_with_test_rows_among_training_rows(run, tmp_path, digits):
     assert student(tmp_path / "workspace")["results"]["training_rows"] == (digits.train.labels != 3).sum()
 
 
+@pytest.mark.slow
 def test_selection_of_a_transfer_set(run, workspace, digits):
     """Rows are selected before test rows are removed; rows without a label cannot be selected by class."""
     inputs, labels = digits.train.read(), digits.train.labels
@@ -274,6 +279,7 @@ def test_precomputed_logits_are_for_all_rows(run, workspace, digits):
     assert re.search(rf"logits\.npy.*\b{kept.sum()}\b.*1,437", outcome.err)
 
 
+@pytest.mark.slow
 def test_too_few_rows(run, workspace):
     """A single row can be trained on; batches larger than the selection and empty selections are refused."""
     outcome = run("soften", "--fraction", "0.003")

@@ -63,6 +63,7 @@ def test_dark_knowledge(classes):
         assert orange == [examples[0].label]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_same_figure_same_bytes(tmp_path, ending):
     for name in ("one", "two"):

@@ -83,6 +83,7 @@ def test_threshold_between_equal_margins(count, below):
     assert (margins < bias_shifts._threshold(margins, count)).sum() == below
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frequencies", ["labels", "uniform"])
 def test_many_classes(frequencies):
     """With 1,000 classes of three rows each, of which some are lowered, all counts match, in float32 nearly all."""

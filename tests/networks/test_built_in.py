@@ -89,6 +89,7 @@ def test_logits_are_float32_under_any_precision(precision):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (32, 32, 3), (64,)])
 def test_saved_network_has_the_same_logits(tmp_path, shape):
     """The logits are the same for any number of rows; uint8 inputs are scaled to [0, 1], floats are not."""
@@ -117,6 +118,7 @@ def test_directory_without_saved_model(tmp_path):
         saved_models.SavedNetwork.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_saved_model_needs_no_kdistill(made, digits):
     """TensorFlow loads it without kdistill and Keras objects, and computes the recorded accuracy."""
     place = made / "teachers" / "teacher"
@@ -135,6 +137,7 @@ print((logits.argmax(axis=1) == y).mean())
     assert float(output.stdout) == pytest.approx(recorded["test_accuracy"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_it(made, digits, tmp_path):
     """TensorFlow's own tool shows its input and output, and computes its logits for any number of rows."""
     place = made / "students/student/saved_model"

@@ -302,6 +302,7 @@ def some_rows(rows, dtype):
     return rows[0] if dtype == "uint8" else rows[0].astype(dtype) / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "dtype", "changed"), ALL_KINDS, ids=[f"{m} {d} {c}" for m, d, c in ALL_KINDS])
 def test_resumed_training_has_the_same_bits(tmp_path, rows, model, dtype, changed):
     """Training that is stopped after an epoch and resumed gives the weights of an uninterrupted run."""
@@ -317,6 +318,7 @@ def test_resumed_training_has_the_same_bits(tmp_path, rows, model, dtype, change
     assert progress.rows[-1]["train_loss"] == expected.rows[-1]["train_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "dtype", "changed"), ALL_KINDS, ids=[f"{m} {d} {c}" for m, d, c in ALL_KINDS])
 def test_saved_network_has_the_same_logits(tmp_path, rows, model, dtype, changed):
     """The logits are float32 whatever dtype the network computes in, without augmentation and dropout."""
@@ -330,6 +332,7 @@ def test_saved_network_has_the_same_logits(tmp_path, rows, model, dtype, changed
     assert layer_table(network)[-1] == ("total", "", f"{network.count_params():,}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp-20", *dict.fromkeys(model for model, _, _ in ALL_KINDS)])
 def test_saved_bytes_depend_on_the_network_alone(tmp_path, rows, model):
     """A network that is saved after other networks were built has the same bytes, and loads."""
@@ -449,6 +452,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "texts"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
 def test_mistake_is_one_line(run, small, tmp_path, model, texts):
     """The error has the location and the cause, and nothing is written."""
@@ -524,6 +528,7 @@ def is_up_to_date(run, *command):
     return stamps(Path("workspace")) == before
 
 
+@pytest.mark.slow
 def test_function_in_all_stages(run, small, nets):
     """Teacher and student of one function are stale after its source changes, and are made again in order."""
     stages = [
@@ -555,6 +560,7 @@ def test_function_in_all_stages(run, small, nets):
     assert status_of(run)[0]["teacher"]["state"] == "stale"
 
 
+@pytest.mark.slow
 def test_up_to_date_runs_no_code(run, small, nets):
     """A command that is up to date imports neither TensorFlow nor the user's module."""
     command = ["train-teacher", "--dataset", str(small), "--model", "nets:dense", *QUICK]
@@ -570,6 +576,7 @@ def test_up_to_date_runs_no_code(run, small, nets):
     assert output.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_file_is_trained_further(run, small):
     """A `.keras` file keeps its weights whatever the seed; the student of such a teacher gets new ones."""
     build("nets:resnet").save("net.keras")
@@ -606,6 +613,7 @@ def test_frozen_layers_stay_frozen_except_in_a_new_copy():
     assert len(build("net.keras", weights="new").trainable_variables) == count + 1
 
 
+@pytest.mark.slow
 def test_weights_of_a_file(run, small):
     """`--weights` loads both of Keras's files of weights; a changed file makes the teacher stale."""
     network = build("nets:resnet", seed=7)
@@ -633,6 +641,7 @@ def test_weights_of_a_built_in_network():
     assert (loaded.weights[0].numpy() == build("mlp-20", seed=7).weights[0].numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "code", "texts"),
     [
@@ -707,6 +716,7 @@ def test_efficientnet_sees_pixels_of_0_to_255():
     assert np.prod(scales) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_network_that_keras_cannot_save(run, small):
     """A warning says that `model.keras` is missing; everything that needs only the SavedModel works."""
     outcome = run("train-teacher", "--dataset", small, "--model", "nets:sub", *QUICK)
@@ -756,6 +766,7 @@ def test_xla_is_used_where_it_is_faster(monkeypatch):
     assert refused == ["resnet", "augmented", "cnn"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["nets:resnet", "cnn"])
 def test_xla_that_cannot_compile_is_one_line(run, small, model):
     outcome = run("train-teacher", "--dataset", small, "--model", model, *QUICK, "--xla", "on")
@@ -764,6 +775,7 @@ def test_xla_that_cannot_compile_is_one_line(run, small, model):
     assert "--xla off" in outcome.err
 
 
+@pytest.mark.slow
 def test_token_beyond_the_vocabulary_is_one_line(tmp_path, rows):
     inputs = np.full((64, 5), 1000, np.int32)
     with pytest.raises(KdistillError, match=r"^[^\n]*1000 is not in \[0, 1000\)[^\n]*$"):

@@ -21,6 +21,7 @@ def history(workspace):
     return dict(zip(header.split(","), first.split(","), strict=True))
 
 
+@pytest.mark.slow
 def test_unlabeled_transfer_set(run, workspace, digits):
     """Students learn from it with --alpha 0 only; its rows that are test or validation rows are left out."""
     inputs = digits.train.read()
@@ -82,6 +83,7 @@ def test_transfer_set_of_test_rows_only(run, workspace, digits):
     assert mentions(outcome.err, "error", "digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--dtype", "float16"], ["--top-k", "3"], ["--dtype", "float16", "--top-k", "5"]])
 def test_smaller_files(run, workspace, options):
     """Half precision and the top k give a smaller file, from which students learn; at another T the top k are warned of."""

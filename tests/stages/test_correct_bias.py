@@ -81,6 +81,7 @@ def test_missing_class_is_predicted_again(run, place, digits):
     assert all(str(number) in last_line for number in (360, *errors))
 
 
+@pytest.mark.slow
 def test_corrected_student_is_a_student(run, place):
     """It is shown below its student, evaluated and verified; its command reproduces it; `plot` leaves it out."""
     assert run("correct-bias", "--student", "no8s", "--name", "better", "--frequencies", "uniform").code == 0
@@ -110,6 +111,7 @@ def test_corrected_student_is_a_student(run, place):
     assert "kdistill plot --network no8s" in outcome.err
 
 
+@pytest.mark.slow
 def test_up_to_date_and_stale(run, place):
     """If it is up to date it needs no TensorFlow; if the student has changed it is stale and made again."""
     first = run("correct-bias", "--student", "no8s")
@@ -131,6 +133,7 @@ def test_up_to_date_and_stale(run, place):
     assert students_in_status(run)[0]["no8s-corrected"]["state"] == "stale"
 
 
+@pytest.mark.slow
 def test_test_labels_have_no_influence(run, made, tmp_path, digits):
     """With other test labels, shifts and weights are the same; only the reported errors differ."""
     manifests = []
@@ -145,6 +148,7 @@ def test_test_labels_have_no_influence(run, made, tmp_path, digits):
     assert manifests[0]["results"]["test_errors"] < manifests[1]["results"]["test_errors"]
 
 
+@pytest.mark.slow
 def test_other_inputs(run, place, tmp_path, digits):
     """Other inputs replace the training rows; their labels are ignored, and test rows among them are reported."""
     half = digits.train.read()[::2]
@@ -277,6 +281,7 @@ def test_mixed_precision_student(run, place, digits):
     assert results["test_errors"] < results["student_test_errors"]
 
 
+@pytest.mark.slow
 def test_corrected_student_is_exported(run, place):
     """A corrected student is exported like any other, also after mixed precision."""
     pytest.importorskip("ai_edge_litert", reason="needs kdistill[tflite]")

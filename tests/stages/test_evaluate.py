@@ -42,6 +42,7 @@ def siblings(workspace, *names):
         (place / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "precision"), [("mlp-30", "float32"), ("cnn", "float32"), ("mlp-30", "mixed_bfloat16")]
 )
@@ -149,6 +150,7 @@ def moved(unmoved, tmp_path):
 QUICK = ["--model", "mlp-10", "--epochs", "1", "--batch-size", "64"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["evaluate"], ["export"], ["correct-bias"], ["verify"], ["soften"]],
@@ -166,6 +168,7 @@ def test_moved_data(run, moved, command):
         assert (again.up_to_date, again.err) == (True, "")
 
 
+@pytest.mark.slow
 def test_students_of_moved_data(run, moved):
     """A student is up to date with the moved data, and another student trains from it without a warning."""
     outcome = run("train-student", *QUICK, "--dataset", "new.npz")
@@ -190,6 +193,7 @@ def test_other_data_is_refused(run, moved, command):
     assert run(command, "--dataset", "nosuch").code == 1
 
 
+@pytest.mark.slow
 def test_read_options_of_moved_data(run, tmp_path):
     """Moved data is read with the recorded options by default; with other options it is other data."""
     rows = ["a,b,kind,other", *(f"{i % 7},{i * 3},{i % 2},{i % 3}" for i in range(40))]

@@ -72,6 +72,7 @@ def in_plain_onnx_runtime(file, inputs):
     return session.run(None, {"inputs": inputs})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_format", "quantize"), [pytest.param(*case, marks=tflite if case[0] == "tflite" else onnx) for case in ALL]
 )
@@ -113,6 +114,7 @@ def test_exported_network_gives_the_same_logits(run, workspace, digits, file_for
     assert {item.name for item in path.iterdir()} == {"manifest.json", file.name}
 
 
+@pytest.mark.slow
 @tflite
 def test_int8_computes_in_integers(run, workspace, digits):
     """Only the input and the output are floats."""
@@ -125,6 +127,7 @@ def test_int8_computes_in_integers(run, workspace, digits):
     assert floats == {entry["index"], result["index"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
 def test_up_to_date_needs_neither_tensorflow_nor_the_extra(run, workspace, monkeypatch, file_format):
     """A second run prints the recorded table and writes nothing."""
@@ -143,6 +146,7 @@ def test_up_to_date_needs_neither_tensorflow_nor_the_extra(run, workspace, monke
     assert not {"tensorflow", "keras", "matplotlib"} & set(imported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
 def test_same_network_same_bytes(run, workspace, file_format):
     """The file does not depend on how many conversions the process did before."""
@@ -154,6 +158,7 @@ def test_same_network_same_bytes(run, workspace, file_format):
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 @tflite
 def test_retrained_network_makes_exports_stale(run, workspace):
     """`status` shows an export below its student and marks it stale; the next command makes it fresh again."""
@@ -179,6 +184,7 @@ def test_retrained_network_makes_exports_stale(run, workspace):
     assert mentions(status, "next", "kdistill train-student")
 
 
+@pytest.mark.slow
 @tflite
 def test_stale_network_is_named(run, workspace):
     """Exporting a stale student prints a warning with its name."""
@@ -188,6 +194,7 @@ def test_stale_network_is_named(run, workspace):
     assert mentions(outcome.err, "warning", "student 'student'", "stale")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
 def test_verify_runs_it_again(run, workspace, file_format):
     """`verify` finds changed bytes, other test errors than recorded, and a file that its runtime cannot load."""
@@ -214,6 +221,7 @@ def test_verify_runs_it_again(run, workspace, file_format):
     assert run("verify").code == 0
 
 
+@pytest.mark.slow
 @tflite
 def test_teacher_of_the_workspace(run, workspace):
     """A teacher is exported by its name and shown below it, unless a student has the same name."""
@@ -359,6 +367,7 @@ def test_unsupported_operation(run, workspace, file_format):
     assert not (workspace / "exports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
 def test_mixed_precision(run, workspace, file_format):
     """A network that was trained in mixed precision is exported in float32."""
@@ -373,6 +382,7 @@ def test_mixed_precision(run, workspace, file_format):
     }
 
 
+@pytest.mark.slow
 @tflite
 @needs_mnist
 def test_int8_on_mnist(run, tmp_path):
@@ -410,6 +420,7 @@ def description_in(file):
     return json.loads(bytes(buffer.data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EITHER)
 def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_format):
     """For a table, both manifests and the file have the class names and the statistics of each column."""

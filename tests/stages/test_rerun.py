@@ -54,6 +54,7 @@ CHANGES = [  # the command, what it writes, and the change that it prints
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "written", "words"), CHANGES, ids=lambda value: " ".join(map(str, value[-2:])))
 def test_changed_option_reruns_that_stage_only(run, workspace, command, written, words):
     """A changed option rewrites the artifact of that stage, and the change is printed."""
@@ -65,6 +66,7 @@ def test_changed_option_reruns_that_stage_only(run, workspace, command, written,
     assert [name for name in after if after[name] != before[name]] == [written]
 
 
+@pytest.mark.slow
 def test_changed_data_makes_stages_stale(run, tmp_path, digits):
     """When the file of a dataset changes, `status` says so, and each stage reruns."""
     path = write_npz(tmp_path / "mine.npz", digits)
@@ -82,6 +84,7 @@ def test_changed_data_makes_stages_stale(run, tmp_path, digits):
     assert set(states(run).values()) == {"fresh"}
 
 
+@pytest.mark.slow
 def test_retrained_teacher_makes_soft_targets_stale(run, workspace):
     """After a teacher is retrained, `status` and `train-student` name the soft targets and the command to run."""
     run("train-teacher", *QUICK, "--seed", "2")
@@ -92,6 +95,7 @@ def test_retrained_teacher_makes_soft_targets_stale(run, workspace):
     assert mentions(outcome.err, "soft-targets", "stale", "kdistill soften")
 
 
+@pytest.mark.slow
 def test_student_needs_no_teacher(run, workspace):
     """A student trains without its teacher, and a warning names the missing teacher."""
     shutil.rmtree(workspace / "teachers")
@@ -112,6 +116,7 @@ def test_refused_command_keeps_interrupted_work(run, tmp_path, workspace):
         assert os.listdir(partial) == ["checkpoint.npz"]
 
 
+@pytest.mark.slow
 def test_status_commands_reproduce_artifacts(run, workspace):
     """The command that `status` shows for an artifact has all of its options: run again, it is up to date."""
     changed = "--name tiny --alpha 0.5 --temperature 3 --schedule cosine".split()
@@ -149,6 +154,7 @@ def test_status_names_each_next_command(run, made, tmp_path):
     assert following == [f"kdistill {command}" for command in expected]
 
 
+@pytest.mark.slow
 def test_more_epochs_resume(run, workspace):
     """Raising `--epochs` trains only the missing epochs, with the same result as training all of them."""
     outcome = run("train-student", *QUICK, "--epochs", "7")
@@ -157,6 +163,7 @@ def test_more_epochs_resume(run, workspace):
     assert saved_weights(workspace / "students/student") == saved_weights(workspace / "students/other")
 
 
+@pytest.mark.slow
 def test_force_reruns(run, workspace):
     """`--force` writes the artifact again, and trains all epochs."""
     before = stamps(workspace)
@@ -178,6 +185,7 @@ def test_missing_dataset_is_named(run, workspace):
     assert mentions(outcome.err, "--dataset", "/gone.npz")
 
 
+@pytest.mark.slow
 def test_damaged_teacher_stops_soften(run, workspace):
     """A damaged teacher stops `soften` before it writes, and the command in the message mends the teacher."""
     before = stamps(workspace)
@@ -200,6 +208,7 @@ DAMAGE = [  # the file, its new contents, a command that reads it, and the word 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "contents", "command", "word"), DAMAGE, ids=[f"{c[2][0]} {c[0]}" for c in DAMAGE])
 def test_damaged_artifact_is_one_line(run, workspace, name, contents, command, word):
     """A stage that reads a damaged file names it in one line, with a command, and writes nothing."""
@@ -215,6 +224,7 @@ def test_damaged_artifact_is_one_line(run, workspace, name, contents, command, w
     assert run("verify").code == 1
 
 
+@pytest.mark.slow
 def test_damaged_manifest_is_replaced(run, workspace):
     """A stage whose artifact has a damaged manifest writes it again."""
     (workspace / TEACHER).write_text("{")

@@ -85,6 +85,7 @@ def put(artifact, settings, inputs, results):
         staging.commit(identity, results=results, seconds=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -118,6 +119,7 @@ def test_odd_manifest_affects_nothing_else(workspace, place, capsys):
     assert damaged > 50
 
 
+@pytest.mark.slow
 def test_odd_manifest_of_soft_targets_affects_nothing_else(workspace):
     """The same for the manifest inside a soft-target file."""
     where, path = Workspace(workspace), workspace / "soft-targets/soft-targets.h5"
@@ -243,6 +245,7 @@ def test_force_is_not_for_commands_that_make_nothing(run, workspace, command):
     assert "--force" in outcome.err
 
 
+@pytest.mark.slow
 def test_up_to_date_returns_what_stands(workspace):
     """From Python the result is the same whether it was made just now or before."""
     import kdistill

@@ -136,6 +136,7 @@ def test_scaled_is_fitted_on_validation_rows(swept, digits):
         assert float(row["scaled_nll"]) == pytest.approx(nll, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -162,6 +163,7 @@ def test_students_are_train_students(run, workspace, kind, options):
         assert single["outputs"][output] == swept["outputs"][output]
 
 
+@pytest.mark.slow
 def test_each_architecture_is_compiled_once(run, workspace, monkeypatch):
     """Students with other temperatures, alphas and seeds reuse the compiled step of the first one."""
     trainer, compiled = loop.Trainer, []
@@ -179,6 +181,7 @@ def test_manifests_distinguish_controls(swept):
     assert len(identities) == len(manifests) == 12
 
 
+@pytest.mark.slow
 def test_up_to_date(run, workspace):
     """A sweep that is up to date writes nothing, imports no TensorFlow, and prints its table."""
     before = stamps(workspace)
@@ -206,6 +209,7 @@ def test_students_share_a_dataset(swept):
     assert plan.other.dataset is plan.inputs.dataset is plan.inputs.dataset
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_resumes(run, workspace, swept, monkeypatch):
     """A sweep that is interrupted within a student keeps the finished ones, and ends as without the interruption."""
     students = workspace / "sweeps/sweep/students"
@@ -238,6 +242,7 @@ def test_interrupted_sweep_resumes(run, workspace, swept, monkeypatch):
     assert table(workspace) == table(swept)
 
 
+@pytest.mark.slow
 def test_changed_soft_targets_retrain_students(run, workspace):
     """If the soft targets change, distilled students are trained again, and hard-label students are not."""
     assert run("soften", "--dtype", "float16").code == 0
@@ -249,6 +254,7 @@ def test_changed_soft_targets_retrain_students(run, workspace):
     assert mentions(lines[1], "re-run", "soft targets")
 
 
+@pytest.mark.slow
 def test_damaged_student_is_trained_again(run, workspace):
     """`verify` names a student with a changed file, and the sweep trains it again."""
     history = workspace / "sweeps/sweep/students/mlp-10-hard-seed0/history.csv"

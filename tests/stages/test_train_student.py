@@ -24,6 +24,7 @@ def command_of(run, name):
     return next(artifact["command"] for artifact in artifacts if artifact["name"] == name).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*([loss] for loss in LOSSES), ["kd", "--standardize-logits"]], ids=" ".join)
 def test_each_loss_trains_a_student(run, workspace, options):
     """Each loss trains a student, prints its formula, and is in the command that reproduces the student."""
@@ -71,6 +72,7 @@ def test_label_smoothing(run, tmp_path):
             assert run(*reproduced[1:]).up_to_date
 
 
+@pytest.mark.slow
 def test_test_rows_do_not_change_training(run, tmp_path, digits):
     """Other test rows leave every weight of teacher and student as it is."""
     weights = []
@@ -98,6 +100,7 @@ def test_temperature_divides_logits_not_inputs(made, digits):
     assert not np.allclose(logits, network.logits(inputs / np.float32(255 * 20)), atol=0.1)
 
 
+@pytest.mark.slow
 def test_rows_are_joined_by_content(run, workspace, tmp_path, digits):
     """With all rows in one batch, a shuffled copy of the dataset gives the same losses: each row has its own logits."""
     order = np.random.default_rng(0).permutation(len(digits.train))
@@ -112,6 +115,7 @@ def test_rows_are_joined_by_content(run, workspace, tmp_path, digits):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_hard_label_student_needs_only_a_dataset(run, tmp_path):
     """At alpha 1 a student needs no soft targets and no teacher."""
     outcome = run("train-student", "--alpha", 1, *QUICK, "--name", "baseline")

@@ -17,6 +17,7 @@ def soft_targets(name="soft-targets"):
     return SoftTargets(f"workspace/soft-targets/{name}.h5")
 
 
+@pytest.mark.slow
 def test_means_of_several_teachers(run):
     """The arithmetic mean is of probabilities at T, the geometric mean of logits; only the former is exact at one T."""
     teachers = ("t1", "t2", "t3")

@@ -21,6 +21,7 @@ def soft_targets(name="soft-targets"):
     return SoftTargets(f"workspace/soft-targets/{name}.h5")
 
 
+@pytest.mark.slow
 def test_saved_model_of_plain_tensorflow(run, linear, digits):
     """Its logits are stored, students learn from them, and both are measured, verified and up to date."""
     place, network = linear
@@ -107,6 +108,7 @@ def bad_files(tmp_path, linear, digits):
     np.save(tmp_path / "few.npy", np.zeros((5, 10), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

@@ -30,6 +30,7 @@ def mostly_correct(digits):
     return (draw.normal(0, 1, (1437, 10)) + 4 * np.eye(10)[digits.train.labels]).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["npy", "npz", "h5"])
 @pytest.mark.parametrize("kind", ["float16", "float32", "probabilities"])
 def test_formats(run, tmp_path, digits, ending, kind):
@@ -105,6 +106,7 @@ def test_bad_files_are_refused_in_one_line(run, tmp_path, name, words):
     assert not (tmp_path / "workspace/soft-targets").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["npz", "h5"])
 @pytest.mark.parametrize("options", [[], ["--fraction", "0.3", "--batch-size", "100"]])
 def test_rows_are_matched_by_row_keys(run, digits, ending, options):

@@ -89,6 +89,7 @@ def test_masks_that_keras_draws():
         assert not uses_xla(network(model="cnn"), "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_step_uses_the_masks(xla):
     """The loss of a step is that of a network whose units are dropped by the masks, with and without XLA."""
@@ -116,6 +117,7 @@ def test_step_uses_the_masks(xla):
     assert sums[0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_network_loads_without_kdistill(tmp_path):
     """A `.keras` file of a network with dropout loads in a process without kdistill, and gives the same logits."""
     model = network(max_norm=3.0)

@@ -70,6 +70,7 @@ def test_streamed_rows_are_mixed(tmp_path):
         assert buffer.labels.numpy().std() > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1 << 30, 3000])
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_views_match_their_logits(run, tmp_path, digits, memory, top_k):
@@ -111,6 +112,7 @@ def test_views_match_their_logits(run, tmp_path, digits, memory, top_k):
         assert (images_of_epochs[1] != images_of_epochs[2]).any(axis=(1, 2)).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_student_of_views(run, tmp_path, digits):
     """All stages run with views: the same bits for the same seed, and the command in the manifest is up to date."""
     views = ["soften", "--augment", "shift:1", "--views", "3"]
@@ -209,6 +211,7 @@ def streamed(digits, tmp_path):
     return tmp_path / "many.h5"
 
 
+@pytest.mark.slow
 def test_streamed_training_resumes_to_the_bit(run, tmp_path, digits, monkeypatch):
     """A streamed run that is interrupted and resumed has the weights of an uninterrupted one."""
     from kdistill.training.checkpoint import Checkpoint
@@ -261,6 +264,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit needs /proc")
 def test_half_a_million_rows_in_little_memory(tmp_path):
     """All three stages run on an HDF5 file of 500,000 rows, 512 MB, in 450 MB."""

@@ -85,6 +85,7 @@ def history(progress):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in progress.rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "reference"), [("adam", "Adam"), ("sgd", "SGD"), ("adamw", "AdamW")])
 def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference):
     """Two epochs give the weights that Keras's own steps give on the same batches in the same order."""
@@ -106,6 +107,7 @@ def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ema_averages_the_weights(tmp_path, rows):
     """The network has the average of Keras's weights over the steps, and the history is that of this network."""
     network, progress = train(tmp_path, rows, settings(ema=0.9, xla="off"))
@@ -126,6 +128,7 @@ def test_ema_averages_the_weights(tmp_path, rows):
     assert progress.rows[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_ema_of_the_best_epoch(tmp_path, rows):
     """With early stopping, the averages are evaluated and kept, and training continues from the weights."""
     training = settings(ema=0.9, epochs=60, early_stopping=2, validation_fraction=0.1, learning_rate=0.02)
@@ -138,6 +141,7 @@ def test_ema_of_the_best_epoch(tmp_path, rows):
     assert progress.lowest("validation_loss") == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_history_has_the_held_out_loss_and_accuracy(tmp_path, rows):
     """The numbers of the last epoch are those of the returned network."""
     network, progress = train(tmp_path, rows, settings())
@@ -147,6 +151,7 @@ def test_history_has_the_held_out_loss_and_accuracy(tmp_path, rows):
     assert progress.rows[-1]["validation_accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp-30", "cnn"])
 def test_same_seed_same_bits(tmp_path, rows, model):
     """The same settings give the same weights to the bit, another seed gives others, and 0 is a seed."""
@@ -164,6 +169,7 @@ def test_teacher_and_student_have_different_initial_weights():
     assert not same(weights(build(role="teacher")), weights(build(role="student")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training",
     [
@@ -191,6 +197,7 @@ def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
     assert same(weights(network), weights(uninterrupted))
 
 
+@pytest.mark.slow
 def test_warning_of_another_number_of_threads(tmp_path, rows, monkeypatch, capsys):
     """The last bits of a sum depend on the threads, so a resumed run warns if their number has changed."""
     with pytest.raises(KeyboardInterrupt):
@@ -204,6 +211,7 @@ def test_warning_of_another_number_of_threads(tmp_path, rows, monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run(tmp_path, rows):
     """A finished run that is continued with more epochs has the weights of a run with all of them."""
     expected, _ = train(tmp_path / "all", rows, settings(epochs=3))
@@ -235,6 +243,7 @@ def test_changed_input_is_not_resumed():
     assert not continues(identity(settings()), identity(settings(), "sha256:2"))
 
 
+@pytest.mark.slow
 def test_starting_over_is_reported(tmp_path, rows, capsys):
     """A checkpoint of other settings is not resumed, and the changed setting is printed."""
     with pytest.raises(KeyboardInterrupt):
@@ -244,6 +253,7 @@ def test_starting_over_is_reported(tmp_path, rows, capsys):
     assert "seed 3 -> 9" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"\x00" * 1000])
 def test_damaged_checkpoint_starts_over(tmp_path, rows, content, capsys):
     """A file that cannot be read is reported and replaced."""
@@ -253,6 +263,7 @@ def test_damaged_checkpoint_starts_over(tmp_path, rows, content, capsys):
     assert "checkpoint.npz" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_epoch(tmp_path, rows):
     """It stops after PATIENCE epochs without a lower validation loss, with the weights of the lowest."""
     training = settings(epochs=60, early_stopping=2, validation_fraction=0.1, learning_rate=0.02)
@@ -266,12 +277,14 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, rows):
     )
 
 
+@pytest.mark.slow
 def test_diverging_run_stops(tmp_path, rows):
     """A loss that is not finite is an error with the epoch and the learning rate."""
     with pytest.raises(KdistillError, match=r"epoch \d+.*--learning-rate 1e\+30"):
         train(tmp_path, rows, settings(learning_rate=1e30, optimizer="sgd", epochs=5))
 
 
+@pytest.mark.slow
 def test_schedules(tmp_path, rows):
     """The learning rate in the history is constant, or falls to 0 along half a cosine."""
     _, constant = train(tmp_path / "constant", rows, settings(epochs=4))
@@ -309,6 +322,7 @@ def test_objective_is_printed_as_a_formula(objective, formula):
     assert str(objective) == formula
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", ["on", "off"])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -343,6 +357,7 @@ def test_history_has_the_parts_of_each_loss(tmp_path, rows, loss, standardize, x
     assert row["train_loss"] == pytest.approx(0.3 * row["hard_loss"] + 0.7 * row["soft_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_held_out_loss_has_no_label_smoothing(tmp_path, rows):
     """Label smoothing changes the training loss only."""
     network, progress = train(tmp_path, rows, settings(), objective=Objective(alpha=1.0, label_smoothing=0.5))
@@ -351,6 +366,7 @@ def test_held_out_loss_has_no_label_smoothing(tmp_path, rows):
     assert progress.rows[-1]["train_loss"] > loss
 
 
+@pytest.mark.slow
 def test_each_row_learns_its_own_soft_target(tmp_path, rows):
     """With alpha 0 a student learns the labels from its soft targets, and not from those of other rows."""
     labels = rows[0].split.labels
@@ -371,6 +387,7 @@ def test_each_row_learns_its_own_soft_target(tmp_path, rows):
     assert accuracies[1] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_losses_are_the_same_with_xla(tmp_path, rows, xla):
     """With and without XLA, the losses agree up to rounding."""

@@ -213,6 +213,7 @@ def soft_part(name, labels, teacher, student, temperature, *, compiled=False):
     return loss.numpy(), gradient.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_soft_part_is_its_definition(batch, name, temperature):
@@ -225,6 +226,7 @@ def test_soft_part_is_its_definition(batch, name, temperature):
     assert found.shape == (64,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_soft_part_in_float32(batch, name, compiled):
@@ -322,6 +324,7 @@ def test_dist_ignores_the_scale_of_probabilities(batch):
     assert soft_part("kd", labels, teacher, drawn, 1.0)[0].mean() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dist_of_constant_rows_and_classes(batch, dtype, compiled):
@@ -343,6 +346,7 @@ def test_dist_of_constant_rows_and_classes(batch, dtype, compiled):
     np.testing.assert_allclose(gradient, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 100.0, 10_000.0])
 @pytest.mark.parametrize("name", NAMES)

@@ -37,6 +37,7 @@ def check(workspace, run):
     assert [point[2] for point in written] == pytest.approx([point[2] for point in wanted], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_run_writes_both_networks(run, tmp_path):
     """Teacher and student are a run each, and share the tags of their charts."""
     quick = ["--model", "mlp-30", "--epochs", "2", "--validation-fraction", "0.2"]
@@ -62,6 +63,7 @@ def test_event_files_of_an_up_to_date_network(run, workspace):
     assert "tensorflow" not in imports_of("train-teacher", *QUICK, cwd=workspace.parent)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [3, 5])
 def test_resumed_run_has_each_point_once(run, workspace, monkeypatch, after):
     """When a run stops, all its epochs are in the files; when it resumes, none is there twice."""
@@ -89,6 +91,7 @@ def test_resumed_run_has_each_point_once(run, workspace, monkeypatch, after):
     check(workspace, TEACHER)
 
 
+@pytest.mark.slow
 def test_hard_label_student_has_no_soft_loss(run, workspace):
     """A value that is missing (NaN) has no point."""
     assert run("train-student", "--alpha", "1", *QUICK, "--tensorboard").code == 0

@@ -53,6 +53,7 @@ LINKS = [  # the path that becomes a link to `precious`, and commands that must 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("link", "commands"), LINKS, ids=[link for link, _ in LINKS])
 def test_link_inside_a_workspace_is_refused(run, workspace, precious, link, commands):
     """A command that meets a link prints one line with its path and the command that removes it."""
@@ -91,6 +92,7 @@ def test_up_to_date_follows_no_link(run, workspace, precious, link, command):
     assert run(*command).up_to_date
 
 
+@pytest.mark.slow
 def test_workspace_itself_may_be_a_link(run, workspace, tmp_path):
     """The workspace directory can be a link."""
     shutil.move(workspace, tmp_path / "elsewhere")

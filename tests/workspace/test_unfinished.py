@@ -61,6 +61,7 @@ def words(command):
     return set(command.split())
 
 
+@pytest.mark.slow
 def test_status_shows_how_to_resume(run, place):
     """After Ctrl-C, `status` shows the finished epochs, and its command resumes from there."""
     settings = kdistill.TrainTeacher(
@@ -114,6 +115,7 @@ COMMANDS = {  # other work on each artifact, and the command that resumes the in
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_work_is_not_discarded_without_force(run, place, name):
     """A command that would discard a minute of work is refused, with the command that resumes the work."""
@@ -133,6 +135,7 @@ def test_work_is_not_discarded_without_force(run, place, name):
     assert not artifact.partial.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [19.9, 20.1])
 def test_a_minute_of_work_is_kept(run, place, seconds):
     """Work of three epochs is discarded without `--force` if it took less than a minute."""

@@ -47,6 +47,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_teacher_of_each_format(run, tmp_path, kind, request):
     """A teacher can be trained on each format, and is up to date until its data changes."""
@@ -60,6 +61,7 @@ def test_teacher_of_each_format(run, tmp_path, kind, request):
     assert "up to date" in run(*command).out.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "function of tf.data"])
 def test_later_stages_take_read_options_from_the_manifest(run, tmp_path, monkeypatch, kind):
     """Only the first stage needs them, and only the first stage decodes images."""
@@ -72,6 +74,7 @@ def test_later_stages_take_read_options_from_the_manifest(run, tmp_path, monkeyp
     assert "kdistill evaluate" in run("status").out
 
 
+@pytest.mark.slow
 def test_command_in_status_can_be_pasted(run, tmp_path):
     """A dataset's name with spaces and read options is quoted for the shell."""
     photos = save_images(tmp_path / "my photos")

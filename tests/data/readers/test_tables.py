@@ -218,7 +218,7 @@ BAD = {
     ),
     "values too large": (lambda p: _with_ages(p, "csv", 1e308), ["column age", "too large"]),
     "no test part": (save_csv, ["--test-fraction 0.2"], {"test_fraction": None}),
-    "no rows": (lambda p: _csv(p, "a,label\n"), ["no rows"]),
+    "no rows": (lambda p: _csv(p, "a,label\n"), ["data.csv", "empty"]),
     "empty file": (lambda p: _csv(p, ""), ["data.csv"]),
     "longer rows": (lambda p: _csv(p, "a,label\n1,2,3\n1,2,4\n"), ["data.csv"]),
     "one longer row": (lambda p: _csv(p, "a,label\n1,2\n1,2,4\n"), ["data.csv", "line 3"]),

@@ -12,6 +12,7 @@ from small_data import HALF, X, Y, check_error, check_rows, load
 from kdistill import data
 
 
+@pytest.mark.slow
 def test_splits(prepare_tfds):
     """The test part is the split test or validation. Without a version, the newest one is read."""
     prepare_tfds(train=60, test=9)
