@@ -11,7 +11,7 @@ from typing import Any
 
 from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
-from kdistill.data import NO_LABEL, Dataset, Source, Split
+from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
@@ -43,12 +43,14 @@ def run(
     members = [teachers.find_teacher(workspace, name) for name in requested]
     option = "dataset" if settings.data else None
     source = data.resolve(settings.data or _dataset_of(members), option=option, cache=workspace.cache)
-    look = staleness(workspace, {source.digest()} if settings.data else ())
+    dataset_input = Input("dataset", source.name, source.digest())
+    look = staleness(workspace, {dataset_input.digest} if settings.data else ())
     for member in members:
         if member.artifact and member.manifest:
             warn_if_stale(look, member.artifact, member.manifest, reporter)
     external = settings.logits is not None or any(member.artifact is None for member in members)
-    artifact, identity = workspace.soft_targets(settings.name), _identity(settings, members, source, external=external)
+    artifact = workspace.soft_targets(settings.name)
+    identity = _identity(settings, members, dataset_input, external=external)
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, out_of_date=_out_of_date)
     if reason is None:
         return Result(artifact, artifact.manifest() or identity)
@@ -138,8 +140,8 @@ def _dataset_of(members: Sequence[UnloadedTeacher]) -> str:
     return names[0]
 
 
-def _identity(settings: Soften, members: Sequence[UnloadedTeacher], source: Source, *, external: bool) -> Manifest:
-    inputs = [Input("dataset", source.name, source.digest())]
+def _identity(settings: Soften, members: Sequence[UnloadedTeacher], dataset: Input, *, external: bool) -> Manifest:
+    inputs = [dataset]
     for index, name in enumerate(settings.transfer_data, 1):
         transfer_set = data.resolve(name, option="transfer-set")
         inputs.append(Input("transfer_set", transfer_set.name, transfer_set.digest(), index))

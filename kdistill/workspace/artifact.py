@@ -96,7 +96,7 @@ class Artifact:
 
     @property
     def force(self) -> str:
-        return "" if self.record.resumed_from == "sweep.json" or self.whole else " --force"
+        return " --force" if self.record.repaired_by_force and not self.whole else ""
 
     def _text(self) -> str | bytes:
         """Return the text of the manifest.

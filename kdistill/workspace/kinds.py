@@ -56,6 +56,7 @@ class Kind:
         output: the output whose digest is recorded by artifacts that are made from this one.
         suffix: of a file that carries its own manifest (HDF5); empty for a directory.
         resumed_from: the file that interrupted work is resumed from.
+        repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
         shared: whether its directory holds other files too, so that files are replaced one by one.
     """
 
@@ -69,6 +70,7 @@ class Kind:
     suffix: str = ""
     resumed_from: str | None = None
     shared: bool = False
+    repaired_by_force: bool = True
 
     def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
         """Return the command that makes artifacts from some kinds of inputs."""
@@ -214,6 +216,7 @@ SWEEPS = Kind(
     "kdistill.stages.verify:check_files",
     resumed_from=SWEEP,
     shared=True,
+    repaired_by_force=False,
 )
 EXPORT = Kind(
     "export",
