@@ -41,16 +41,18 @@ def read(file: str) -> tuple[Step, ...]:
     """
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UsageError(f"--config {file} does not exist (write one from a workspace: kdistill run --write-config)")
+        raise UsageError(f"--config {file}: there is no such file (kdistill run --write-config writes one)")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {file} is not valid TOML: {error}") from None
     for name, content in tables.items():
+        if not isinstance(content, dict) and not _is_array(content):
+            raise UsageError(
+                f"{file}: {name!r} is not in the table of a stage (expected a line above it, e.g. [{STAGES[0]}])"
+            )
         if name not in STAGES:
             raise UsageError(f"{file}: unknown table [{name}]{_nearest(name, STAGES)}")
-        if not isinstance(content, dict) and not _is_array(content):
-            raise UsageError(f"{file}: {name} is not a table (expected [{name}] or [[{name}]], and options below it)")
     steps = tuple(Step(name, each) for name in STAGES if name in tables for each in _settings(file, name, tables[name]))
     if not steps:
         raise UsageError(f"{file} has no stages (expected one table or more, e.g. [{STAGES[0]}])")
@@ -64,8 +66,8 @@ def _is_array(content: Any) -> bool:
 def _settings(file: str, name: str, content: Any) -> Iterator[Settings]:
     """Yield the settings of each table of a stage."""
     known = {each.flag: each for each in options_of(COMMANDS[name])}
-    for table in content if isinstance(content, list) else [content]:
-        where = f"{file}, [{name}]"
+    for number, table in enumerate(content if isinstance(content, list) else [content], 1):
+        where = f"{file}, {f'[[{name}]] {number}' if isinstance(content, list) else f'[{name}]'}"
         for key in table:
             if key not in known:
                 raise UsageError(f"{where}: unknown key {key!r}{_nearest(key, known)}; help: kdistill {name} -h")
@@ -86,13 +88,14 @@ def _value(option: Field, value: Any) -> Any:
     Raises:
         UsageError: if it is not a value of the option.
     """
-    items = value if isinstance(value, list) else [value]
     if option.type is bool:
         if isinstance(value, bool):
             return value
         raise UsageError(f"--{option.flag} is {value!r} (expected true or false)")
-    if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items):
-        raise UsageError(f"--{option.flag} is {value!r} (expected a text, a number or a list of these)")
+    items = value if isinstance(value, list) else [value]
+    if not all(type(item) in (str, int, float) for item in items):
+        expected = option.option.check.expected if option.option.check else "a text or a number"
+        raise UsageError(f"--{option.flag} is {value!r} (expected {expected})")
     repeated = option.many and not option.option.commas
     return option.parse([format_value(item) for item in items] if repeated else format_value(value))
 

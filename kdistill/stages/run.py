@@ -56,7 +56,8 @@ class Configuration:
 
     def show(self, reporter: Reporter) -> None:
         """Print the path; in a dry run, the content."""
-        reporter.say(f"Wrote {self.path}" if self.written else self.text)
+        for line in [f"Wrote {self.path}"] if self.written else self.text.splitlines():
+            reporter.say(line)
 
 
 def run(

@@ -60,8 +60,6 @@ def options(artifact: Artifact, manifest: Manifest) -> tuple[str, dict[str, Any]
     values |= dict(manifest.settings)
     if _is_upstream(artifact, manifest):
         values.pop("dataset", None)
-    if maker.command != "soften" and values.get("dataset") == TrainTeacher.dataset:  # `soften` has no default dataset
-        values.pop("dataset")
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
