@@ -32,7 +32,7 @@ class Step:
 
 
 def read(file: str) -> tuple[Step, ...]:
-    """Return the stages of a configuration file, in the order in which they run.
+    """Return the stages of a configuration file, sorted as in `STAGES`.
 
     A stage has a table, or an array of tables to run several times. A stage without a table does not run.
 

@@ -22,7 +22,7 @@ def files(place):
 
 
 def planned(run, *arguments):
-    """Return what a dry run says, by the path of each artifact in the workspace."""
+    """Return the reasons that a dry run prints, by the path of each artifact in the workspace."""
     outcome = run(*arguments, "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
     return {step["path"].removeprefix("workspace/"): step["reason"] for step in json.loads(outcome.out)}
@@ -177,7 +177,7 @@ WRONG = [  # the file, and words that the error must have besides its name
     ("[train-teacher]\nearly-stopping = 3", ("--early-stopping", "--validation-fraction")),
     ("[[train-student]]\n[[train-student]]\nname = 'x'\nalpha = 2", ("[[train-student]] 2", "--alpha", "2")),
     ("[[train-student]]\n[[train-student]]", ("[train-student]", "students/student")),
-    ("[train-teacher", ("line 1",)),
+    ("[train-teacher\nepochs = 1", ("line 1",)),
     ("", ("[train-teacher]",)),
     ("[soften]\n" + "x = " + "[" * 5000, ()),
 ]
@@ -201,7 +201,7 @@ def test_wrong_configuration_is_one_line(run, tmp_path, text, words):
         (["--config", "."], 2, ["--config"]),
         (["--config", "kdistill.toml", "--teacher-epochs", "3"], 2, ["--teacher-epochs", "--config"]),
         (["--write-config", "--model", "small"], 2, ["--model", "--write-config"]),
-        (["--teacher-epochs", "0"], 2, ["--teacher-epochs", 0, 1]),
+        (["--teacher-epochs", "0"], 2, ["--teacher-epochs", "0", "1"]),
         (["--config", "kdistill.toml"], 1, ["'teachr'", "kdistill train-teacher"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
