@@ -14,6 +14,8 @@ from kdistill.stages.configuration import Step
 from kdistill.workspace import Artifact, Input, MissingArtifactError, Workspace, WouldWrite
 from kdistill.workspace.kinds import INPUTS
 
+MISSING = "it does not exist"  # as in `Artifact.out_of_date`
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -109,26 +111,24 @@ def _look(
 ) -> Planned:
     """Return what one stage would do, given what earlier ones would write, by kind and name."""
     artifact = workspace.made_by(step.command, step.settings)
-    changed: list[Artifact] = []
+    reason, changed = None, []
     try:
         stage(step.command)(workspace, step.settings, force=force, reporter=reporter)
-        reason = None
     except WouldWrite as would:
         reason = would.reason
         changed = [written[key] for key in map(_key, would.inputs) if key in written]
     except KdistillError as error:
         changed = list(written.values())
         if isinstance(error, MissingArtifactError):
-            changed = [
-                each for each in changed if each in error.artifacts or each in {one.whole for one in error.artifacts}
-            ]
+            missing = {each.whole or each for each in error.artifacts}
+            changed = [each for each in changed if each in missing]
         if not changed:
             raise
-        reason = None if artifact.path.exists() else "it does not exist"
+        reason = None if artifact.path.exists() else MISSING
     if getattr(step.settings, "networks", None) == ():  # all networks, those that earlier stages add included
         changed += [each for each in written.values() if each.kind in ("teacher", "student") and each not in changed]
-    if reason is None or reason not in ("it does not exist", "--force"):
-        reason = "; ".join([*([reason] if reason else []), *(f"{each.place} changes" for each in changed)]) or None
+    if reason not in (MISSING, "--force"):
+        reason = "; ".join(filter(None, [reason, *(f"{each.place} changes" for each in changed)])) or None
     return Planned(artifact, reason)
 
 
