@@ -127,7 +127,7 @@ def _implied(workspace: Workspace, command: str, values: Mapping[str, Any]) -> I
     """Yield the options whose values follow from other artifacts by default, so that changes of these are followed."""
     if command == "train-student":
         soft = workspace.soft_targets(values.get("soft_targets", TrainStudent.soft_targets)).manifest()
-        if soft and soft.settings["temperature"] == values["temperature"]:
+        if soft and soft.settings.get("temperature") == values.get("temperature"):
             yield "temperature"
     if command == "plot":
         networks = workspace.artifacts("teacher", "student")
