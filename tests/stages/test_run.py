@@ -89,7 +89,7 @@ def test_hard_labels_follow_from_no_soft_targets(run, workspace, tmp_path):
     """New soft targets do not replace a student of hard labels, and a new student is drawn."""
     path = workspace / "students/student/manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["settings"] |= {"alpha": 1.0, "temperature": None}
+    manifest["settings"] |= {"alpha": 1.0, "temperature": None, "loss": None}
     manifest["inputs"] = [each for each in manifest["inputs"] if each["kind"] == "dataset"]
     path.write_text(json.dumps(manifest))
     options = '\nmodel = "mlp-30"\nepochs = 5\nlearning-rate = 0.003\nxla = "off"\n'
