@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Export,
         Objective,
         Plot,
+        Predict,
         Promote,
         ReadOptions,
         Run,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from kdistill.stages.evaluate import run as evaluate
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
+    from kdistill.stages.predict import run as predict
     from kdistill.stages.promote import run as promote
     from kdistill.stages.run import run
     from kdistill.stages.soften import run as soften
@@ -55,7 +57,7 @@ __version__ = "0.1.0"
 UNSUPPORTED = "kdistill runs on Linux and macOS; on Windows, use the Windows Subsystem for Linux (WSL)"
 
 STAGES = (
-    *("correct_bias", "evaluate", "export", "plot", "promote", "run", "soften", "status", "sweep"),
+    *("correct_bias", "evaluate", "export", "plot", "predict", "promote", "run", "soften", "status", "sweep"),
     *("train_student", "train_teacher", "verify"),
 )
 _PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
@@ -79,6 +81,7 @@ __all__ = [
     "KdistillError",
     "Objective",
     "Plot",
+    "Predict",
     "Promote",
     "ReadOptions",
     "Reporter",
@@ -100,6 +103,7 @@ __all__ = [
     "hard_loss",
     "load_dataset",
     "plot",
+    "predict",
     "promote",
     "row_keys",
     "run",

@@ -110,8 +110,9 @@ def parameter(field: Field) -> inspect.Parameter:
         default = (
             list(default) if isinstance(default, tuple) and not declared.commas else settings.format_value(default)
         )
-    info = typer.Option(
-        *(f"--{field.flag}", *([declared.short] if declared.short else [])),
+    names = [] if declared.positional else [f"--{field.flag}", *filter(None, [declared.short])]
+    info = (typer.Argument if declared.positional else typer.Option)(
+        *names,
         help=declared.help,
         metavar=field.metavar if kind is not bool else None,
         envvar=declared.variable,

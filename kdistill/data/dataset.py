@@ -113,9 +113,17 @@ class Dataset:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a program needs to use a trained network: task, class names (None if very many) and preprocessing."""
-        names = list(self.class_names) if self.classes <= MAX_DESCRIBED_CLASSES else None
-        return {"task": self.task.name, "class_names": names, "preprocessing": dict(self.preprocessing)}
+        """What a program needs to use a trained network: task, class names (None if very many), preprocessing and input."""
+        return {
+            "task": self.task.name,
+            "class_names": list(self.class_names) if self.classes <= MAX_DESCRIBED_CLASSES else None,
+            "preprocessing": dict(self.preprocessing),
+            "input": {
+                "shape": list(self.input_shape),
+                "data_dtype": self.input_dtype,
+                "divide_by": 255 if self.input_dtype == "uint8" else 1,  # as in `saved_models.scale_inputs`
+            },
+        }
 
 
 def concatenate(splits: Sequence[Split]) -> Split:

@@ -67,10 +67,11 @@ class Contents:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """The shape and the preprocessing of a dataset's rows, which the rows of a transfer set must match."""
+    """The shape and the preprocessing of a dataset's rows, which other rows must match; `labels`: if theirs are needed."""
 
     shape: tuple[int, ...]
     preprocessing: Mapping[str, Any]
+    labels: bool = True
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,13 @@ def column_statistics(rows: Rows, columns: Sequence[str], where: str) -> dict[st
     return statistics
 
 
+def network_dtype(dtype: np.dtype[Any]) -> str:
+    """Return the type as which a network sees values of a type; uint8 stands for values that are scaled to [0, 1]."""
+    if dtype == np.uint8:
+        return "uint8"
+    return "int32" if dtype.kind in "iu" else "float32"
+
+
 def native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the same type in the byte order of this machine."""
     return dtype.newbyteorder("=")

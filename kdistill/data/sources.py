@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
-from kdistill.data.rows import Standardized, column_statistics
+from kdistill.data.rows import Rows, Standardized, column_statistics, network_dtype
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
 from kdistill.tasks import RawLabels, Task, Vocabulary
@@ -105,6 +106,38 @@ class Source:
             split = _standardize(split, statistics, self.place)
         self._check_match(contents.train, split, dataset.train, dataset.name)
         return replace(split, warnings=contents.warnings)
+
+    def load_rows(self, like: Mapping[str, Any], split: str = "train") -> Rows:
+        """Return rows without labels, preprocessed like the rows that a network was trained on.
+
+        Args:
+            like: the description of the network, as `Dataset.description` returns it.
+            split: `train`, or `test` for the test rows of data that has them.
+
+        Raises:
+            KdistillError: if the data has no such rows, or they do not fit the network.
+        """
+        shape, preprocessing = tuple(like["input"]["shape"]), like["preprocessing"]
+        contents = self.reader.matching(RowSpec(shape, preprocessing, labels=False)).contents()
+        part = contents.test if split == "test" else contents.train
+        if part is None:
+            raise UsageError(f"{self.place} has no test rows: remove --split {split}")
+        self._check_inputs(part)
+        rows, statistics = part.inputs, preprocessing.get("standardised")
+        if statistics and list(contents.columns) != list(statistics):
+            raise KdistillError(
+                f"{self.place} has {'other' if contents.columns else 'no'} columns (expected a .csv or .parquet table with the "
+                f"columns {', '.join(list(statistics)[:5])}{', ...' * (len(statistics) > 5)}, as the network was trained on)"
+            )
+        if statistics:
+            rows = Standardized(rows, statistics, self.place)
+        expected = np.dtype(like["input"]["data_dtype"] or rows.dtype)
+        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_dtype(expected):
+            raise KdistillError(
+                f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {rows.dtype} (expected {shape} and "
+                f"{expected}, like the rows that the network was trained on)"
+            )
+        return rows
 
     def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
         self._check_inputs(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, one_line_errors
 
 DESCRIPTION = "kdistill.json"  # the name of the description in a file's metadata
 OPSET = 15  # of ONNX, supported by runtimes since 2021; quantization per channel needs at least 13
@@ -52,6 +53,16 @@ def describe_tflite(content: bytes, description: str) -> bytes:
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def read_tflite(file: Path) -> str | None:
+    """Return the description in the metadata of a `.tflite` file, or None."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(file.read_bytes())
+    entries = (model.Metadata(index) for index in range(model.MetadataLength()))
+    buffers = (model.Buffers(entry.Buffer()) for entry in entries if entry.Name() == DESCRIPTION.encode())
+    return next((buffer.DataAsNumpy().tobytes().decode() for buffer in buffers), None)
 
 
 def run_tflite(file: Path, threads: int) -> Runtime:
@@ -116,6 +127,13 @@ def describe_onnx(content: bytes, description: str) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def read_onnx(file: Path) -> str | None:
+    """Return the description in the metadata of an `.onnx` file, or None."""
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(file).metadata_props}.get(DESCRIPTION)
+
+
 def run_onnx(file: Path, threads: int) -> Runtime:
     """Load an `.onnx` file into ONNX Runtime on the CPU."""
     import onnxruntime
@@ -137,18 +155,20 @@ class Format:
             for the weights, or `int8` for the weights and the arithmetic), and, for int8, calibration rows (rows, ...).
             The file has float32 inputs and outputs for any number of rows.
         describe: takes the bytes of a file and a JSON text; returns the bytes with the text in the file's metadata.
+        read: takes a file; returns this text, or None.
         run: takes a file and a number of threads; returns the function that computes logits.
     """
 
     packages: tuple[str, ...]
     write: Callable[[Path, Path, str, Inputs | None], None]
     describe: Callable[[bytes, str], bytes]
+    read: Callable[[Path], str | None]
     run: Callable[[Path, int], Runtime]
 
 
 FORMATS = {
-    "tflite": Format(("ai_edge_litert",), write_tflite, describe_tflite, run_tflite),
-    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), write_onnx, describe_onnx, run_onnx),
+    "tflite": Format(("ai_edge_litert",), write_tflite, describe_tflite, read_tflite, run_tflite),
+    "onnx": Format(("tf2onnx", "onnx", "onnxruntime"), write_onnx, describe_onnx, read_onnx, run_onnx),
 }
 
 
@@ -165,9 +185,24 @@ def require_packages(file_format: str) -> None:
     """
     if packages := missing_packages(file_format):
         raise KdistillError(
-            f"--format {file_format} needs {' and '.join(packages)}, not installed here: "
-            f"pip install 'kdistill[{file_format}]'"
+            f"{file_format} needs {' and '.join(packages)}, not installed here: pip install 'kdistill[{file_format}]'"
         )
+
+
+def load(file: Path, threads: int) -> tuple[Any, Runtime]:
+    """Return the description and the network of an exported file.
+
+    Raises:
+        KdistillError: if the file is damaged or lacks a description, or packages are missing.
+    """
+    file_format = FORMATS[file.suffix.removeprefix(".")]
+    require_packages(file.suffix.removeprefix("."))
+    with one_line_errors(f"{file} is not a readable {file.suffix} file", describe=error_line):
+        description = json.loads(file_format.read(file) or "null")
+        runtime = file_format.run(file, threads)
+    if description is None:
+        raise KdistillError(f"{file} has no description of its inputs and outputs (expected a file of kdistill export)")
+    return description, runtime
 
 
 def save_in_float32(model_file: Path, precision: str, directory: Path) -> Path:
@@ -194,7 +229,7 @@ def runtime_inputs(inputs: NDArray[Any]) -> Inputs:
     return np.asarray(scale_inputs(tf.convert_to_tensor(inputs)))
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return the message of a converter's or runtime's error in one line, without TensorFlow's location in the graph."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return line.rsplit("): ", 1)[-1]

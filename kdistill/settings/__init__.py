@@ -11,6 +11,7 @@ from kdistill.settings.catalog import (
     LOSSES,
     MULTI_LABEL,
     NETWORKS,
+    PREDICTION_FILES,
     REGRESSION,
     TASKS,
     built_in,
@@ -27,7 +28,7 @@ from kdistill.settings.checks import (
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
 from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
-from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Status, Verify
+from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Predict, Status, Verify
 from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "plot": Plot,
     "evaluate": Evaluate,
     "export": Export,
+    "predict": Predict,
     "correct-bias": CorrectBias,
     "status": Status,
     "verify": Verify,
@@ -69,6 +71,7 @@ __all__ = [
     "NAME",
     "NETWORKS",
     "NEW_WEIGHTS",
+    "PREDICTION_FILES",
     "REGRESSION",
     "TASKS",
     "TEMPERATURES",
@@ -80,6 +83,7 @@ __all__ = [
     "Only",
     "Option",
     "Plot",
+    "Predict",
     "Promote",
     "ReadOptions",
     "Run",

@@ -1,7 +1,7 @@
 """The tasks, losses, built-in networks, augmentation steps and file formats: what options can name, without TensorFlow.
 
-The functions and classes themselves are in `tasks`, `training.losses`, `networks.built_in`, `data.augmentation` and
-`data.readers`, under the names given here.
+The functions and classes themselves are in `tasks`, `training.losses`, `networks.built_in`, `data.augmentation`,
+`data.readers` and `stages.prediction_files`, under the names given here.
 """
 
 from __future__ import annotations
@@ -177,6 +177,14 @@ DATA_FORMATS = {
     "hdf5": DataFormat("hdf5:Hdf5", (".h5", ".hdf5")),
     "csv": DataFormat("tables:Table", (".csv",)),
     "parquet": DataFormat("tables:Table", (".parquet",)),
+}
+
+PREDICTION_FILES = {  # by extension, the functions in `stages.prediction_files` that write them
+    ".csv": "write_csv",
+    ".parquet": "write_parquet",
+    ".npz": "write_npz",
+    ".h5": "write_hdf5",
+    ".hdf5": "write_hdf5",
 }
 
 

@@ -1,16 +1,20 @@
-"""The settings of the commands that look at networks: plot, evaluate, export, correct-bias, status and verify."""
+"""The settings of the commands that use networks: plot, evaluate, export, predict, correct-bias, status and verify."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import PurePath
 from typing import Annotated
 
 from kdistill.errors import UsageError
+from kdistill.settings.catalog import PREDICTION_FILES
 from kdistill.settings.checks import (
     NAME,
+    Check,
     artifact_name,
+    integer,
     network_name,
     nonempty,
     one_of,
@@ -18,8 +22,9 @@ from kdistill.settings.checks import (
     parsed_by,
 )
 from kdistill.settings.groups import ReadOptions
-from kdistill.settings.options import Settings, option
+from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
+    DATASET_HELP,
     Formats,
     MovedDataset,
     ReadsDataset,
@@ -111,6 +116,62 @@ class Export(ReadsDataset):
             if name.endswith(ending) and network.count("@") <= 1 and all(map(NAME.fullmatch, network.split("@"))):
                 return cls(network=network.replace("@", "/"), format=file_format, quantize=quantize)
         return None
+
+
+PREDICTING = Check(
+    "the name of a network or an export, SWEEP/STUDENT, or a .tflite or .onnx file",
+    lambda value: (
+        value.endswith((".tflite", ".onnx")) or Export.named(value) is not None or network_name().accepts(value)
+    ),
+)
+PREDICTION_FILE = Check(
+    f"a file name that ends with {', '.join(PREDICTION_FILES)}",
+    lambda value: PurePath(value).suffix.lower() in PREDICTION_FILES and value.isprintable(),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Settings):
+    """Predict the classes, numbers or vectors of rows, and write them to a file.
+
+    DATA needs no labels. Labels that it has are ignored.
+    """
+
+    data: Annotated[
+        str,
+        option(f"Rows to predict: {DATASET_HELP}", group="Data", metavar="DATA", recorded=False, positional=True),
+    ]
+    network: Annotated[
+        str,
+        option(
+            "Student, or SWEEP/STUDENT, or a teacher if no student has this name; or the name of an export, or its .tflite "
+            "or .onnx file.",
+            PREDICTING,
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = "student"
+    split: Annotated[
+        str, option("Rows to predict, if the data has training and test rows.", one_of("train", "test"), "Data")
+    ] = "train"
+    output: Annotated[
+        str,
+        option(
+            f"File to write: {', '.join(PREDICTION_FILES)}.",
+            PREDICTION_FILE,
+            metavar="FILE",
+            recorded=False,
+        ),
+    ] = "predictions.csv"
+    all: Annotated[bool, option("Also write the probability of each class.")] = False
+    batch_size: Annotated[int, option("Rows per call of the network.", integer(1), "Compute")] = 1000
+    read: Annotated[ReadOptions, Only(("inputs", "max_pixels", "data_format"))] = ReadOptions()
+
+    @property
+    def source(self) -> str:
+        """The name of the data with its read options."""
+        return self.read.named(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class Option:
         recorded: whether it is part of a manifest's settings. Names, inputs and what does not change the result are not.
         short: a one-letter name.
         variable: the environment variable that sets it.
+        positional: whether its value is given without its name, e.g. `kdistill predict DATA`.
     """
 
     help: str
@@ -43,6 +44,7 @@ class Option:
     recorded: bool = True
     short: str | None = None
     variable: str | None = None
+    positional: bool = False
 
 
 option = Option  # reads as a declaration: Annotated[int, option("Passes over the training rows.")]
@@ -151,6 +153,8 @@ class Field:
             return ""
         if value is True:
             return f"--{self.flag}"
+        if self.option.positional:
+            return shlex.quote(format_value(value))
         values = value if isinstance(value, (list, tuple)) and not self.option.commas else [value]
         return " ".join(f"--{self.flag} {shlex.quote(format_value(item))}" for item in values)
 

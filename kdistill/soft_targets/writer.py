@@ -54,7 +54,7 @@ def write(
         )
     names = teacher_names(identity)
     content = Content(tasks.get(storage.task))
-    with _OutputFile(path) as output, h5py.File(output, "w", libver="latest") as file:
+    with OutputFile(path) as output, h5py.File(output, "w", libver="latest") as file:
         datasets = {
             name: create_dataset(file, name, (log.rows, *shape), dtype)
             for name, (shape, dtype) in storage.datasets.items()
@@ -117,7 +117,7 @@ def _fixed_length(text: str) -> NDArray[Any]:
     return np.array(contents, h5py.string_dtype("utf-8", len(contents)))
 
 
-class _OutputFile(io.FileIO):
+class OutputFile(io.FileIO):
     """A new file that raises the first write error, e.g. of a full disk, when it is closed.
 
     HDF5 (1.14.6, with h5py 3.14.0) hangs when it closes a file whose last blocks cannot be written.

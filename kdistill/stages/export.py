@@ -118,12 +118,7 @@ def run(
         reporter.say(f"Converting {network} to {settings.format}, quantization: {settings.quantize}{calibrated}")
         description = {
             **dataset.description,
-            "input": {
-                "shape": list(dataset.input_shape),
-                "dtype": original.input_dtype.name,
-                "data_dtype": dataset.input_dtype,
-                "divide_by": 255 if dataset.input_dtype == "uint8" else 1,  # as in `saved_models.scale_inputs`
-            },
+            "input": {**dataset.description["input"], "dtype": original.input_dtype.name},
         }
         runtime = _convert(network, trained, file, settings, calibration, description)
         results = {

@@ -6,13 +6,14 @@ what is drawn. The names of the tasks are in `settings.TASKS`.
 
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_labeled
 from kdistill.tasks.registry import choose, get
-from kdistill.tasks.task import Column, Headline, Measures, Task, Vocabulary
+from kdistill.tasks.task import Column, Headline, Measures, Prediction, Task, Vocabulary
 
 __all__ = [
     "NO_LABEL",
     "Column",
     "Headline",
     "Measures",
+    "Prediction",
     "RawLabels",
     "Task",
     "Vocabulary",

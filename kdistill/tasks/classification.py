@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
-from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabulary
+from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
 MANY_CLASSES = 10_000  # more classes than this cause a warning
@@ -94,6 +94,14 @@ class Classification(Task):
 
     def predict(self, outputs: Floats) -> NDArray[np.int64]:
         return np.asarray(outputs.argmax(axis=1))
+
+    def describe_predictions(
+        self, outputs: Floats, names: Sequence[str], *, probabilities: bool = False
+    ) -> Sequence[Prediction]:
+        each = metrics.softmax(outputs).astype(np.float32)
+        named = np.array(names, object)[self.predict(outputs)]
+        every = [Prediction("probabilities", each, names)] if probabilities else []
+        return [Prediction("class", named), Prediction("probability", each.max(axis=1)), *every]
 
     def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(predictions == labels, np.float64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdistill.evaluation import metrics
 from kdistill.tasks import classification
 from kdistill.tasks.labels import NO_LABEL, RawLabels, is_labeled
-from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabulary
+from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
 
 
 class Embedding(Task):
@@ -51,6 +51,11 @@ class Embedding(Task):
 
     def predict(self, outputs: Floats) -> NDArray[np.int64]:
         return np.full(len(outputs), NO_LABEL)
+
+    def describe_predictions(
+        self, outputs: Floats, names: Sequence[str], *, probabilities: bool = False
+    ) -> Sequence[Prediction]:
+        return [Prediction("embedding", outputs)]
 
     def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         return np.zeros(len(labels))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
-from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabulary
+from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
 
 SEPARATOR = ";"  # between the classes of a row, in a column of text
 
@@ -90,6 +90,16 @@ class MultiLabel(Task):
 
     def predict(self, outputs: Floats) -> NDArray[np.int8]:
         return (outputs > 0).astype(np.int8)
+
+    def describe_predictions(
+        self, outputs: Floats, names: Sequence[str], *, probabilities: bool = False
+    ) -> Sequence[Prediction]:
+        """Return the classes with a probability above 0.5, in one text per row."""
+        array = np.array(names, object)
+        joined = [SEPARATOR.join(array[row == 1]) for row in self.predict(outputs)]
+        each = metrics.sigmoid(outputs).astype(np.float32)
+        every = [Prediction("probabilities", each, names)] if probabilities else []
+        return [Prediction("classes", np.array(joined, object)), *every]
 
     def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the number of classes that are right."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import RawLabels, is_labeled, is_text
-from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabulary
+from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
 
 MAX_NUMERIC_CATEGORIES = 1000
 GROUPS = 10  # of rows with labels of about the same size
@@ -107,6 +107,11 @@ class Regression(Task):
 
     def predict(self, outputs: Floats) -> Floats:
         return outputs
+
+    def describe_predictions(
+        self, outputs: Floats, names: Sequence[str], *, probabilities: bool = False
+    ) -> Sequence[Prediction]:
+        return [Prediction("values", outputs, names)]
 
     def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the mean absolute error of each row."""

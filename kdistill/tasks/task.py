@@ -68,6 +68,21 @@ class Column:
         return self.form.format(value)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """One thing that a network predicts for some rows.
+
+    Attributes:
+        name: e.g. `class`.
+        values: (rows,) texts as objects, or (rows, values) numbers; (rows,) for one number per row.
+        names: of the values of a row; empty if they have none.
+    """
+
+    name: str
+    values: NDArray[Any]
+    names: Sequence[str] = ()
+
+
 class Task(ABC):
     """A kind of outcome.
 
@@ -156,6 +171,18 @@ class Task(ABC):
     @abstractmethod
     def predict(self, outputs: Floats) -> NDArray[Any]:
         """Return what outputs (rows, outputs) predict, (rows, ...), in the form of the labels."""
+
+    @abstractmethod
+    def describe_predictions(
+        self, outputs: Floats, names: Sequence[str], *, probabilities: bool = False
+    ) -> Sequence[Prediction]:
+        """Return what outputs (rows, outputs) predict, for people and other programs.
+
+        Args:
+            outputs: of a network.
+            names: of the classes or numbers, as in the vocabulary.
+            probabilities: whether to add the probability of each class, if there are classes.
+        """
 
     @abstractmethod
     def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:

@@ -100,7 +100,7 @@ class Artifact:
 
     @property
     def manifest_path(self) -> Path:
-        return self.path / "manifest.json"
+        return self.path.with_name(f"{self.path.name}.json") if self.record.beside else self.path / "manifest.json"
 
     @property
     def command(self) -> str:
@@ -210,7 +210,7 @@ class Artifact:
         for name, recorded in manifest.outputs.items():
             if outputs and name not in outputs:
                 continue
-            path = self.path / name
+            path = self.manifest_path.parent / name
             if not path.exists():
                 return f"{name} is missing"
             if digest(path) != recorded:
@@ -309,8 +309,19 @@ class Staging:
         flush(self.artifact.path, inside=False)
         return manifest
 
-    def commit_file(self, file: Path) -> None:
-        """Put one file made here, which carries its own manifest, in the artifact's place."""
+    def commit_file(self, file: Path, beside: Manifest | None = None) -> None:
+        """Put one file made here in the artifact's place.
+
+        Args:
+            file: the file.
+            beside: the manifest to put beside it, unless the file carries its own.
+        """
+        manifest = self.path / self.artifact.manifest_path.name
+        if beside:
+            manifest.write_text(beside.to_json(), encoding="utf-8")
+            flush(manifest)
         flush(file)
         os.replace(file, self.artifact.path)
+        if beside:
+            os.replace(manifest, self.artifact.manifest_path)
         flush(self.artifact.path.parent, inside=False)

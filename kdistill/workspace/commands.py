@@ -49,7 +49,8 @@ def default(artifact: Artifact) -> str:
     """Return the command that makes an artifact of this kind and name, otherwise with defaults."""
     if artifact.kind == "export":
         return command(artifact.root, "export", **_export_options(artifact.name))
-    return command(artifact.root, artifact.record.makers[0].command, name=artifact.name)
+    named: dict[str, Any] = {artifact.record.option: artifact.name}
+    return command(artifact.root, artifact.record.makers[0].command, **named)
 
 
 def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
@@ -77,7 +78,7 @@ def options(artifact: Artifact, manifest: Manifest) -> tuple[str, dict[str, Any]
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
-        values["name"] = artifact.name
+        values[artifact.record.option] = artifact.name
     return maker.command, values
 
 

@@ -48,7 +48,7 @@ class Kind:
 
     Attributes:
         name: in manifests and messages.
-        directory: in the workspace, where artifacts of the kind are.
+        directory: in the workspace, where artifacts of the kind are; empty if they are wherever the user wants.
         makers: the commands that make it, the usual one first.
         required: settings without which a manifest is damaged; others have their defaults.
         summary: what `status` prints of an artifact, from its manifest.
@@ -58,6 +58,8 @@ class Kind:
         resumed_from: the file that interrupted work is resumed from.
         repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
         shared: whether its directory holds other files too, so that files are replaced one by one.
+        beside: whether it is a file whose manifest is a file beside it, `FILE.json`.
+        option: of the commands that make it, which names it.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Kind:
     resumed_from: str | None = None
     shared: bool = False
     repaired_by_force: bool = True
+    beside: bool = False
+    option: str = "name"
 
     def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
         """Return the command that makes artifacts from some kinds of inputs."""
@@ -101,10 +105,12 @@ INPUTS = {
     "dataset": InputKind(),
     "transfer_set": InputKind(),
     "inputs": InputKind(),
+    "data": InputKind(),
     "teacher": InputKind(artifact="teacher", file=True, options=("teacher", "network")),
     "student": InputKind(artifact="student", options=("student", "network")),
     "soft_targets": InputKind(artifact="soft targets"),
     "other_soft_targets": InputKind(artifact="soft targets"),
+    "export": InputKind(file=True, options=("network",)),
     "logits": InputKind(file=True),
     "model": InputKind(file=True),
     "weights": InputKind(file=True),
@@ -252,4 +258,17 @@ PLOTS = Kind(
     "kdistill.stages.verify:check_files",
     shared=True,
 )
-KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS)}  # upstream first
+PREDICTIONS = Kind(
+    "predictions",
+    "",
+    (Maker("predict", (("data",), ("teacher", "student", "export")), (), {"task": str, "rows": int}),),
+    (),
+    lambda manifest: f"{manifest.results['rows']:,} rows",
+    "kdistill.stages.verify:check_files",
+    resumed_from=BLOCKS,
+    beside=True,
+    option="output",
+)
+KINDS = {  # upstream first
+    kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS, PREDICTIONS)
+}

@@ -12,7 +12,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import NAME, CorrectBias, Export, Settings
 from kdistill.workspace.artifact import Artifact
 from kdistill.workspace.files import refuse_links
-from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, SOFT_TARGETS, STUDENT, SWEEPS, TEACHER, Kind
+from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, PREDICTIONS, SOFT_TARGETS, STUDENT, SWEEPS, TEACHER, Kind
 
 
 @dataclass(frozen=True, init=False)
@@ -68,6 +68,11 @@ class Workspace:
     def plots(self) -> Artifact:
         return Artifact(PLOTS.name, PLOTS.name, self.root, PLOTS.directory, dry_run=self.dry_run)
 
+    def predictions(self, output: str) -> Artifact:
+        """Return the file that predict writes, which can be anywhere."""
+        place = str(Path(output).expanduser().absolute())
+        return Artifact(PREDICTIONS.name, output, self.root, place, dry_run=self.dry_run)
+
     def made_by(self, command: str, settings: Settings) -> Artifact:
         """Return the artifact that a command makes."""
         kind = next(kind for kind in KINDS.values() if command in (maker.command for maker in kind.makers))
@@ -99,7 +104,7 @@ class Workspace:
         """
         found: list[Artifact] = []
         for kind in (KINDS[name] for name in kinds or KINDS):
-            for artifact in self._found(kind):
+            for artifact in self._found(kind) if kind.directory else ():
                 found.append(artifact)
                 if sweep_students and kind is SWEEPS:
                     found += self.sweep_students(artifact.name)
@@ -126,7 +131,7 @@ class Workspace:
         found = [
             self._artifact(kind, name.removesuffix(kind.suffix))
             for kind in KINDS.values()
-            if kind.resumed_from
+            if kind.resumed_from and kind.directory
             for name in self._partial(kind.directory)
         ]
         sweeps = self._partial(SWEEPS.directory)

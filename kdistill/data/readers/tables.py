@@ -44,7 +44,9 @@ class Table(Reader):
 
     def matching(self, spec: RowSpec) -> Table:
         table = spec.preprocessing.get("table")
-        return replace(self, columns=tuple(table["inputs"]), labels=table["labels"]) if table else self
+        if not table:
+            return self
+        return replace(self, columns=tuple(table["inputs"]), labels=table["labels"] if spec.labels else "")
 
     def contents(self) -> Contents:
         options = self.options
