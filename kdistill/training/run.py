@@ -74,7 +74,6 @@ def train_network(
     start = time.perf_counter()
     role = artifact.kind
     task = dataset.task
-    objective = objective.for_task(task.name)
     rows, held_out = hold_out(rows or TrainingRows.of(dataset, dataset.train), dataset, settings, reporter)
     if settings.batch_size > len(rows):
         raise KdistillError(
@@ -82,6 +81,7 @@ def train_network(
             f"{len(rows)}"
         )
     outputs, projection = _output_sizes(dataset, rows, width)
+    objective = objective.for_task(task.name)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {task.count(outputs)}; "

@@ -41,7 +41,9 @@ def huber_loss(teacher_outputs: Tensor, student_outputs: Tensor) -> Tensor:
 def _errors(labels: Tensor, student_outputs: Tensor) -> Tensor:
     """Return the errors, 0 where a label is missing: a NaN would make the gradient NaN even where it does not count."""
     missing = tf.math.is_nan(labels)
-    return tf.where(missing, tf.zeros_like(student_outputs), student_outputs - tf.where(missing, tf.zeros_like(labels), labels))
+    return tf.where(
+        missing, tf.zeros_like(student_outputs), student_outputs - tf.where(missing, tf.zeros_like(labels), labels)
+    )
 
 
 def _known_mean(labels: Tensor, values: Tensor) -> Tensor:
