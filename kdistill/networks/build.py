@@ -33,6 +33,7 @@ def build_network(
     weights: str | None = None,
     dropout: str | None = None,
     max_norm: float | None = None,
+    l2: float | None = None,
 ) -> keras.Model:
     """Build a network that outputs logits, with initial weights drawn from the role and the seed.
 
@@ -49,6 +50,7 @@ def build_network(
         dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
         max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
+        l2: the network's losses get l2 / 2 times the sum of the squared kernels. Biases and normalization layers have none.
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -68,7 +70,14 @@ def build_network(
         rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
         if not is_built_in:
             return user_defined.build(source, rows, classes, precision)
-        hidden = _with_dropout(hidden_layers(model, input_shape), *parse_dropout(dropout or "0,0"))
+        input_rate, hidden_rate = parse_dropout(dropout or "0,0")
+        hidden = hidden_layers(model, input_shape)
+        if hidden_rate and not any(isinstance(layer, layers.Dense) for layer in hidden):
+            raise UsageError(
+                f"--dropout {dropout}: {model} has no hidden dense layers to drop units of (expected 0 as the second rate, "
+                "e.g. --dropout 0.2,0)"
+            )
+        hidden = _with_dropout(hidden, input_rate, hidden_rate)
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
         return keras.Sequential([rows, *hidden, logits], name=role)
 
@@ -80,6 +89,11 @@ def build_network(
         for layer in with_kernel[:-1]:
             axes = list(range(len(layer.kernel.shape) - 1))
             layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+    if l2 is not None:
+        for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
+            if kernel.regularizer is not None:
+                raise UsageError(f"--l2 does not apply to {model}: {kernel.path} has a regularizer already; remove --l2")
+            kernel.regularizer = keras.regularizers.L2(l2 / 2)
     return network
 
 

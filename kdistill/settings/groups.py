@@ -20,6 +20,7 @@ from kdistill.settings.checks import (
     parse_classes,
     parse_dropout,
     parse_image_size,
+    parse_schedule,
     parsed_by,
     positive,
 )
@@ -30,6 +31,9 @@ SEEDS = integer(0, 2**32 - 1)
 MAX_PIXELS = 50_000_000  # the default of --max-pixels
 LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
+SCHEDULE = parsed_by(
+    parse_schedule, "constant, cosine, or step: and increasing fractions between 0 and 1, e.g. step:0.5,0.75"
+)
 CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
 
 
@@ -113,14 +117,20 @@ class Training(Settings):
     schedule: Annotated[
         str,
         option(
-            "Learning rate over the run: constant, or falling to 0 along a cosine.",
-            one_of("constant", "cosine"),
+            "Learning rate over the run: constant; cosine, which falls to 0; or e.g. step:0.5,0.75, which divides the rate "
+            "by 10 at these fractions of the run.",
+            SCHEDULE,
             "Optimization",
+            metavar="SCHEDULE",
         ),
     ] = "constant"
     optimizer: Annotated[
         str,
-        option("Optimizer. sgd has momentum 0.9.", one_of("adam", "sgd", "rmsprop", "adamw"), "Optimization"),
+        option(
+            "Optimizer. sgd has momentum 0.9, and nesterov is sgd with Nesterov momentum 0.9.",
+            one_of("adam", "sgd", "nesterov", "rmsprop", "adamw"),
+            "Optimization",
+        ),
     ] = "adam"
     early_stopping: Annotated[
         int | None,
@@ -159,6 +169,15 @@ class Training(Settings):
     max_norm: Annotated[
         float | None,
         option("Largest L2 norm of the weights into a hidden unit.", positive(), "Regularization", metavar="NORM"),
+    ] = None
+    l2: Annotated[
+        float | None,
+        option(
+            "L2 regularization: adds RATE / 2 * the sum of the squared kernels to the loss, so RATE * kernels to the gradient.",
+            positive(),
+            "Regularization",
+            metavar="RATE",
+        ),
     ] = None
     weight_decay: Annotated[
         float | None,

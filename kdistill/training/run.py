@@ -79,7 +79,8 @@ def train_network(
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {dataset.classes} classes; "
         f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
-    reporter.say(f"Minimizing {objective}")
+    penalty = f" + {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
+    reporter.say(f"Minimizing {objective}{penalty}")
 
     def build() -> Any:
         network = build_network(
@@ -93,6 +94,7 @@ def train_network(
             weights=model.weights,
             dropout=settings.dropout,
             max_norm=settings.max_norm,
+            l2=settings.l2,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
