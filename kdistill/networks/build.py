@@ -70,14 +70,9 @@ def build_network(
         rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
         if not is_built_in:
             return user_defined.build(source, rows, classes, precision)
-        input_rate, hidden_rate = parse_dropout(dropout or "0,0")
         hidden = hidden_layers(model, input_shape)
-        if hidden_rate and not any(isinstance(layer, layers.Dense) for layer in hidden):
-            raise UsageError(
-                f"--dropout {dropout}: {model} has no hidden dense layers to drop units of (expected 0 as the second rate, "
-                "e.g. --dropout 0.2,0)"
-            )
-        hidden = _with_dropout(hidden, input_rate, hidden_rate)
+        if dropout:
+            hidden = _with_dropout(hidden, *parse_dropout(dropout), model)
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
         return keras.Sequential([rows, *hidden, logits], name=role)
 
@@ -85,15 +80,9 @@ def build_network(
     if source.weights_file:
         load_weights(network, source.weights_file)
     if max_norm is not None:
-        with_kernel = [operation for operation in operations_in(network) if isinstance(operation, WITH_KERNEL)]
-        for layer in with_kernel[:-1]:
-            axes = list(range(len(layer.kernel.shape) - 1))
-            layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+        _limit_norms(network, max_norm)
     if l2 is not None:
-        for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
-            if kernel.regularizer is not None:
-                raise UsageError(f"--l2 does not apply to {model}: {kernel.path} has a regularizer already; remove --l2")
-            kernel.regularizer = keras.regularizers.L2(l2 / 2)
+        _penalize_kernels(network, l2, model)
     return network
 
 
@@ -118,10 +107,29 @@ def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
         return thread.submit(build_in_scope).result()
 
 
-def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float) -> list[Any]:
+def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float, model: str) -> list[Any]:
+    if hidden_rate and not any(isinstance(layer, layers.Dense) for layer in hidden):
+        raise UsageError(
+            f"--dropout {input_rate:g},{hidden_rate:g} drops units of hidden dense layers, and {model} has none: use --dropout "
+            f"{input_rate or 0.2:g},0"
+        )
     result = [layers.Dropout(input_rate)] if input_rate else []
     for layer in hidden:
         result.append(layer)
         if hidden_rate and isinstance(layer, layers.Dense):
             result.append(layers.Dropout(hidden_rate))
     return result
+
+
+def _limit_norms(network: keras.Model, max_norm: float) -> None:
+    with_kernel = [operation for operation in operations_in(network) if isinstance(operation, WITH_KERNEL)]
+    for layer in with_kernel[:-1]:
+        axes = list(range(len(layer.kernel.shape) - 1))
+        layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+
+
+def _penalize_kernels(network: keras.Model, l2: float, model: str) -> None:
+    for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
+        if kernel.regularizer is not None:
+            raise UsageError(f"--l2 does not apply to {model}: {kernel.path} has a regularizer of its own; remove --l2")
+        kernel.regularizer = keras.regularizers.L2(l2 / 2)

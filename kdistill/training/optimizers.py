@@ -32,8 +32,7 @@ def make_optimizer(settings: Training, steps_per_epoch: int) -> keras.optimizers
 def _schedule(settings: Training, steps: int) -> Any:
     """Return the learning rate of a run with so many steps: a number or a Keras schedule.
 
-    A cosine reaches 0 after the last step. With drops, step s, counted from 0, has the rate divided by 10 for each
-    fraction f with f * steps <= s.
+    A cosine reaches 0 after the last step. The rate of `step:F,...` drops after F * steps steps, rounded.
     """
     rate = settings.learning_rate
     kind, drops = parse_schedule(settings.schedule)

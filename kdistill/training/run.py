@@ -79,7 +79,7 @@ def train_network(
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {dataset.classes} classes; "
         f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
-    penalty = f" + {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
+    penalty = f", with an L2 penalty of {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
     reporter.say(f"Minimizing {objective}{penalty}")
 
     def build() -> Any:
