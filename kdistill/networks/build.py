@@ -50,7 +50,7 @@ def build_network(
         dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
         max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
-        l2: the network's losses get l2 / 2 times the sum of the squared kernels. Biases and normalization layers have none.
+        l2: the network's losses get l2 / 2 times the sum of the squared kernels. Biases and normalization layers are excluded.
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -110,7 +110,7 @@ def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
 def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float, model: str) -> list[Any]:
     if hidden_rate and not any(isinstance(layer, layers.Dense) for layer in hidden):
         raise UsageError(
-            f"--dropout {input_rate:g},{hidden_rate:g} drops units of hidden dense layers, and {model} has none: use --dropout "
+            f"--dropout {input_rate:g},{hidden_rate:g} would drop units of hidden dense layers, which {model} lacks: use --dropout "
             f"{input_rate or 0.2:g},0"
         )
     result = [layers.Dropout(input_rate)] if input_rate else []
@@ -131,5 +131,5 @@ def _limit_norms(network: keras.Model, max_norm: float) -> None:
 def _penalize_kernels(network: keras.Model, l2: float, model: str) -> None:
     for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
         if kernel.regularizer is not None:
-            raise UsageError(f"--l2 does not apply to {model}: {kernel.path} has a regularizer of its own; remove --l2")
+            raise UsageError(f"--l2 does not apply to {model}: {kernel.path} already has a regularizer: remove --l2")
         kernel.regularizer = keras.regularizers.L2(l2 / 2)

@@ -2,7 +2,7 @@
 
 To add a network, write a function here and add its entry to `settings.catalog.NETWORKS`. A function takes the shape of a
 row and the numbers in the network's name, and returns all layers between the input and the logits. A part that is not a
-sequence of layers, such as a residual block, is a small network of its own, which is a layer as well.
+sequence of layers, such as a residual block, is a small functional network, which is a layer too.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def resnet(input_shape: Shape, depth: int) -> list[Any]:
     """Return the layers of the residual networks for CIFAR-10 in He et al. 2016 (arXiv:1512.03385, section 4.2).
 
     Three stages of n blocks have 16, 32 and 64 filters; the second and the third stage begin by halving height and width.
-    A network has 6n + 2 layers with weights. As in the paper, shortcuts have no parameters (option A), and the initial
+    There are 6n + 2 layers with weights. As in the paper, shortcuts are without parameters (option A), and the initial
     weights of the convolutions are normal with variance 2 / fan-in.
     """
     if len(input_shape) not in (2, 3) or min(input_shape[:2]) < 16 or input_shape[2:] not in ((), (1,), (3,)):
@@ -114,5 +114,5 @@ def _normalized_convolution(filters: int, stride: int = 1) -> tuple[Any, Any]:
 
 
 def _with_channels(input_shape: Shape) -> list[Any]:
-    """Return the layer that gives images a channel axis, if they have none."""
+    """Return the layer that adds a channel axis to images without one."""
     return [layers.Reshape((*input_shape, 1))] if len(input_shape) == 2 else []

@@ -152,7 +152,7 @@ def parse_dropout(dropout: str) -> tuple[float, float]:
 def parse_schedule(schedule: str) -> tuple[str, list[float]]:
     """Return the kind of a learning rate schedule and the fractions of the run at which the rate drops.
 
-    The kinds are `constant` and `cosine`, which have no fractions, and `step`, e.g. `step:0.5,0.75`.
+    The kinds are `constant` and `cosine`, both without fractions, and `step`, e.g. `step:0.5,0.75`.
 
     Raises:
         ValueError: if the kind is unknown, or the fractions do not increase from above 0 to below 1.

@@ -117,8 +117,8 @@ class Training(Settings):
     schedule: Annotated[
         str,
         option(
-            "Learning rate over the run: constant; cosine, which falls to 0; or e.g. step:0.5,0.75, which divides the rate "
-            "by 10 at these fractions of the run.",
+            "Learning rate over the run: constant; cosine, which decays to 0; or e.g. step:0.5,0.75, which divides the rate "
+            "by 10 after these fractions of the run.",
             SCHEDULE,
             "Optimization",
             metavar="SCHEDULE",
@@ -173,7 +173,7 @@ class Training(Settings):
     l2: Annotated[
         float | None,
         option(
-            "L2 regularization: adds RATE / 2 * the sum of the squared kernels to the loss, so RATE * kernels to the gradient.",
+            "L2 regularization: adds RATE / 2 times the sum of the squared kernels to the loss.",
             positive(),
             "Regularization",
             metavar="RATE",

@@ -2,10 +2,10 @@
 
     python tests/programs/cifar10.py --data DIRECTORY --seeds 0,1,2 --place .cifar10
 
-DIRECTORY has the images as `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. The program prints each command that it runs. If it
-is stopped, the next run resumes. It writes `results.md`. Networks train as in He et al. 2016 (section 4.2), but for fewer
-epochs. All students see augmented images; distilled ones see the views that the teacher saw. The temperature is chosen by
-validation errors.
+DIRECTORY has the images as `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. The program prints each command that it runs, and
+resumes an interrupted run. It writes `results.md`. Networks train as in He et al. 2016 (section 4.2), but for fewer epochs. All
+students see augmented images; distilled ones see the views that the teacher saw. The temperature is chosen by validation
+errors.
 """
 
 from __future__ import annotations
