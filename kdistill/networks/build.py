@@ -74,7 +74,8 @@ def build_network(
         if dropout:
             hidden = _with_dropout(hidden, *parse_dropout(dropout), model)
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
-        return keras.Sequential([rows, *hidden, logits], name=role)
+        to_floats = [layers.Rescaling(1.0)] if is_integer else []  # convolutions do not take integers
+        return keras.Sequential([rows, *to_floats, *hidden, logits], name=role)
 
     network = _in_new_thread(build)
     if source.weights_file:

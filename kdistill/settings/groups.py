@@ -32,7 +32,7 @@ MAX_PIXELS = 50_000_000  # the default of --max-pixels
 LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
 SCHEDULE = parsed_by(
-    parse_schedule, "constant, cosine, or step: and increasing fractions between 0 and 1, e.g. step:0.5,0.75"
+    parse_schedule, "constant, cosine, or step: with increasing fractions between 0 and 1, e.g. step:0.5,0.75"
 )
 CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
 

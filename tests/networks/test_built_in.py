@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_unknown_model_lists_the_networks(model):
 def test_cnn_needs_images(shape):
     with pytest.raises(KdistillError, match="--model mlp-800"):
         build("cnn", shape)
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet-8", "mlp-30"])
+def test_integers_are_inputs(model):
+    """Networks take integers other than uint8 as int32, with the logits of the same numbers as floats."""
+    inputs = np.arange(28 * 28, dtype=np.int32).reshape(1, 28, 28) % 5
+    build_for = partial(build_network, model, (28, 28), 10, role="teacher", seed=0, precision="float32")
+    network = build_for(input_dtype="int64")
+    assert network.inputs[0].dtype == "int32"
+    np.testing.assert_allclose(network(inputs), build_for()(inputs.astype(np.float32)), rtol=1e-5)
 
 
 def test_networks_in_settings_have_functions():
