@@ -1,7 +1,8 @@
 """Settings: every option of every command, declared once.
 
-`options` has the mechanism, `checks` the conditions on values, `catalog` the names that options can take, `groups` the
-options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
+`options` has the mechanism, `checks` the conditions on values, `catalog` the names that options can take, `groups` and
+`training` the options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library
+only.
 """
 
 from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
@@ -15,7 +16,7 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, TEMPERATURES, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import MAX_PIXELS, TEMPERATURES, Objective, ReadOptions, Selection
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Status, Verify
 from kdistill.settings.options import (
     Field,
@@ -30,6 +31,7 @@ from kdistill.settings.options import (
 )
 from kdistill.settings.shared import NEW_WEIGHTS
 from kdistill.settings.sweep import Promote, Sweep
+from kdistill.settings.training import Training
 
 COMMANDS: dict[str, type[Settings]] = {
     "train-teacher": TrainTeacher,

@@ -12,7 +12,7 @@ from kdistill.settings.checks import (
     nonempty,
     one_of,
 )
-from kdistill.settings.groups import AUGMENT, SEEDS, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import AUGMENT, SEEDS, Objective, ReadOptions, Selection
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     Dataset,
@@ -26,6 +26,7 @@ from kdistill.settings.shared import (
     TensorBoard,
     Weights,
 )
+from kdistill.settings.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
