@@ -5,7 +5,19 @@
 only.
 """
 
-from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import (
+    CLASSIFICATION,
+    DATA_FORMATS,
+    EMBEDDING,
+    LOSSES,
+    MULTI_LABEL,
+    NETWORKS,
+    REGRESSION,
+    TASKS,
+    built_in,
+    default_loss,
+    parse_augment,
+)
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -49,13 +61,18 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 __all__ = [
+    "CLASSIFICATION",
     "COMMANDS",
     "DATA_FORMATS",
+    "EMBEDDING",
     "LOSSES",
     "MAX_PIXELS",
+    "MULTI_LABEL",
     "NAME",
     "NETWORKS",
     "NEW_WEIGHTS",
+    "REGRESSION",
+    "TASKS",
     "TEMPERATURES",
     "CorrectBias",
     "Evaluate",
@@ -81,6 +98,7 @@ __all__ = [
     "built_in",
     "check_value",
     "command_words",
+    "default_loss",
     "format_value",
     "option",
     "options_of",
