@@ -168,5 +168,7 @@ def _limit_norms(network: keras.Model, max_norm: float) -> None:
 def _penalize_kernels(network: keras.Model, l2: float, model: str) -> None:
     for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
         if kernel.regularizer is not None:
-            raise UsageError(f"--l2 does not apply to {model}: {kernel.path} already has a regularizer: remove --l2")
+            raise UsageError(
+                f"--l2 does not apply to {model}, where {kernel.path} already has a regularizer: remove --l2"
+            )
         kernel.regularizer = keras.regularizers.L2(l2 / 2)
