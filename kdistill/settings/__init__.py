@@ -1,8 +1,7 @@
 """Settings: every option of every command, declared once.
 
-`options` has the mechanism, `checks` the conditions on values, `catalog` the names that options can take, `groups` and
-`training` the options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library
-only.
+`options` has the mechanism, `checks` the conditions on values, `catalog` the names that options can take, `groups` the
+options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
 from kdistill.settings.catalog import (
@@ -28,8 +27,9 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, TEMPERATURES, Objective, ReadOptions, Selection
+from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Status, Verify
+from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
     Only,
@@ -43,7 +43,6 @@ from kdistill.settings.options import (
 )
 from kdistill.settings.shared import NEW_WEIGHTS
 from kdistill.settings.sweep import Promote, Sweep
-from kdistill.settings.training import Training
 
 COMMANDS: dict[str, type[Settings]] = {
     "train-teacher": TrainTeacher,
