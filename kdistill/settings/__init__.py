@@ -23,6 +23,7 @@ from kdistill.settings.checks import (
     parse_dropout,
     parse_frequencies,
     parse_image_size,
+    parse_schedule,
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
@@ -104,5 +105,6 @@ __all__ = [
     "parse_dropout",
     "parse_frequencies",
     "parse_image_size",
+    "parse_schedule",
     "split_list",
 ]

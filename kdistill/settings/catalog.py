@@ -139,6 +139,7 @@ NETWORKS = {
     "cnn": BuiltIn("cnn", "cnn", "two convolutions and four dense layers"),
     "small": BuiltIn("small", "small", "one hidden layer of 10 units"),
     "mlp-H": BuiltIn(r"mlp-([1-9]\d{0,4})", "mlp", "two hidden layers of H units, e.g. mlp-800"),
+    "resnet-8|14|20": BuiltIn(r"resnet-(8|14|20)", "resnet", "residual network of 8, 14 or 20 layers"),
 }
 OWN_NETWORK = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 MODEL_NAMES = f"{', '.join(NETWORKS)}, MODULE:FUNCTION, FILE.keras or keras.applications:NAME"
