@@ -4,7 +4,7 @@
 options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
-from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import DATA_FORMATS, FUNCTION_NAME, LOSSES, NETWORKS, built_in, parse_augment
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -48,6 +48,7 @@ COMMANDS: dict[str, type[Settings]] = {
 __all__ = [
     "COMMANDS",
     "DATA_FORMATS",
+    "FUNCTION_NAME",
     "LOSSES",
     "MAX_PIXELS",
     "NAME",

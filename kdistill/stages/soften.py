@@ -19,12 +19,11 @@ from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
+from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
-from kdistill.workspace.kinds import BLOCKS
+from kdistill.workspace.kinds import BLOCKS, INPUTS
 from kdistill.workspace.resume_log import BlockLog
 
-EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input")
 MIN_TIMES_CHANCE = 2.0  # below this many times the accuracy of guessing, there is a warning
 
 
@@ -232,6 +231,8 @@ def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: D
         if not settings.logits:
             raw = " (--teacher-input raw passes values from 0 to 255)" if dataset.input_dtype == "uint8" else ""
             hint = f"check that the teacher expects such inputs{raw}"
+            if all(INPUTS[each.kind].is_function(each.name) for each in manifest.inputs_of("teacher")):
+                hint = f"check what the function does with its inputs, {dataset.input_dtype} rows as in the dataset"
         reporter.warn(f"the teacher's accuracy on the labels is close to chance: {hint}")
 
 
