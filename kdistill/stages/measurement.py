@@ -20,7 +20,7 @@ from kdistill.evaluation import metrics
 if TYPE_CHECKING:
     from kdistill.networks.loading import NetworkLoader
     from kdistill.networks.saved_models import SavedNetwork
-    from kdistill.teachers import Ensemble
+    from kdistill.teachers import Ensemble, StoredTeacher
 
 CACHED_BYTES = 256 << 20  # limit for the inputs of a dataset, and another one for the logits of a teacher
 
@@ -58,12 +58,13 @@ class NetworkToMeasure:
 
     name: str
     role: str
-    load: Callable[[NetworkLoader], SavedNetwork | Ensemble | None]  # None if it has changed since it taught a student
+    load: Callable[[NetworkLoader], SavedNetwork | Ensemble | StoredTeacher | None]  # None if it has changed since then
     graph: tuple[object, ...] = ()  # sort key that puts networks with equal graphs next to each other
     parameters: int | None = None
     bytes: int | None = None
     teacher: NetworkToMeasure | None = None
     listed: bool = True  # otherwise it is only the teacher of other networks
+    splits: Sequence[str] = ("train", "test")
 
     def __str__(self) -> str:
         return f"{self.role} {self.name!r}"
@@ -91,8 +92,8 @@ def measure(
     logits are larger than `CACHED_BYTES`. A dataset that is larger than `CACHED_BYTES` is read again for each network.
 
     Returns:
-        Two measurements per network, of the training and the test rows, in the order of `networks`. Networks that fail
-        are left out with a warning.
+        One measurement per network and split, training rows first, in the order of `networks`. Networks that fail are
+        left out with a warning.
     """
     from kdistill.networks.loading import NetworkLoader
 
@@ -110,7 +111,7 @@ def measure(
         *,
         keep: bool = False,
     ) -> Sequence[BlockCache | None]:
-        """Measure a network, and return its logits of the training and test rows, or None for each if it fails."""
+        """Measure a network, and return its logits of the training and test rows, None for those it does not have."""
         if entry.listed:
             bar.advance()
         try:
@@ -118,10 +119,18 @@ def measure(
             if network is None:
                 return None, None
             network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-            logits = [BlockCache(functools.partial(map, network.logits, blocks), keep=keep) for blocks in inputs]
+            logits = [
+                BlockCache(functools.partial(map, network.logits, blocks), keep=keep)
+                if split.name in entry.splits
+                else None
+                for split, blocks in zip(splits, inputs, strict=True)
+            ]
             if entry.listed:
-                arguments = zip(splits, logits, teacher_logits, strict=True)
-                measurements[entry] = [_measure_split(entry, *each) for each in arguments]
+                measurements[entry] = [
+                    _measure_split(entry, split, blocks, teacher_blocks)
+                    for split, blocks, teacher_blocks in zip(splits, logits, teacher_logits, strict=True)
+                    if blocks is not None
+                ]
         except KdistillError as error:
             failures.setdefault(str(error), []).append(entry)
             return None, None

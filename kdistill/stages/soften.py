@@ -14,6 +14,7 @@ from kdistill.console import Reporter
 from kdistill.data import NO_LABEL, Dataset, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
+from kdistill.evaluation import metrics
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
@@ -69,10 +70,10 @@ def run(
     start = time.perf_counter()
     teacher: Ensemble | PrecomputedLogits
     if settings.logits:
-        teacher = logits = teachers.read_logits(
-            Path(identity.require_input("logits").name), settings, dataset, full, mask
-        )
+        path = Path(identity.require_input("logits").name)
+        teacher = logits = teachers.read_logits(path, settings.teacher_output, dataset, full, mask)
         reporter.say(logits.order)
+        _report_test_errors(identity, dataset, reporter)
     else:
         teacher = teachers.load_ensemble(members, settings, dataset, rows)
     announce_rerun(artifact, reason, reporter)
@@ -145,15 +146,17 @@ def _identity(settings: Soften, members: Sequence[UnloadedTeacher], dataset: Inp
         transfer_set = data.resolve(name, option="transfer-set")
         inputs.append(Input("transfer_set", transfer_set.name, transfer_set.digest(), index))
     inputs += [replace(member.identity, index=index) for index, member in enumerate(members, 1)]
-    if settings.logits:
-        path = Path(settings.logits).expanduser().absolute()
+    for kind, file in (("logits", settings.logits), ("test_logits", settings.test_logits)):
+        if file is None:
+            continue
+        path, option = Path(file).expanduser().absolute(), kind.replace("_", "-")
         if not path.exists():
-            raise KdistillError(f"--logits {settings.logits}: there is no such file")
+            raise KdistillError(f"--{option} {file}: there is no such file")
         if not path.is_file():  # Reading from a pipe or a device could wait forever.
             raise KdistillError(
-                f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
+                f"--{option} {file} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
             )
-        inputs.append(Input("logits", str(path), digest(path)))
+        inputs.append(Input(kind, str(path), digest(path)))
     recorded = settings.recorded()
     recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
     if not external:  # These options have no effect on teachers of the workspace.
@@ -216,6 +219,15 @@ def _fill_log(
             bar.advance(len(block))
     if teacher.zeros.count:
         reporter.say(str(teacher.zeros))
+
+
+def _report_test_errors(identity: Manifest, dataset: Dataset, reporter: Reporter) -> None:
+    """Read the teacher's logits of the test rows, if there is a file of them, and say how many they classify wrongly."""
+    if file := identity.input("test_logits"):
+        stored = teachers.StoredTeacher.load(Path(file.name), identity.settings["teacher_output"], dataset)
+        wrong, rows = metrics.errors(stored.values, dataset.test.labels), len(dataset.test)
+        reporter.say(stored.order)
+        reporter.say(f"{file.name}: {wrong:,} of {rows:,} test rows wrong ({wrong / rows:.2%})")
 
 
 def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:

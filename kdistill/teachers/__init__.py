@@ -8,19 +8,22 @@ from kdistill.teachers.find import (
     find_teacher,
     load_ensemble,
     reload_ensemble,
+    reload_for_test_rows,
 )
 from kdistill.teachers.outputs import ZERO_MASS
-from kdistill.teachers.precomputed import PrecomputedLogits, read_logits
+from kdistill.teachers.precomputed import PrecomputedLogits, StoredTeacher, read_logits
 
 __all__ = [
     "EXTERNAL_OPTIONS",
     "ZERO_MASS",
     "Ensemble",
     "PrecomputedLogits",
+    "StoredTeacher",
     "UnloadedTeacher",
     "digest",
     "find_teacher",
     "load_ensemble",
     "read_logits",
     "reload_ensemble",
+    "reload_for_test_rows",
 ]

@@ -18,6 +18,7 @@ from kdistill.teachers.ensemble import Ensemble, Member, usable_outputs
 from kdistill.teachers.functions import FunctionTeacher
 from kdistill.teachers.onnx_networks import OnnxNetwork
 from kdistill.teachers.outputs import PROBED_ROWS, ZERO_MASS, check_classes, gives_probabilities
+from kdistill.teachers.precomputed import StoredTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input", "teacher_layout")
@@ -152,7 +153,7 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
         outputs = usable_outputs(member, first_rows, settings.batch_size)
         check_classes(outputs.shape[1], member, dataset)
         members.append(member)
-        probabilities.append(gives_probabilities(outputs, settings, member))
+        probabilities.append(gives_probabilities(outputs, settings.teacher_output, member))
     views = Views(settings.augment, settings.seed or 0, settings.views) if settings.augment else None
     return Ensemble(members, probabilities, settings.mean, settings.temperature, settings.batch_size, views)
 
@@ -177,3 +178,20 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
         return None
     mean, batch_size = settings["mean"] or Soften.mean, settings.get("batch_size") or Soften.batch_size
     return Ensemble(members, probabilities, mean, settings["temperature"], batch_size)
+
+
+def reload_for_test_rows(place: Workspace, manifest: Manifest, dataset: Dataset) -> Ensemble | StoredTeacher | None:
+    """Load what says how the teachers of a soft-target file classify the test rows of a dataset.
+
+    Returns:
+        The teachers, or their logits of the test rows from a file; None if these have changed or were not given.
+    """
+    stored = manifest.input("test_logits")
+    if stored is None:
+        return reload_ensemble(place, manifest)
+    try:
+        if digest(stored.name) == stored.digest:
+            return StoredTeacher.load(Path(stored.name), manifest.settings["teacher_output"], dataset)
+    except (KdistillError, OSError):
+        pass
+    return None
