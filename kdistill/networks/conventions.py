@@ -33,7 +33,7 @@ def choose(option: str, names: list[str], name: str | None, path: Path) -> str:
 
 
 def fits(shape: Sequence[int | None], actual: Sequence[int]) -> bool:
-    """Return whether a shape, in which None stands for any size, is that of some rows."""
+    """Return whether rows of an actual shape fit a shape with None for unknown sizes."""
     return len(shape) == len(actual) and all(size in (None, known) for size, known in zip(shape, actual, strict=True))
 
 

@@ -181,7 +181,7 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
 
 
 def reload_for_test_rows(place: Workspace, manifest: Manifest, dataset: Dataset) -> Ensemble | StoredTeacher | None:
-    """Load what says how the teachers of a soft-target file classify the test rows of a dataset.
+    """Load the teachers of a soft-target file, or the logits that they gave the test rows of a dataset.
 
     Returns:
         The teachers, or their logits of the test rows from a file; None if these have changed or were not given.

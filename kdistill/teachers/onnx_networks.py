@@ -144,7 +144,7 @@ class OnnxNetwork:
         return conventions.in_batches(self._call, values, self.input_shape[0] if self.input_shape else None)
 
     def _layout(self, row_shape: tuple[int, ...], rows: str) -> str | None:
-        """Return the layout in which rows of a shape fit the network; None for rows as they are, without channels.
+        """Return the layout that makes rows of a shape fit the network; None for rows as they are, without channels.
 
         Args:
             row_shape: without the batch dimension.

@@ -66,7 +66,7 @@ def soft_targets(name="soft-targets"):
 
 @pytest.fixture
 def module(tmp_path, request):
-    """Write a module with functions to the working directory, under a name of its own, and return the name."""
+    """Write a module with functions to the working directory, under a new name, and return the name."""
     name = f"teacher_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     return name
@@ -214,7 +214,7 @@ def teacher(x):
 
 @pytest.mark.slow
 def test_forest(run, tmp_path, digits):
-    """A forest's probabilities, most of which are 0, teach a student; its test errors are measured, and it can change."""
+    """A forest's probabilities, with many zeros, teach a student; its test errors are measured, and it can change."""
     ensemble = pytest.importorskip("sklearn.ensemble", reason="scikit-learn is not installed")
     import joblib
 
