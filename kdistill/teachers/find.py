@@ -141,8 +141,6 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
     Raises:
         KdistillError: if a teacher does not fit the data, or has changed since it was found.
     """
-    from kdistill.data.augmentation import Views
-
     first_rows, recorded = next(split.blocks(PROBED_ROWS)), settings.recorded()
     members, probabilities = [], []
     for teacher in teachers:
@@ -154,7 +152,11 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
         check_classes(outputs.shape[1], member, dataset)
         members.append(member)
         probabilities.append(gives_probabilities(outputs, settings.teacher_output, member))
-    views = Views(settings.augment, settings.seed or 0, settings.views) if settings.augment else None
+    views = None
+    if settings.augment:
+        from kdistill.data.augmentation import Views
+
+        views = Views(settings.augment, settings.seed or 0, settings.views)
     return Ensemble(members, probabilities, settings.mean, settings.temperature, settings.batch_size, views)
 
 

@@ -107,7 +107,10 @@ class OnnxNetwork:
         outputs = {each.name: each for each in session.get_outputs() if each.type in FLOATS}
         if not outputs:
             types = ", ".join(f"{each.name}: {each.type}" for each in session.get_outputs())
-            raise KdistillError(f"{path} has no output of floats, i.e. logits or probabilities (outputs: {types})")
+            hint = "; convert it again with options={'zipmap': False}" if "seq(map(" in types else ""
+            raise KdistillError(
+                f"{path} has no output of floats, i.e. logits or probabilities (outputs: {types}{hint})"
+            )
         chosen = outputs[conventions.choose("output", list(outputs), output, path)]
         return cls(
             path=path,

@@ -35,6 +35,8 @@ def narrow(x):
     return logits(x)[:, :3]
 def labels(x):
     return logits(x).argmax(axis=1)
+def votes(x):
+    return (64 * logits(x)).astype(int)
 def nothing(x):
     pass
 def text(x):
@@ -96,11 +98,12 @@ def test_logits_and_probabilities(run, module, digits):
     [
         ("narrow", ["(256, 3)", "(256, 10)"]),
         ("labels", ["(256,)", "int64", "(256, 10)"]),
+        ("votes", ["(256, 10)", "int64"]),
         ("nothing", ["None", "(256, 10)"]),
         ("text", ["str", "(256, 10)"]),
         ("few_rows", ["(255, 10)", "(256, 10)"]),
         ("ragged", ["ValueError"]),
-        ("fails", ["RuntimeError: the service is down", 32]),
+        ("fails", ["RuntimeError: the service is down", 34]),
         ("stops", ["SystemExit", "bye"]),
         ("nan", ["row 5"]),
         ("a_number", ["no function"]),
