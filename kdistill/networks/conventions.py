@@ -57,7 +57,7 @@ def check_output(output: NDArray[Any], inputs: NDArray[Any], path: Path) -> None
         )
 
 
-def check_classes(outputs: int | None, classes: int, path: Path, dataset: str) -> None:
-    """Refuse a network with another number of outputs than the dataset has classes; None if it is not known."""
-    if outputs not in (None, classes):
-        raise KdistillError(f"{path} outputs {outputs} logits, but {dataset} has {classes} classes")
+def check_outputs(outputs: int | None, needed: int | None, path: Path, dataset: str) -> None:
+    """Refuse a network with another number of outputs than a dataset needs. Either is None if it is not known."""
+    if None not in (outputs, needed) and outputs != needed:
+        raise KdistillError(f"{path} has {outputs} outputs, but {dataset} needs {needed}")

@@ -4,7 +4,20 @@
 options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
-from kdistill.settings.catalog import DATA_FORMATS, FUNCTION_NAME, LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import (
+    CLASSIFICATION,
+    DATA_FORMATS,
+    EMBEDDING,
+    FUNCTION_NAME,
+    LOSSES,
+    MULTI_LABEL,
+    NETWORKS,
+    REGRESSION,
+    TASKS,
+    built_in,
+    default_loss,
+    parse_augment,
+)
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -46,14 +59,19 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 __all__ = [
+    "CLASSIFICATION",
     "COMMANDS",
     "DATA_FORMATS",
+    "EMBEDDING",
     "FUNCTION_NAME",
     "LOSSES",
     "MAX_PIXELS",
+    "MULTI_LABEL",
     "NAME",
     "NETWORKS",
     "NEW_WEIGHTS",
+    "REGRESSION",
+    "TASKS",
     "TEMPERATURES",
     "CorrectBias",
     "Evaluate",
@@ -79,6 +97,7 @@ __all__ = [
     "built_in",
     "check_value",
     "command_words",
+    "default_loss",
     "format_value",
     "option",
     "options_of",

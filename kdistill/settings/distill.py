@@ -71,7 +71,8 @@ class Soften(ReadsDataset):
     mean: Annotated[
         str,
         option(
-            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits.",
+            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits. Tasks other than "
+            "classification always average the outputs.",
             one_of("arithmetic", "geometric"),
             "Teacher",
         ),
@@ -215,6 +216,15 @@ class TrainStudent(ReadsDataset):
     selection: Selection = Selection()
     model: StudentModel = None
     weights: Weights = None
+    embedding_size: Annotated[
+        int | None,
+        option(
+            "Width of the student's vectors, for the task embedding. Default: the width of the teacher's.",
+            integer(1),
+            "Network",
+            metavar="N",
+        ),
+    ] = None
     training: Training = Training()
     name: Annotated[str, option("Name of the student.", artifact_name(), recorded=False)] = "student"
     tensorboard: TensorBoard = False

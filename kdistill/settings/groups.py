@@ -9,7 +9,15 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from kdistill.errors import UsageError
-from kdistill.settings.catalog import AUGMENT_SYNTAX, DATA_FORMATS, LOSSES, parse_augment
+from kdistill.settings.catalog import (
+    AUGMENT_SYNTAX,
+    CLASSIFICATION,
+    DATA_FORMATS,
+    LOSSES,
+    TASKS,
+    default_loss,
+    parse_augment,
+)
 from kdistill.settings.checks import (
     format_value,
     fraction,
@@ -29,7 +37,9 @@ TEMPERATURES = (0.01, 10_000.0)  # beyond these, a float32 softmax is an arg max
 SEEDS = integer(0, 2**32 - 1)
 MAX_PIXELS = 50_000_000  # the default of --max-pixels
 LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
+DEFAULT_LOSSES = ", ".join(f"{default_loss(task)} for {task}" for task in TASKS)
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
+TASK_HELP = "; ".join(f"{name}: {task.help}" for name, task in TASKS.items())
 CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
 
 
@@ -58,7 +68,15 @@ class Objective(Settings):
             metavar="T",
         ),
     ] = None
-    loss: Annotated[str, option(f"Loss of the soft part. {LOSS_HELP}.", one_of(*LOSSES), "Objective")] = "kd"
+    loss: Annotated[
+        str | None,
+        option(
+            f"Loss of the soft part. {LOSS_HELP}. Default: {DEFAULT_LOSSES}.",
+            one_of(*LOSSES),
+            "Objective",
+            metavar="LOSS",
+        ),
+    ] = None
     standardize_logits: Annotated[
         bool, option("Match the z-scores of each row's logits. T then divides the z-scores.", group="Objective")
     ] = False
@@ -80,7 +98,7 @@ class Objective(Settings):
                     raise UsageError(
                         f"{flag} has no effect with --alpha 1 (hard labels only): remove {flag}, or lower --alpha"
                     )
-        if self.temperature is not None and not LOSSES[self.loss].temperature:
+        if self.temperature is not None and self.loss is not None and not LOSSES[self.loss].temperature:
             raise UsageError(f"--temperature has no effect with --loss {self.loss}: remove it")
         if self.alpha == 0 and self.label_smoothing is not None:
             raise UsageError(
@@ -92,15 +110,39 @@ class Objective(Settings):
         """The objective that uses hard labels only, with the same label smoothing."""
         return Objective(alpha=1.0, label_smoothing=self.label_smoothing)
 
-    def __str__(self) -> str:
-        """Return the formula with its numbers."""
-        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
+    def for_task(self, task: str) -> Objective:
+        """Return the objective of a task: with the task's loss by default, and alpha 0 if the task has no hard part.
+
+        Raises:
+            UsageError: if an option does not apply to the task.
+        """
+        for name in ("standardize_logits", "label_smoothing"):
+            if task != CLASSIFICATION and getattr(self, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} does not apply to the task {task}: remove {flag}")
         if self.alpha == 1:
-            return f"CE({labels})"
+            if not TASKS[task].hard_part:
+                raise UsageError(
+                    f"--alpha 1 does not apply to the task {task}, which has no hard labels: use --alpha 0"
+                )
+            return self
+        loss = self.loss or default_loss(task)
+        if task not in LOSSES[loss].formulas:
+            names = ", ".join(name for name, each in LOSSES.items() if task in each.formulas)
+            raise UsageError(f"--loss {loss} does not apply to the task {task} (expected {names})")
+        return replace(self, loss=loss, alpha=self.alpha if TASKS[task].hard_part else 0.0)
+
+    def formula(self, task: str) -> str:
+        """Return the formula with its numbers, of an objective that `for_task` returned."""
+        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
+        hard = f"{TASKS[task].hard_part}({labels})"
+        if self.alpha == 1 or self.loss is None:
+            return hard
         loss = LOSSES[self.loss]
         temperature = f", T = {self.temperature:g}" if loss.temperature and self.temperature else ""
         standardized = ", logits standardized" if self.standardize_logits else ""
-        return f"{self.alpha:g} * CE({labels}) + {1 - self.alpha:.6g} * {loss.formula}{temperature}{standardized}"
+        soft = f"{loss.formulas[task]}{temperature}{standardized}"
+        return f"{self.alpha:g} * {hard} + {1 - self.alpha:.6g} * {soft}" if TASKS[task].hard_part else soft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +363,12 @@ class ReadOptions(Settings):
             "Data",
             metavar="FRACTION",
             recorded=False,
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        option(
+            f"Task, if the labels do not tell it. {TASK_HELP}.", one_of(*TASKS), "Data", metavar="TASK", recorded=False
         ),
     ] = None
     data_format: Annotated[

@@ -59,14 +59,14 @@ class Sweep(Settings):
     losses: Annotated[
         tuple[str, ...],
         option(
-            f"Losses of train-student: {', '.join(LOSSES)}.",
+            f"Losses of train-student: {', '.join(LOSSES)}. Default: the default of the task.",
             one_of(*LOSSES),
             "Grid",
             metavar="LOSS,...",
             name="loss",
             commas=True,
         ),
-    ] = ("kd",)
+    ] = ()
     models: Annotated[
         tuple[str, ...],
         option(

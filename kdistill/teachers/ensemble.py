@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Member(Protocol):
     """A loaded teacher: a network or a function. As a text, it is its path or name."""
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse rows or classes that do not fit."""
 
     def logits(self, inputs: NDArray[Any]) -> Floats:
@@ -41,6 +41,7 @@ class Ensemble:
             the logits are T times the log of the mean; `geometric` averages the logits.
         temperature: T of the arithmetic mean.
         batch_size: the most rows that a member gets in one call.
+        outputs: the number of outputs per row.
         views: the views of each row that the teachers see; None for each row as it is.
     """
 
@@ -49,6 +50,7 @@ class Ensemble:
     mean: str
     temperature: float
     batch_size: int
+    outputs: int
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
@@ -66,7 +68,7 @@ class Ensemble:
                 views = (render(inputs, keys, view) for view in range(self.views.count or 1))
                 yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse data that does not fit a member."""
         for member in self.members:
             member.check(input_shape, input_dtype, classes, dataset)

@@ -12,7 +12,7 @@ from typing import Any
 from kdistill import workspace
 from kdistill.data import Dataset, Split, user_code
 from kdistill.errors import KdistillError
-from kdistill.settings import FUNCTION_NAME, NAME, Soften
+from kdistill.settings import CLASSIFICATION, FUNCTION_NAME, NAME, Soften
 from kdistill.teachers import onnx_networks
 from kdistill.teachers.ensemble import Ensemble, Member, usable_outputs
 from kdistill.teachers.functions import FunctionTeacher
@@ -30,13 +30,13 @@ class UnloadedTeacher:
 
     Attributes:
         identity: its name or path, and its digest.
-        load: takes the recorded settings of `soften` and the number of classes, and returns the loaded teacher.
+        load: takes the recorded settings of `soften` and the number of outputs, None if any will do; returns the teacher.
         artifact: the teacher in the workspace, if it is there.
         manifest: its manifest.
     """
 
     identity: Input
-    load: Callable[[Mapping[str, Any], int], Member]
+    load: Callable[[Mapping[str, Any], int | None], Member]
     artifact: Artifact | None = None
     manifest: Manifest | None = None
 
@@ -108,8 +108,8 @@ def _load_onnx(path: Path, settings: Mapping[str, Any], *_: object) -> Member:
     )
 
 
-def _load_function(name: str, source: Path, _: object, classes: int) -> Member:
-    return FunctionTeacher.load(name, source, classes)
+def _load_function(name: str, source: Path, _: object, outputs: int | None) -> Member:
+    return FunctionTeacher.load(name, source, outputs)
 
 
 LOADERS = {".keras": _load_saved_network, ".onnx": _load_onnx}  # by the ending of a file
@@ -144,20 +144,26 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
     first_rows, recorded = next(split.blocks(PROBED_ROWS)), settings.recorded()
     members, probabilities = [], []
     for teacher in teachers:
-        member = teacher.load(recorded, dataset.classes)
+        member = teacher.load(recorded, dataset.outputs)
         if teacher.artifact and teacher.artifact.manifest() != teacher.manifest:
             raise KdistillError(f"{teacher.artifact} has just been replaced; run the same command again")
-        member.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+        member.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
         outputs = usable_outputs(member, first_rows, settings.batch_size)
         check_classes(outputs.shape[1], member, dataset)
         members.append(member)
-        probabilities.append(gives_probabilities(outputs, settings.teacher_output, member))
+        probabilities.append(gives_probabilities(outputs, settings.teacher_output, member, dataset.task))
     views = None
     if settings.augment:
         from kdistill.data.augmentation import Views
 
         views = Views(settings.augment, settings.seed or 0, settings.views)
-    return Ensemble(members, probabilities, settings.mean, settings.temperature, settings.batch_size, views)
+    mean, width = _mean(settings.mean, dataset.task.name), outputs.shape[1]
+    return Ensemble(members, probabilities, mean, settings.temperature, settings.batch_size, width, views)
+
+
+def _mean(mean: str | None, task: str) -> str:
+    """Return how several teachers are averaged: outputs without a softmax as they are, which `geometric` does."""
+    return mean or Soften.mean if task == CLASSIFICATION else "geometric"
 
 
 def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
@@ -178,8 +184,8 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
         members = [teacher.load(settings, results["classes"]) for teacher in teachers]
     except (KdistillError, OSError):
         return None
-    mean, batch_size = settings["mean"] or Soften.mean, settings.get("batch_size") or Soften.batch_size
-    return Ensemble(members, probabilities, mean, settings["temperature"], batch_size)
+    mean, batch_size = _mean(settings["mean"], results["task"]), settings.get("batch_size") or Soften.batch_size
+    return Ensemble(members, probabilities, mean, settings["temperature"], batch_size, results["classes"])
 
 
 def reload_for_test_rows(place: Workspace, manifest: Manifest, dataset: Dataset) -> Ensemble | StoredTeacher | None:

@@ -124,14 +124,14 @@ class OnnxNetwork:
             layout=layout,
         )
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Check that the rows and classes of a dataset fit the network.
 
         Raises:
             KdistillError: with both shapes, or both numbers of classes.
         """
         self._layout(input_shape, f"the rows of {dataset} have shape {input_shape} {input_dtype}")
-        conventions.check_classes(self.classes, classes, self.path, dataset)
+        conventions.check_outputs(self.classes, classes, self.path, dataset)
 
     def logits(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the output for a block of inputs (rows, ...), (rows, classes): logits or probabilities.

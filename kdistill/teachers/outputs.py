@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data import Dataset
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import CLASSIFICATION
+from kdistill.tasks import Task
 
 Floats = NDArray[np.float32]
 
@@ -38,9 +40,9 @@ class ZeroCount:
 
 
 def check_classes(classes: int, source: object, dataset: Dataset) -> None:
-    """Refuse outputs (rows, classes) with another number of classes than the dataset."""
-    if classes != dataset.classes:
-        raise KdistillError(f"{source} gives {classes} logits per row (expected {dataset.classes}, as {dataset.name})")
+    """Refuse outputs (rows, classes) of which there are more or fewer than the dataset needs."""
+    if dataset.outputs not in (None, classes):
+        raise KdistillError(f"{source} gives {classes} outputs per row (expected {dataset.outputs}, as {dataset.name})")
 
 
 def are_probabilities(outputs: NDArray[np.floating[Any]]) -> bool:
@@ -48,8 +50,15 @@ def are_probabilities(outputs: NDArray[np.floating[Any]]) -> bool:
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1, dtype=np.float64), 1.0, atol=SUM_TOLERANCE))
 
 
-def gives_probabilities(outputs: Floats, teacher_output: str, source: object) -> bool:
-    """Decide from a teacher's outputs for the first rows whether it gives probabilities; `teacher_output` overrides."""
+def gives_probabilities(outputs: Floats, teacher_output: str, source: object, task: Task) -> bool:
+    """Decide from a teacher's outputs for the first rows whether it gives probabilities; `teacher_output` overrides.
+
+    Only in classification: in other tasks, outputs are used as they are.
+    """
+    if task.name != CLASSIFICATION:
+        if teacher_output == "probabilities":
+            raise UsageError(f"--teacher-output probabilities does not apply to the task {task.name}: remove it")
+        return False
     found = are_probabilities(outputs)
     if teacher_output == "probabilities" and not found:
         raise KdistillError(f"{source} gives rows that are not probabilities; pass --teacher-output logits")

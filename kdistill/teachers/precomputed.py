@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import NO_LABEL, Dataset, Split
+from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions, row_keys
-from kdistill.data.reader import as_string
 from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import check_usable
+from kdistill.tasks import NO_LABEL, as_string
 from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_classes, gives_probabilities, to_logits
 
 
@@ -36,6 +36,11 @@ class PrecomputedLogits:
     order: str
     probabilities: Sequence[bool]
     zeros: ZeroCount = field(default_factory=ZeroCount)
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs per row."""
+        return self.rows.shape[1]
 
     def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         """Yield inputs and logits of the rows that the file is for, as `Ensemble.blocks` does."""
@@ -98,7 +103,9 @@ def read_logits(
         )
     ordered = _ordered(file.logits, rows, path)
     first_rows = _as_float32(next(ordered.blocks(PROBED_ROWS)), path, rows)
-    return PrecomputedLogits(ordered, rows, path, order, [gives_probabilities(first_rows, teacher_output, path)])
+    return PrecomputedLogits(
+        ordered, rows, path, order, [gives_probabilities(first_rows, teacher_output, path, dataset.task)]
+    )
 
 
 def _find_rows(
@@ -172,7 +179,7 @@ class StoredTeacher:
         values = np.concatenate([logits for _, logits in stored.blocks(rows, BLOCK_ROWS)])
         return cls(path, rows.keys(), values, stored.order)
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Check nothing: the file was read for a dataset."""
 
     def logits(self, inputs: NDArray[Any]) -> Floats:

@@ -10,7 +10,7 @@ from kdistill.backend import tf
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.soft_targets.storage import Logits, LogitStorage, check_usable
-from kdistill.training.losses import expand_top_k
+from kdistill.training.losses.classification import expand_top_k
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (50, 3, 9)).astype(np.float32)
 

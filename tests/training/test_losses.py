@@ -7,7 +7,7 @@ import pytest
 
 from kdistill.backend import keras, tf
 from kdistill.settings import LOSSES, Objective
-from kdistill.training import losses
+from kdistill.training.losses import classification as losses
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
