@@ -27,8 +27,9 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, TEMPERATURES, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Status, Verify
+from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
     Only,

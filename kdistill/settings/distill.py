@@ -12,7 +12,8 @@ from kdistill.settings.checks import (
     nonempty,
     one_of,
 )
-from kdistill.settings.groups import AUGMENT, SEEDS, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import AUGMENT, SEEDS, ReadOptions, Selection, Training
+from kdistill.settings.objective import Objective
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     Dataset,

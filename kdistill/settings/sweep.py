@@ -15,7 +15,8 @@ from kdistill.settings.checks import (
     one_of,
 )
 from kdistill.settings.distill import TrainStudent
-from kdistill.settings.groups import SEEDS, TEMPERATURES
+from kdistill.settings.groups import SEEDS
+from kdistill.settings.objective import TEMPERATURES
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     MODEL,

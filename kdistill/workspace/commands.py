@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdistill.settings import (
+    CLASSIFICATION,
     COMMANDS,
     LOSSES,
     NAME,
@@ -68,6 +69,8 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
         values.pop("dataset", None)
     if maker.command != "soften" and values.get("dataset") == TrainTeacher.dataset:  # `soften` has no default dataset
         values.pop("dataset")
+    if "loss" in values and values["loss"] == default_loss(manifest.results.get("task", CLASSIFICATION)):
+        values.pop("loss")
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
