@@ -50,7 +50,7 @@ def test_formats(run, tmp_path, digits, ending, kind):
     soft = soft_targets()
     tolerance = 0.01 if kind == "float16" else 1e-4
     np.testing.assert_allclose(metrics.log_softmax(soft.logits()), metrics.log_softmax(logits), atol=tolerance)
-    assert soft.manifest.results["correct"] == (values.argmax(axis=1) == digits.train.labels).sum()
+    assert soft.manifest.results["score"] == (values.argmax(axis=1) == digits.train.labels).sum()
     assert "warning" not in outcome.err
     np.save("shifted.npy", np.roll(logits, 1, axis=0))
     assert "warning" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
