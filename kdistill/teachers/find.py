@@ -19,7 +19,7 @@ from kdistill.teachers.functions import FunctionTeacher
 from kdistill.teachers.onnx_networks import OnnxNetwork
 from kdistill.teachers.outputs import PROBED_ROWS, ZERO_MASS, check_classes, gives_probabilities
 from kdistill.teachers.precomputed import StoredTeacher
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
 EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input", "teacher_layout")
 
@@ -56,7 +56,8 @@ def find_teacher(place: Workspace, name: str) -> UnloadedTeacher:
             return UnloadedTeacher(identity, partial(_load_own, artifact.path / "saved_model"), artifact, manifest)
         if not path.exists() and path.suffix not in LOADERS:
             names = ", ".join(teacher.name for teacher in place.artifacts("teacher")) or "none"
-            raise KdistillError(f"there is no {artifact} in {place.root} (teachers: {names}): {artifact.command}")
+            message = f"there is no {artifact} in {place.root} (teachers: {names}): {artifact.command}"
+            raise MissingArtifactError(message, artifact)
     if not path.exists() and FUNCTION_NAME.fullmatch(name):
         source = user_code.find_source(name, "teacher")
         return UnloadedTeacher(Input("teacher", name, digest(name)), partial(_load_function, name, source))
