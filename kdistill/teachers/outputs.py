@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data import Dataset
-from kdistill.errors import KdistillError
-from kdistill.settings import Soften
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import CLASSIFICATION
+from kdistill.tasks import Task
 
 Floats = NDArray[np.float32]
 
@@ -49,12 +50,19 @@ def are_probabilities(outputs: NDArray[np.floating[Any]]) -> bool:
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1, dtype=np.float64), 1.0, atol=SUM_TOLERANCE))
 
 
-def gives_probabilities(outputs: Floats, settings: Soften, source: object) -> bool:
-    """Decide from a teacher's outputs for the first rows whether it gives probabilities; `--teacher-output` overrides."""
+def gives_probabilities(outputs: Floats, teacher_output: str, source: object, task: Task) -> bool:
+    """Decide from a teacher's outputs for the first rows whether it gives probabilities; `teacher_output` overrides.
+
+    Only in classification: in other tasks, outputs are used as they are.
+    """
+    if task.name != CLASSIFICATION:
+        if teacher_output == "probabilities":
+            raise UsageError(f"--teacher-output probabilities does not apply to the task {task.name}: remove it")
+        return False
     found = are_probabilities(outputs)
-    if settings.teacher_output == "probabilities" and not found:
+    if teacher_output == "probabilities" and not found:
         raise KdistillError(f"{source} gives rows that are not probabilities; pass --teacher-output logits")
-    return found and settings.teacher_output != "logits"
+    return found and teacher_output != "logits"
 
 
 def to_logits(probabilities: Floats, zeros: ZeroCount, source: object) -> Floats:

@@ -55,7 +55,8 @@ def _entry(field: Field) -> str:
     if declared.variable:
         notes.append(f"environment: `{declared.variable}`")
     remarks = f" ({'; '.join(notes)})" if notes else ""
-    return f"- {short}`--{field.flag}{value}`: {declared.help}{remarks}"
+    name = field.metavar if declared.positional else f"--{field.flag}{value}"
+    return f"- {short}`{name}`: {declared.help}{remarks}"
 
 
 if __name__ == "__main__":

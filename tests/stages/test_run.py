@@ -12,7 +12,7 @@ from helpers import QUICK, imports_of, mentions
 from kdistill.cli import READ_ONLY
 from kdistill.settings import COMMANDS, Run, build
 
-REQUIRED = {"promote": ["--student", "sweep/one"]}
+REQUIRED = {"promote": ["--student", "sweep/one"], "predict": ["digits"]}
 STAGES = ["teachers/teacher", "soft-targets/soft-targets.h5", "students/student", "plots"]
 
 
