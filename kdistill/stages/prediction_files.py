@@ -89,7 +89,7 @@ def write_hdf5(path: Path, blocks: Iterable[Block], rows: int) -> None:
 
     from kdistill.soft_targets.writer import OutputFile, create_dataset
 
-    with OutputFile(path) as output, h5py.File(output, "w", libver="latest") as file:
+    with OutputFile(path) as output, h5py.File(output, "w") as file:  # the latest format would record the time
         start = 0
         for block in blocks:
             end = start + len(block[0].values)
