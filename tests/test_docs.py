@@ -45,6 +45,7 @@ NEEDS = {  # packages of optional extras, by document
     "sweeps": ["ai_edge_litert"],
     "teachers": ["tf2onnx", "onnx", "onnxruntime"],
     "export": ["ai_edge_litert", "tf2onnx", "onnxruntime"],
+    "predict": ["ai_edge_litert", "pyarrow"],
 }
 OTHER_OPTIONS = {"--help", "--logdir", "--only", "--runs"}  # Click's own, and those of other programs
 ROWS = 300

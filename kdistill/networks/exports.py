@@ -201,7 +201,9 @@ def load(file: Path, threads: int) -> tuple[Any, Runtime]:
         description = json.loads(file_format.read(file) or "null")
         runtime = file_format.run(file, threads)
     if description is None:
-        raise KdistillError(f"{file} has no description of its inputs and outputs (expected a file of kdistill export)")
+        raise KdistillError(
+            f"{file} lacks a description of its inputs and outputs (expected a file of kdistill export)"
+        )
     return description, runtime
 
 

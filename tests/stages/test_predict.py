@@ -1,4 +1,4 @@
-"""`predict`: what a network says about rows without labels, in every format, for networks and exports."""
+"""`predict`: the predictions for rows without labels, in every format, by networks and exports."""
 
 from __future__ import annotations
 

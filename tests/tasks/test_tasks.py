@@ -172,3 +172,38 @@ def test_groups():
     groups = tasks.get("regression").groups(PRICES[:, None].astype(np.float32))
     assert np.bincount(groups).tolist() == [40] * 10
     assert PRICES[groups == 0].max() <= PRICES[groups == 1].min()
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "names", "expected"),
+    [
+        (
+            "classification",
+            [[0, 0, 0], [0, 3, 0]],
+            ["a", "b", "c"],
+            {"class": ["a", "b"], "probability": [1 / 3, 0.909443]},
+        ),
+        ("multi-label", [[-1, 2, 3], [-1, -2, -3]], ["a", "b", "c"], {"classes": ["b;c", ""]}),
+        ("regression", [[2e5, -1.5]], ["price", "age"], {"values": [[2e5, -1.5]]}),
+        ("embedding", [[0.5, -1.5]], [], {"embedding": [[0.5, -1.5]]}),
+    ],
+)
+def test_described_predictions(task, outputs, names, expected):
+    """Predictions have the names of classes and numbers; on request, the probability of each class is added."""
+    outputs = np.asarray(outputs, np.float32)
+    described = {each.name: each for each in tasks.get(task).describe_predictions(outputs, names)}
+    assert described.keys() == expected.keys()
+    for name, values in expected.items():
+        if isinstance(values[0], str):
+            assert described[name].values.tolist() == values
+        else:
+            np.testing.assert_allclose(described[name].values, values, rtol=1e-6)
+            assert described[name].values.dtype == np.float32
+    if task == "regression":
+        assert described["values"].names == names
+    every = tasks.get(task).describe_predictions(outputs, names, probabilities=True)[-1]
+    if task == "classification":
+        np.testing.assert_allclose(every.values.sum(axis=1), 1, rtol=1e-6)
+    if task == "multi-label":
+        np.testing.assert_allclose(every.values, 1 / (1 + np.exp(-outputs)), rtol=1e-6)
+    assert (every.name, every.names) == ("probabilities", names) or task in ("regression", "embedding")
