@@ -25,7 +25,7 @@ from kdistill.settings import (
     options_of,
 )
 
-REQUIRED = {"promote": {"student": "sweep/one"}}
+REQUIRED = {"promote": {"student": "sweep/one"}, "predict": {"data": "new rows.csv"}}
 CHANGED = {  # a value per command and option that is not the default
     "epochs": 3,
     "learning_rate": 0.25,
@@ -60,10 +60,11 @@ def changed(settings):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_on_the_command_line(name):
     """A command has the options that its settings declare, those of every command, and no others."""
-    declared = {f"--{each.flag}" for each in (*options_of(COMMANDS[name]), *options_of(Session))}
+    both = (*options_of(COMMANDS[name]), *options_of(Session))
+    declared = {each.name if each.option.positional else f"--{each.flag}" for each in both}
     declared -= {"--force", "--dry-run"} if name in READ_ONLY else set()
     command = get_command(app).commands[name]
-    assert {flag for each in command.params for flag in each.opts if flag.startswith("--")} == declared
+    assert {max(each.opts, key=len) for each in command.params} == declared
     assert all(each.option.help and each.option.group for each in options_of(COMMANDS[name]))
 
 
