@@ -98,7 +98,7 @@ class Reader(ABC):
     def __post_init__(self) -> None:
         self.options.allow(self.format, *self.takes, "task")
         for name, file in self._option_files().items():
-            check_file(name, file)
+            check_file(f"--{name} {file}", file)
 
     def _option_files(self) -> dict[str, str]:
         return {name: file for name, file in self.options.given().items() if name in self.files}
@@ -205,18 +205,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {by_lower[similar[0]]}?)" if similar else ""
 
 
-def check_file(option: str, place: str) -> None:
+def check_file(argument: str, place: str) -> None:
     """Check that a path leads to a regular file. A pipe or a device may never end, and can be read only once.
 
     Raises:
-        KdistillError: naming the option.
+        KdistillError: naming the argument, e.g. `--dataset FILE`.
     """
     path = Path(place)
     if not path.exists():
-        raise KdistillError(f"--{option} {place}: no such file")
+        raise KdistillError(f"{argument}: no such file")
     if path.is_dir():
-        raise KdistillError(f"--{option} {place}: is a directory (expected a file)")
+        raise KdistillError(f"{argument}: is a directory (expected a file)")
     if not path.is_file():
-        raise KdistillError(
-            f"--{option} {place}: not a regular file (a pipe or a device): copy its contents into a file"
-        )
+        raise KdistillError(f"{argument}: not a regular file (a pipe or a device): copy its contents into a file")

@@ -250,7 +250,7 @@ def _find_reader(place: str, option: str | None, data_format: str | None) -> tup
         )
     if path.is_dir():
         return str(path), _import_reader("npy:NpyFolder" if (path / "x_train.npy").exists() else "images:Images")
-    check_file(option or "dataset", place)
+    check_file(argument, place)
     by_extension = {extension: each for each in DATA_FORMATS.values() for extension in each.extensions}
     file_format = DATA_FORMATS[data_format] if data_format else by_extension.get(path.suffix.lower())
     if file_format is None:

@@ -61,7 +61,7 @@ def _cached_file(name: str) -> Path:
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     path = cache / ("mnist.npz" if name == "mnist" else f"kdistill-{name}.npz")
     if path.exists():
-        check_file("dataset", str(path))
+        check_file(f"--dataset {path}", str(path))
         return path
     from kdistill.backend import keras
     from kdistill.console.native_stderr import silent_stdout

@@ -63,7 +63,7 @@ class NpyFolder(NpyFiles):
         paths = {role: self.path / f"{role}.npy" for role in ARRAY_NAMES}
         files = {role: str(path) for role, path in paths.items() if path.exists()}
         for file in files.values():
-            check_file("dataset", file)
+            check_file(f"--dataset {file}", file)
         return files
 
 
