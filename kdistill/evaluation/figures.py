@@ -5,6 +5,7 @@ The background is white and the ink dark, so that a figure looks the same on a l
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ def dark_knowledge(
     """
     with mpl.rc_context(STYLE):
         class_names = [shorten(printable(name), CLASS_NAME) for name in class_names]
-        orders = [_shown(example.logits, top) for example in examples]
+        orders = [most_likely(example.logits, top) for example in examples]
         longest = max((len(class_names[place]) for order in orders for place in order), default=0)
         crowded = longest * max(map(len, orders), default=0) > 24
         columns = min(2, len(examples))
@@ -219,7 +220,7 @@ def dark_knowledge(
         return figure
 
 
-def _shown(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
+def most_likely(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
     """Return all classes in order, or the `top` most likely ones, the most likely first."""
     return np.arange(len(logits)) if len(logits) <= top else np.argsort(-logits, kind="stable")[:top]
 
@@ -381,7 +382,14 @@ def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's extension. The same figure gives the same bytes."""
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
+    path.write_bytes(encode(figure, path.suffix[1:]))
+
+
+def encode(figure: Figure, file_format: str) -> bytes:
+    """Return the bytes of a figure in a format: png, svg or pdf. The same figure gives the same bytes."""
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file_format]
+    stream = io.BytesIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the font draws boxes for characters that it lacks
-        figure.savefig(path, metadata=undated, facecolor="white")
+        figure.savefig(stream, format=file_format, metadata=undated, facecolor="white")
+    return stream.getvalue()

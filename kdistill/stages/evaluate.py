@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdistill import data, teachers
-from kdistill.console import Reporter
+from kdistill.console import Reporter, Table
 from kdistill.errors import KdistillError
 from kdistill.settings import NAME, Evaluate
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import select_networks, warn_if_stale
 from kdistill.stages.inputs import recorded_dataset, staleness
-from kdistill.stages.measurement import Measurement, NetworkToMeasure, measure
+from kdistill.stages.measurement import Measurement, NetworkToMeasure, Observer, measure
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 
@@ -30,11 +30,15 @@ class EvaluateResult:
         return [asdict(measurement) for measurement in self.measurements]
 
     def show(self, reporter: Reporter) -> None:
-        """Print a row per network: measures on the test rows, and the gap to the training rows."""
+        """Print the table."""
+        reporter.table(*self.table())
+
+    def table(self) -> Table:
+        """Return a row per network: measures on the test rows, and the gap to the training rows."""
         train, test = ([each for each in self.measurements if each.split == split] for split in ("train", "test"))
         columns = ("network", "role", "errors", "rate", "NLL", "ECE", "Brier", "agree", "KL", "gap", "params", "size")
         counts = sorted({each.rows for each in test})
-        reporter.table(
+        return Table(
             f"test split, {' or '.join(f'{count:,}' for count in counts)} rows",
             columns,
             [_table_row(*pair) for pair in zip(train, test, strict=True)],
@@ -55,12 +59,13 @@ def _table_row(train: Measurement, test: Measurement) -> Sequence[str]:
         "" if test.agreement is None else f"{test.agreement:.1%}",
         "" if test.kl_to_teacher is None else f"{test.kl_to_teacher:.3f}",
         f"{100 * (train.accuracy - test.accuracy):.2f}",
-        "" if test.parameters is None else _short(test.parameters),
-        "" if test.bytes is None else _short(test.bytes) + "B",
+        "" if test.parameters is None else short_count(test.parameters),
+        "" if test.bytes is None else short_count(test.bytes) + "B",
     )
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
+    """Return a number in short, e.g. 24.8k."""
     for unit, letter in ((1_000_000, "M"), (1_000, "k")):
         if count >= unit:
             return f"{count / unit:.3g}{letter}"
@@ -96,6 +101,26 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
     if not measurements:
         raise KdistillError(f"no network of {workspace.root} could be evaluated")
     return EvaluateResult(measurements)
+
+
+def measure_networks(
+    workspace: Workspace,
+    manifests: Mapping[Artifact, Manifest],
+    dataset: data.Dataset,
+    reporter: Reporter,
+    observer: Observer,
+) -> EvaluateResult:
+    """Measure networks of one dataset, which is loaded already.
+
+    Args:
+        workspace: The workspace of the networks.
+        manifests: The networks.
+        dataset: Their dataset.
+        reporter: Prints warnings and progress.
+        observer: Is given the logits.
+    """
+    with reporter.steps("evaluate", len(manifests)) as bar:
+        return EvaluateResult(measure(_Plan(workspace, manifests).networks, dataset, reporter, bar, observer))
 
 
 def _group_by_dataset(

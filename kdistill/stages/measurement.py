@@ -69,6 +69,9 @@ class NetworkToMeasure:
         return f"{self.role} {self.name!r}"
 
 
+Observer = Callable[[NetworkToMeasure, data.Split, NDArray[Any]], None]  # is given each block of logits, in order
+
+
 class BlockCache:
     """Blocks of rows that are kept after they are computed once, or computed again each time if they are too large."""
 
@@ -83,7 +86,11 @@ class BlockCache:
 
 
 def measure(
-    networks: Sequence[NetworkToMeasure], dataset: data.Dataset, reporter: Reporter, bar: Steps
+    networks: Sequence[NetworkToMeasure],
+    dataset: data.Dataset,
+    reporter: Reporter,
+    bar: Steps,
+    observer: Observer | None = None,
 ) -> list[Measurement]:
     """Measure networks on both splits of their dataset.
 
@@ -121,7 +128,7 @@ def measure(
             logits = [BlockCache(functools.partial(map, network.logits, blocks), keep=keep) for blocks in inputs]
             if entry.listed:
                 arguments = zip(splits, logits, teacher_logits, strict=True)
-                measurements[entry] = [_measure_split(entry, *each) for each in arguments]
+                measurements[entry] = [_measure_split(entry, *each, observer) for each in arguments]
         except KdistillError as error:
             failures.setdefault(str(error), []).append(entry)
             return None, None
@@ -144,6 +151,7 @@ def _measure_split(
     split: data.Split,
     logits: Iterable[NDArray[Any]],
     teacher_logits: Iterable[NDArray[Any]] | None,
+    observer: Observer | None,
 ) -> Measurement:
     """Measure one network on one split. Memory holds a few numbers per row, whatever the number of classes."""
     columns_of_blocks: list[list[NDArray[Any]]] = []
@@ -153,6 +161,8 @@ def _measure_split(
     for block, teacher_block in pairs:
         labels = split.labels[start : start + len(block)]
         start += len(block)
+        if observer:
+            observer(network, split, block)
         columns = [
             metrics.confidence(block),
             block.argmax(axis=1) == labels,

@@ -51,7 +51,7 @@ def run(
     start = time.perf_counter()
     datasets = dict.fromkeys(manifest.require_input("dataset").name for manifest in networks.values())
     title = ", ".join(map(data.short_name, datasets))
-    pictures = {"learning-curves": figures.learning_curves([_curve(network) for network in networks], title)}
+    pictures = {"learning-curves": figures.learning_curves([curve(network) for network in networks], title)}
     if soft:
         pictures["dark-knowledge"] = dark_knowledge(workspace, soft)
     with artifact.writing() as staging:
@@ -92,7 +92,8 @@ def _open_soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     return soft
 
 
-def _curve(network: Artifact) -> Curve:
+def curve(network: Artifact) -> Curve:
+    """Return the history of a network as it is drawn."""
     from kdistill.evaluation.figures import Curve
 
     held_out, table = history.read(network.path / "history.csv", network.remedy)

@@ -1,12 +1,12 @@
-"""How the summaries of a sweep are shown: as printed tables, and as a picture."""
+"""How the summaries of a sweep are shown: as tables, and as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdistill import data
-from kdistill.console import Reporter
+from kdistill.console import Table
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.intervals import Estimate
 from kdistill.evaluation.sweeps import Summary
@@ -15,8 +15,8 @@ from kdistill.settings import Sweep
 CONTROLS = (sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER)
 
 
-def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
-    """Print a row per setting, and for each model a table that compares its best setting with the controls."""
+def tables(summaries: Sequence[Summary]) -> Iterator[Table]:
+    """Yield a table with a row per setting, and for each model one that compares its best setting with the controls."""
     grid = [summary for summary in summaries if summary.kind not in CONTROLS]
     models = list(dict.fromkeys(summary.model for summary in grid))
     validated = any(summary.validation_errors for summary in grid)
@@ -31,18 +31,18 @@ def show(summaries: Sequence[Summary], reporter: Reporter) -> None:
         note += "* fewest validation errors" + " of its model" * (len(models) > 1)
     else:
         note += "no setting is marked as best without validation rows: add --validation-fraction 0.1"
-    reporter.table(
+    yield Table(
         "errors, " + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"),
         ("student", *(["validation  "] if validated else []), "test", "test, difference to hard labels"),
         rows,
         note=note,
     )
     for model in models:
-        _show_controls([summary for summary in summaries if summary.model == model], reporter)
+        yield from _controls([summary for summary in summaries if summary.model == model])
 
 
-def _show_controls(summaries: Sequence[Summary], reporter: Reporter) -> None:
-    """Print the chosen setting of a model, its hard-label students and its controls, if it has any."""
+def _controls(summaries: Sequence[Summary]) -> Iterator[Table]:
+    """Yield a table of a model's chosen setting, its hard-label students and its controls, if it has any."""
     order = (sweeps.DISTILLED, sweeps.HARD, *CONTROLS)
     compared = [summary for summary in summaries if summary.chosen or summary.kind != sweeps.DISTILLED]
     compared.sort(key=lambda summary: order.index(summary.kind))
@@ -62,7 +62,7 @@ def _show_controls(summaries: Sequence[Summary], reporter: Reporter) -> None:
         for summary in compared
     ]
     why = "fewest validation errors" if chosen.validation_errors else "the first setting"
-    reporter.table(
+    yield Table(
         f"controls of {data.short_name(chosen.model)}, {chosen} ({why})",
         ("student", "test errors", "difference to hard labels", "NLL", "ECE", "agree"),
         rows,

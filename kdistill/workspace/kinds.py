@@ -58,6 +58,7 @@ class Kind:
         resumed_from: the file that interrupted work is resumed from.
         repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
         shared: whether its directory holds other files too, so that files are replaced one by one.
+        single: whether a workspace has only one, made from many artifacts, whose name and directory are the kind's.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Kind:
     suffix: str = ""
     resumed_from: str | None = None
     shared: bool = False
+    single: bool = False
     repaired_by_force: bool = True
 
     def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
@@ -105,6 +107,8 @@ INPUTS = {
     "student": InputKind(artifact="student", options=("student", "network")),
     "soft_targets": InputKind(artifact="soft targets"),
     "other_soft_targets": InputKind(artifact="soft targets"),
+    "sweep": InputKind(artifact="sweep"),
+    "export": InputKind(artifact="export"),
     "logits": InputKind(file=True),
     "model": InputKind(file=True),
     "weights": InputKind(file=True),
@@ -214,6 +218,7 @@ SWEEPS = Kind(
     ("model", "temperature", "alpha", "loss", "seeds"),
     lambda manifest: f"{len(manifest.results['students'])} students",
     "kdistill.stages.verify:check_files",
+    output="table.csv",
     resumed_from=SWEEP,
     shared=True,
     repaired_by_force=False,
@@ -249,5 +254,15 @@ PLOTS = Kind(
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",
     shared=True,
+    single=True,
 )
-KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS)}  # upstream first
+REPORT = Kind(
+    "report",
+    "report",
+    (Maker("report", (("dataset",), ("teacher", "student")), ("report.html",)),),
+    (),
+    lambda manifest: ", ".join(manifest.outputs),
+    "kdistill.stages.verify:check_files",
+    single=True,
+)
+KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS, REPORT)}  # upstream first
