@@ -22,6 +22,7 @@ from kdistill.stages.measurement import Measurement, NetworkToMeasure
 from kdistill.stages.report.general import Material
 from kdistill.stages.report.html import Content, Html, Section, element, join, missing, paragraphs, table
 from kdistill.stages.report.pictures import picture
+from kdistill.workspace import Artifact
 
 MOST_ROWS = 24  # pictures of rows in a gallery
 MOST_CASES = 20  # classes or pairs of classes in a table
@@ -33,16 +34,21 @@ class Outcome:
     """What a network predicts for the test rows.
 
     Attributes:
-        title: what the report calls it.
+        role: `teacher`, `hard` or `distilled`; also its class in the style sheet.
         measurement: of the test rows.
         predicted: class numbers, (rows,).
         confidence: the largest probability, (rows,).
     """
 
-    title: str
+    role: str
     measurement: Measurement
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
+
+    @property
+    def title(self) -> str:
+        """What the report calls it."""
+        return {"teacher": "Teacher", "hard": "Hard-label student", "distilled": "Distilled student"}[self.role]
 
 
 class Outcomes:
@@ -67,32 +73,28 @@ class Outcomes:
         if found is None:
             raise KdistillError(f"{subject.network} could not be measured: {subject.network.remedy}")
         hard = self._find(subject.hard.name, "student") if subject.hard else None
-        titles = {found.teacher: "Teacher", hard: "Student from hard labels"}
-        title = "Distilled student" if subject.distilled else subject.network.kind.capitalize()
-        return [
-            self._outcome(material, network, name)
-            for network, name in (titles | {found: title}).items()
-            if network in self._blocks
-        ]
+        role = "distilled" if subject.distilled else {"teacher": "teacher", "student": "hard"}[subject.network.kind]
+        roles = {found.teacher: "teacher", hard: "hard", found: role}
+        return [self._outcome(material, network, role) for network, role in roles.items() if network in self._blocks]
 
     def _find(self, name: str, role: str) -> NetworkToMeasure | None:
         return next((network for network in self._blocks if (network.name, network.role) == (name, role)), None)
 
-    def _outcome(self, material: Material, network: NetworkToMeasure | None, title: str) -> Outcome:
+    def _outcome(self, material: Material, network: NetworkToMeasure | None, role: str) -> Outcome:
         assert network is not None
         measured = next(
             each
             for each in material.result.measurements
             if (each.name, each.role, each.split) == (network.name, network.role, "test")
         )
-        return Outcome(title, measured, *map(np.concatenate, zip(*self._blocks[network], strict=True)))
+        return Outcome(role, measured, *map(np.concatenate, zip(*self._blocks[network], strict=True)))
 
 
 def headline(material: Material, compared: Sequence[Outcome]) -> str:
     """Return the main result in a sentence."""
     *others, last = compared
     rows = f"{last.measurement.rows:,} test rows"
-    text = f"The {last.title[0].lower()}{last.title[1:]} makes {_errors(last)} on {rows}"
+    text = f"The {last.title.lower()} makes {_errors(last)} on {rows}"
     if material.subject.hard:
         return f"{text}; the same network from hard labels makes {others[-1].measurement.errors:,}."
     return f"{text}; its teacher makes {others[-1].measurement.errors:,}." if others else f"{text}."
@@ -103,8 +105,8 @@ def _errors(outcome: Outcome) -> str:
     return f"{count:,} error{'s' * (count != 1)}"
 
 
-def gain_over_seeds(summary: Summary) -> str | None:
-    """Return the gain of a sweep's chosen setting in a sentence; None without an interval."""
+def gain_over_seeds(sweep: Artifact, summary: Summary) -> str | None:
+    """Return the gain of a sweep's setting in a sentence; None without an interval."""
     difference = summary.difference
     if difference is None or difference.low is None or difference.high is None:
         return None
@@ -113,7 +115,7 @@ def gain_over_seeds(summary: Summary) -> str | None:
         "The interval contains 0, so the difference may be chance." if difference.low <= 0 <= difference.high else ""
     )
     return (
-        f"Over {difference.n} seeds, {data.short_name(summary.model)} at {summary} makes {abs(difference.mean):,.1f} {more} "
+        f"In {sweep}, over {difference.n} seeds, {data.short_name(summary.model)} at {summary} makes {abs(difference.mean):,.1f} {more} "
         f"errors than from hard labels (difference {difference.mean:+,.1f}, 95% interval {difference.low:+,.1f} to "
         f"{difference.high:+,.1f}). {verdict}"
     ).strip()
@@ -137,8 +139,8 @@ def _tile(outcome: Outcome, low: float, high: float, scale: float) -> Html:
     size += [f"{short_count(each.bytes)}B"] if each.bytes else []
     return element(
         "li",
-        paragraphs(outcome.title, class_="role"),
-        paragraphs(element("strong", f"{each.errors:,}"), f" error{'s' * (each.errors != 1)}", class_="number"),
+        element("p", outcome.title, class_="role"),
+        element("p", element("strong", f"{each.errors:,}"), f" error{'s' * (each.errors != 1)}", class_="number"),
         element(
             "div",
             element("span", class_="range", style=f"left:{start:.2f}%;width:{end - start:.2f}%"),
@@ -148,18 +150,14 @@ def _tile(outcome: Outcome, low: float, high: float, scale: float) -> Html:
         ),
         paragraphs(f"{each.error_rate:.2%} of test rows, 95% interval {low:.2%} to {high:.2%}"),
         paragraphs(", ".join([each.name, *size]), class_="note"),
-        class_=_css(outcome),
+        class_=outcome.role,
     )
-
-
-def _css(outcome: Outcome) -> str:
-    return "teacher" if outcome.measurement.role == "teacher" else "hard" if "hard" in outcome.title else "distilled"
 
 
 def facts(material: Material) -> Iterator[tuple[str, Content]]:
     """Yield what is said about the classes of the data."""
     dataset = material.dataset
-    counts = np.bincount(dataset.train.labels, minlength=dataset.classes)
+    counts = np.bincount(dataset.train.labels[dataset.train.labels != data.NO_LABEL], minlength=dataset.classes)
     shown = ", ".join(dataset.class_names[:MOST_CASES]) + ", ..." * (dataset.classes > MOST_CASES)
     yield "Classes", f"{dataset.classes:,}: {shown}"
     yield "Balance", f"{counts.min():,} to {counts.max():,} training rows per class"
@@ -170,7 +168,9 @@ def gain(material: Material, compared: Sequence[Outcome]) -> Iterator[Content]:
     subject = material.subject
     if not subject.hard:
         if subject.distilled:
-            yield missing("Not trained yet: the same network from hard labels", subject.hard_command())
+            yield missing("No student with the same settings from hard labels yet", subject.hard_command())
+        else:
+            yield missing("No distilled student yet", material.next_command())
         return
     hard, distilled = compared[-2:]
     gained, lost = (mask.sum() for mask in _changes(material, hard, distilled))
@@ -230,9 +230,9 @@ def _reliability(outcome: Outcome, correct: NDArray[np.bool_]) -> Html:
             viewBox=f"-54 -20 {PLOT + 76} {PLOT + 64}",
             role="img",
             aria_label=f"Reliability diagram of {each.name}. {described}.",
-            class_=_css(outcome),
+            class_=outcome.role,
         ),
-        element("figcaption", f"{outcome.title} {each.name}: ECE {each.ece:.3f}, NLL {each.nll:.3f}"),
+        element("figcaption", f"{outcome.title} ({each.name}): ECE {each.ece:.3f}, NLL {each.nll:.3f}"),
     )
 
 
@@ -282,7 +282,11 @@ def _counts(
     change = counts[-1] - counts[-2] if paired else np.zeros_like(counts[-1])
     shown = np.sort(np.lexsort((-counts[-1], -np.abs(change)))[:MOST_CASES])
     rows = [
-        (*cases[case], *(f"{count:,}" for count in counts[:, case]), *([f"{change[case]:+,}"] if paired else []))
+        (
+            *cases[case],
+            *(f"{count:,}" for count in counts[:, case]),
+            *([f"{change[case]:+,}" if change[case] else "0"] if paired else []),
+        )
         for case in shown
     ]
     columns = (*headings, *(each.title for each in compared), *(["change"] if paired else []))
@@ -305,13 +309,13 @@ def _gallery(material: Material, compared: Sequence[Outcome], mask: NDArray[np.b
     inputs = material.dataset.test.select(first).read()
     cards, columns = [], table_columns(material.dataset.preprocessing)
     for row, place in zip(inputs, places[:MOST_ROWS], strict=True):
-        said = [f"{_css(each)}: {names[each.predicted[place]]}" for each in compared]
+        said = [f"{each.role}: {names[each.predicted[place]]}" for each in compared]
         label = names[labels[place]]
         cards.append(
             element(
                 "li",
                 picture(row, f"Test row {place}, label {label}", columns),
-                element("p", element("strong", label), element("small", f" row {place:,}")),
+                element("p", "label ", element("strong", label), element("small", f", row {place:,}")),
                 paragraphs(*said, class_="note"),
             )
         )
@@ -325,7 +329,7 @@ def dark_knowledge(material: Material) -> Section:
     name = made_from.name if made_from else next((each.name for each in material.of_kind("soft targets")), None)
     soft = SoftTargets.open(material.workspace.soft_targets(name)) if name else None
     if soft is None:
-        return Section("dark-knowledge", "Dark knowledge", missing("No soft targets yet", material.command("soften")))
+        return Section("dark-knowledge", "Dark knowledge", missing("No soft targets yet", material.next_command()))
     from kdistill.evaluation import figures
 
     cards = []

@@ -14,7 +14,7 @@ from kdistill.settings import Export
 from kdistill.stages import sweep_report
 from kdistill.stages.evaluate import EvaluateResult, short_count
 from kdistill.stages.plot import curve
-from kdistill.stages.report.html import Content, Html, Section, element, image, missing, paragraphs, table
+from kdistill.stages.report.html import Content, Html, Section, command, element, image, missing, paragraphs, table
 from kdistill.stages.report.subject import Subject
 from kdistill.stages.status import describe
 from kdistill.workspace import Artifact, Manifest, Workspace, commands
@@ -50,6 +50,14 @@ class Material:
     def command(self, name: str, **values: Any) -> str:
         """Return a command line on the workspace."""
         return commands.command(self.workspace.root, name, **values)
+
+    def next_command(self) -> str:
+        """Return the next command on the way to a distilled student."""
+        for soft, manifest in self.of_kind("soft targets").items():
+            return commands.after_soften(self.workspace.root, soft.name, manifest.results)
+        for teacher in self.of_kind("teacher"):
+            return commands.after_teacher(self.workspace.root, teacher.name)
+        return self.command("train-teacher", dataset=self.dataset.name)
 
 
 def figure(content: bytes, media_type: str, alt: str, caption: str) -> Html:
@@ -94,7 +102,7 @@ def networks(material: Material) -> Section:
     else:
         name = material.subject.network.name
         content.append(
-            missing("Not measured yet: speed and size of an exported network", material.command("export", network=name))
+            missing("No export yet, which measures speed and size", material.command("export", network=name))
         )
     return Section("networks", "All networks", content)
 
@@ -109,12 +117,13 @@ def _speed(exports: Mapping[Artifact, Manifest]) -> Table:
         how = settings.format + (f" {settings.quantize}" if settings.quantize != "none" else "")
         rows[artifact.name] = _export_row(f"{network}, {how}", results, "", f"{results['agreement']:.2%}")
     threads = sorted({manifest.results["threads"] for manifest in exports.values()})
+    run_by = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])}"
     return Table(
-        "speed and size of exported networks",
+        f"exported networks, {next(iter(exports.values())).results['test_rows']:,} test rows",
         ("network", "errors", "agree", "size", "ms/row"),
         list(rows.values()),
         "agree: rows for which it predicts the same class as its SavedModel\n"
-        f"ms/row: median of calls with one row when it was exported; CPU, {' or '.join(map(str, threads))} threads",
+        f"ms/row: median of calls with one row when it was exported; CPU, {run_by}",
     )
 
 
@@ -143,19 +152,18 @@ def describe_sweeps(material: Material, found: Mapping[Artifact, Sequence[Summar
     """Yield the tables and the picture of each sweep, and what is missing."""
     manifest = material.subject.manifest
     for sweep, its in found.items():
-        title = f"Sweep {sweep.name}"
-        yield element("h3", title)
+        yield element("h3", f"Sweep {sweep.name!r}")
         yield map(table, sweep_report.tables(its))
         picture = sweep.path / "errors.png"
         if picture.exists():
             alt = f"Test errors of the settings of {sweep}; the numbers are in the table above."
             yield figure(picture.read_bytes(), "image/png", alt, f"Test errors of {sweep}")
         if not any(summary.kind in sweep_report.CONTROLS for summary in its):
-            command = sweep.command_for(material.artifacts[sweep]) + " --controls"
-            yield missing("No controls yet, which test why distillation helps", command)
+            line = f"{sweep.command_for(material.artifacts[sweep])} --controls"
+            yield missing("No controls yet, which test why distillation helps", line)
     if not found and material.of_kind("soft targets"):
-        command = material.command("sweep", model=[manifest.settings["model"]], validation_fraction=0.1, controls=True)
-        yield missing("No sweep yet, so there are no intervals over seeds and no controls", command)
+        line = material.command("sweep", model=[manifest.settings["model"]], validation_fraction=0.1, controls=True)
+        yield missing("No sweep yet, so there are no intervals over seeds and no controls", line)
 
 
 def learning_curves(material: Material) -> Section:
@@ -183,11 +191,13 @@ def lineage(material: Material) -> Section:
         steps.append(
             element(
                 "li",
-                element("h3", f"{artifact.kind} {artifact.name}"),
+                element("h3", f"{artifact.kind.capitalize()} ", element("code", artifact.name)),
                 paragraphs(f"{status.summary}. Made in {manifest.seconds:,.1f} s."),
-                paragraphs("From ", ", ".join(f"{each.role} {each.name}" for each in manifest.inputs), class_="note"),
-                paragraphs("Digest ", element("code", status.digest), class_="note") if status.digest else None,
-                element("pre", element("code", status.command), tabindex="0"),
+                element(
+                    "p", f"From {', '.join(f'{each.role} {each.name}' for each in manifest.inputs)}", class_="note"
+                ),
+                element("p", "Digest ", element("code", status.digest), class_="note") if status.digest else None,
+                element("pre", command(status.command)),
                 paragraphs(*(f"Stale: {reason}" for reason in status.reasons), class_="missing"),
             )
         )

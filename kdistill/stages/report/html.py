@@ -80,9 +80,14 @@ def paragraphs(*lines: Content, class_: str | None = None) -> Html:
     return join(element("p", line, class_=class_) for line in lines)
 
 
-def missing(what: str, command: str) -> Html:
+def command(line: str) -> Html:
+    """Return a command line. Each word is an element, so that a line breaks between words and not at hyphens."""
+    return element("code", Html(" ".join(element("span", word) for word in line.split(" "))))
+
+
+def missing(what: str, line: str) -> Html:
     """Return a line that says what is missing, and the command that adds it."""
-    return element("p", what, ": ", element("code", command), class_="missing")
+    return element("p", what, ": ", command(line), class_="missing")
 
 
 def table(content: Table) -> Html:

@@ -15,7 +15,7 @@ def render(material: Material, outcomes: Outcomes) -> str:
     """Return the page. The same artifacts give the same text."""
     compared = outcomes.compared(material)
     sweeps = general.summaries(material)
-    over_seeds = [classification.gain_over_seeds(general.chosen(found)) for found in sweeps.values()]
+    over_seeds = [classification.gain_over_seeds(sweep, general.chosen(found)) for sweep, found in sweeps.items()]
     gain = [classification.gain(material, compared), general.describe_sweeps(material, sweeps)]
     sections = [
         general.describe_data(material, *classification.facts(material)),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.stages.dark_knowledge import are_images, describe_input
-from kdistill.stages.report.html import Html, element, image
+from kdistill.stages.report.html import Html, element, image, join
 
 MOST_PIXELS = 96  # in each direction
 
@@ -27,7 +27,7 @@ def picture(row: NDArray[Any] | None, alt: str, columns: Sequence[str] = (), lin
     if row is not None and are_images(row[np.newaxis]):
         return image(encode(row), "image/png", alt, class_="row")
     described = lines if row is None else describe_input(row, columns)
-    return element("pre", "\n".join(described), role="group", aria_label=alt)
+    return element("pre", Html("\n".join(map(join, described))), role="group", aria_label=alt)
 
 
 def encode(pixels: NDArray[Any]) -> bytes:
