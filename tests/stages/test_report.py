@@ -87,7 +87,7 @@ def reported(tmp_path_factory):
             ["soften"],
             ["train-student", *TRAINING],
             ["train-student", *TRAINING, "--alpha", "1", "--name", "plain"],
-            ["sweep", *TRAINING, "--temperature", "4", "--seeds", "0,1", "--validation-fraction", "0.2", "--controls"],
+            ["sweep", *TRAINING, "--temperature", "4", "--seeds", "0,1", "--validation-fraction", "0.2"],
             ["report"],
         ):
             outcome = run_command(*command)
