@@ -155,7 +155,7 @@ def _tile(outcome: Outcome, low: float, high: float, scale: float) -> Html:
 
 
 def facts(material: Material) -> Iterator[tuple[str, Content]]:
-    """Yield what is said about the classes of the data."""
+    """Yield facts about the classes of the data: terms and their descriptions."""
     dataset = material.dataset
     counts = np.bincount(dataset.train.labels[dataset.train.labels != data.NO_LABEL], minlength=dataset.classes)
     shown = ", ".join(dataset.class_names[:MOST_CASES]) + ", ..." * (dataset.classes > MOST_CASES)

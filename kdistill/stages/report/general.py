@@ -173,7 +173,7 @@ def learning_curves(material: Material) -> Section:
     networks = [*material.of_kind("teacher"), *material.subject.compared]
     drawn = [curve(network) for network in dict.fromkeys(networks) if (network.path / "history.csv").exists()]
     if not drawn:
-        return Section("curves", "Learning curves", paragraphs("The network has no history."))
+        return Section("curves", "Learning curves", paragraphs("Only the biases of this network were changed, so there are no epochs."))
     last = "; ".join(
         f"{each.name}: {each.held_out_accuracy[-1]:.2%} of {each.held_out} rows correct after {len(each.epochs)} epochs"
         for each in drawn

@@ -1,4 +1,4 @@
-"""The page of a report: which sections it has, in which order."""
+"""The page of a report: its header and its sections, in order."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ MOST_PIXELS = 96  # in each direction
 
 
 def picture(row: NDArray[Any] | None, alt: str, columns: Sequence[str] = (), lines: Sequence[str] = ()) -> Html:
-    """Return a row as an image, or as some of its values if it is none.
+    """Return an image as a picture, and another row as some of its values.
 
     Args:
         row: one input, of any shape; None if `lines` describe it.
