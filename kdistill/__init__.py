@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from kdistill.stages.train_student import run as train_student
     from kdistill.stages.train_teacher import run as train_teacher
     from kdistill.stages.verify import run as verify
-    from kdistill.training.losses import DistillationLoss, distillation_loss, hard_loss, soft_loss
+    from kdistill.training.losses import DistillationLoss, distillation_loss
+    from kdistill.training.losses.classification import hard_loss, soft_loss
     from kdistill.workspace import Workspace
 
 __version__ = "0.1.0"
@@ -66,10 +67,10 @@ _PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
     "SoftTargets": "kdistill.soft_targets:SoftTargets",
     "Workspace": "kdistill.workspace:Workspace",
     "distillation_loss": "kdistill.training.losses:distillation_loss",
-    "hard_loss": "kdistill.training.losses:hard_loss",
+    "hard_loss": "kdistill.training.losses.classification:hard_loss",
     "load_dataset": "kdistill.data:load",
     "row_keys": "kdistill.data.keys:row_keys",
-    "soft_loss": "kdistill.training.losses:soft_loss",
+    "soft_loss": "kdistill.training.losses.classification:soft_loss",
 }
 
 __all__ = [

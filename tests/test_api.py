@@ -26,7 +26,7 @@ from kdistill import (
 from kdistill.backend import keras, tf
 from kdistill.settings import Objective
 from kdistill.soft_targets.keras_dataset import pack_targets
-from kdistill.training import losses
+from kdistill.training.losses import classification as losses
 
 CLASSES = 10
 

@@ -6,7 +6,6 @@ labels. To add a format, write a `Reader` in `kdistill.data.readers` and add a l
 """
 
 from kdistill.data.dataset import Dataset, Split, concatenate
-from kdistill.data.labels import NO_LABEL
 from kdistill.data.selection import describe_selection, selection_mask
 from kdistill.data.sources import Source, load, resolve, short_name
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data.keys import row_keys
-from kdistill.data.labels import NO_LABEL
 from kdistill.data.rows import BLOCK_ROWS, Concat, Rows, Subset
+from kdistill.tasks import Task, is_labeled
 
 MAX_DESCRIBED_CLASSES = 10_000  # a longer list of class names would swamp the manifest
 
@@ -24,13 +24,13 @@ class Split:
     Attributes:
         name: e.g. `train`, for messages.
         inputs: (rows, ...), read when needed.
-        labels: (rows,) class numbers; `NO_LABEL` for rows without a label.
+        labels: (rows,) or (rows, ...), as the task encodes them; `NO_LABEL` or NaN for rows without a label.
         warnings: lines for the user about a transfer set. The warnings about a dataset are in `Dataset.warnings`.
     """
 
     name: str
     inputs: Rows
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -39,7 +39,12 @@ class Split:
     @property
     def labeled_rows(self) -> int:
         """The number of rows that have a label."""
-        return int((self.labels != NO_LABEL).sum())
+        return int(self.labeled.sum())
+
+    @property
+    def labeled(self) -> NDArray[np.bool_]:
+        """Which rows have a label, (rows,)."""
+        return is_labeled(self.labels)
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield the inputs in order, `rows` at a time, with one block in memory."""
@@ -66,13 +71,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test rows of one classification task.
+    """Training and test rows of one task.
 
     Attributes:
         name: how the dataset can be loaded again, e.g. `digits` or a path with read options.
         train: the training rows.
         test: the test rows, of the same shape and type.
-        classes: the number of classes.
+        task: what the labels are.
+        classes: the number of classes, or of the numbers per row of a regression.
         class_names: their names, in order.
         preprocessing: what was done to the stored inputs, in JSON types, for programs that use a trained network.
         warnings: lines for the user.
@@ -81,6 +87,7 @@ class Dataset:
     name: str
     train: Split
     test: Split
+    task: Task
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -95,10 +102,20 @@ class Dataset:
         return str(self.train.inputs.dtype)
 
     @property
+    def outputs(self) -> int | None:
+        """The number of outputs of a network; None if labels do not define it."""
+        return self.classes if self.task.needs_labels else None
+
+    @cached_property
+    def rescaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Offset and scale (outputs,) of a network's outputs; None for 0 and 1."""
+        return self.task.rescaling(self.train.labels)
+
+    @property
     def description(self) -> dict[str, Any]:
-        """What a program needs to use a trained network: class names (None if very many) and preprocessing."""
+        """What a program needs to use a trained network: task, class names (None if very many) and preprocessing."""
         names = list(self.class_names) if self.classes <= MAX_DESCRIBED_CLASSES else None
-        return {"class_names": names, "preprocessing": dict(self.preprocessing)}
+        return {"task": self.task.name, "class_names": names, "preprocessing": dict(self.preprocessing)}
 
 
 def concatenate(splits: Sequence[Split]) -> Split:

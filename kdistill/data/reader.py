@@ -18,24 +18,28 @@ from kdistill import workspace
 from kdistill.data.rows import Rows, StoredArray
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
+from kdistill.tasks import as_string
 
 DEFAULT_READ_OPTIONS = ReadOptions()
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")  # as in Keras's mnist.npz
 MAX_NAME_LENGTH = 1000  # characters of a class name
-MAX_LABEL_BYTES = 64 << 20  # of class names, and of a label matrix, which is only read to explain what is wrong with it
+MAX_NAMES_BYTES = 64 << 20  # of class names
+MAX_LABEL_BYTES = 4 << 30  # of several labels per row
 
 
 @dataclass(frozen=True)
 class Part:
     """The training rows or the test rows, and what messages call their inputs and labels.
 
-    Labels (rows,) are numbers or strings as the data has them, or None. Strings have a fixed width, or are objects.
+    Labels (rows,) are numbers or strings as the data has them, or None. Strings have a fixed width, or are objects. Labels
+    (rows, columns) are numbers; `columns` names the columns if the data does.
     """
 
     inputs: Rows
     labels: NDArray[Any] | None
     name: str = "inputs"
     labels_name: str = "labels"
+    columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,6 @@ class Contents:
     columns: Sequence[str] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-    @property
-    def by_name(self) -> bool:
-        """Whether labels name their classes, instead of being class numbers."""
-        return self.categories or (self.train.labels is not None and self.train.labels.dtype.kind in "USO")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Reader(ABC):
     limits: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        self.options.allow(self.format, *self.takes)
+        self.options.allow(self.format, *self.takes, "task")
         for name, file in self._option_files().items():
             check_file(name, file)
 
@@ -154,7 +153,7 @@ def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], s
     class_names: list[str] = []
     if (names := arrays.get("class_names")) is not None:
         _check_length(names.dtype, names.where)
-        if names.nbytes > MAX_LABEL_BYTES:
+        if names.nbytes > MAX_NAMES_BYTES:
             raise KdistillError(f"{names.where} has shape {names.shape} of {names.dtype} (expected one name per class)")
         class_names = [as_string(name) for name in names.read_unchecked().reshape(-1)]
     return Contents(part("train"), part("test") if "x_test" in arrays else None, class_names)
@@ -163,17 +162,17 @@ def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], s
 def check_labels(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, where: str) -> None:
     """Check the header of an array of labels before reading it: a small file may claim to hold many.
 
-    A matrix of labels passes if it is small, so that `explain_label_matrix` can explain what is wrong with it.
-
     Raises:
-        KdistillError: if there is not one label per row, or if labels are longer than `MAX_NAME_LENGTH`.
+        KdistillError: if there is not a label, or a row of labels, per row; or if labels are longer than
+            `MAX_NAME_LENGTH`.
     """
     if shape[:1] != (rows,):
         count = f"{shape[0]} labels" if shape else "a single value"
         raise KdistillError(f"{where} has {count} for {rows} rows of inputs (expected one label per row)")
     _check_length(dtype, where)
-    if math.prod(shape) > rows and (dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES):
-        raise KdistillError(f"{where} has shape {shape} (expected one class per row, ({rows},))")
+    several = math.prod(shape) > rows
+    if several and (len(shape) > 2 or dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES):
+        raise KdistillError(f"{where} has shape {shape} (expected one label per row, ({rows},))")
 
 
 def _check_length(dtype: np.dtype[Any], where: str) -> None:
@@ -196,28 +195,6 @@ def as_strings(values: Iterable[Any], where: str) -> NDArray[np.object_]:
         if len(string) > MAX_NAME_LENGTH:
             raise KdistillError(f"{where} contains a string of {len(string):,} characters in row {row} {_LENGTH_LIMIT}")
     return np.array(strings, object)
-
-
-def as_string(value: Any) -> str:
-    """Return a label or a name, which may be bytes, as a string."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def explain_label_matrix(labels: NDArray[Any], fix: str) -> str:
-    """Explain what is wrong with labels (rows, ...) that are several numbers per row.
-
-    Args:
-        labels: the labels of some rows.
-        fix: the code that turns one-hot labels into class numbers.
-    """
-    flat = labels.reshape(len(labels), math.prod(labels.shape[1:]))
-    if not flat.size or flat.dtype.kind not in "biuf" or not np.isin(flat, (0, 1)).all():
-        return "expected one class per row, shape (rows,)"
-    ones = flat.astype(bool).sum(axis=1)
-    if (ones == 1).all():
-        return f"convert one-hot labels to class numbers with {fix}"
-    row = int(np.argmax(ones != 1))
-    return f"multi-label data is not supported: row {row} has {ones[row]} ones (expected exactly one class per row)"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

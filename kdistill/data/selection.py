@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.keys import hash_keys, sortable
-from kdistill.data.labels import NO_LABEL
 from kdistill.data.reader import did_you_mean
 from kdistill.data.rounding import round_to_total
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Selection, split_list
+from kdistill.tasks import NO_LABEL
 
 
 def selection_mask(
@@ -35,6 +35,8 @@ def selection_mask(
     mask = np.ones(len(rows), bool)
     for option, value in (("omit-class", selection.omit_class), ("only-classes", selection.only_classes)):
         if value is not None:
+            if rows.labels.ndim > 1:
+                raise UsageError(f"--{option} does not apply to the task {dataset.task.name}: remove it")
             numbers = [_class_number(name, option, dataset) for name in split_list(value)]
             if unlabeled := len(rows) - rows.labeled_rows:
                 raise KdistillError(
@@ -44,7 +46,8 @@ def selection_mask(
             mask = np.isin(rows.labels, numbers, invert=option == "omit-class")
     if selection.fraction is not None and mask.any():
         kept_keys = rows.select(mask).keys() if keys is None else keys[mask]
-        mask[mask] = fraction_mask(kept_keys, rows.labels[mask], selection.fraction, selection.rows_seed)
+        groups = dataset.task.groups(rows.labels[mask])
+        mask[mask] = fraction_mask(kept_keys, groups, selection.fraction, selection.rows_seed)
     if not mask.any():
         raise KdistillError(f"{selection} leaves none of the {len(rows):,} rows (expected at least one)")
     return mask
@@ -54,8 +57,10 @@ def describe_selection(rows: Split, selection: Selection, mask: NDArray[np.bool_
     """Return a line with the number of rows and classes that a selection keeps; empty if it selects nothing."""
     if not str(selection):
         return ""
-    total, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[mask]))
-    classes = f", {kept} of {total} classes" if total else ""
+    classes = ""
+    if rows.labels.dtype.kind == "i" and rows.labels.ndim == 1 and rows.labeled_rows:
+        total, kept = (len(set(labels.tolist()) - {NO_LABEL}) for labels in (rows.labels, rows.labels[mask]))
+        classes = f", {kept} of {total} classes"
     return f"{selection} keeps {int(mask.sum()):,} of {len(rows):,} rows{classes}"
 
 

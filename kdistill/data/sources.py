@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
-from kdistill.data.labels import category_names, class_numbers, class_warnings, refuse_regression
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
 from kdistill.data.rows import Standardized, column_statistics
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
+from kdistill.tasks import RawLabels, Task, Vocabulary
 
 KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 NAMED_DATASETS = {"digits": "builtin:Digits"} | dict.fromkeys(KERAS_DATASETS, "builtin:KerasDataset")
@@ -52,19 +51,15 @@ class Source:
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
         contents = self.reader.contents()
-        names = self._class_names(contents)
-        train = self._split(contents.train, "train", names if contents.by_name else None)
-        where = f"{self.place}: {contents.train.labels_name}"
-        refuse_regression(contents.train, where, table=contents.categories)
-        classes = max(len(names), int(train.labels.max()) + 1)
-        if classes < 2:
-            raise KdistillError(f"{where} contains a single class (expected two or more)")
-        if names and len(names) < classes:
-            raise KdistillError(f"{self.place}: class_names has {len(names)} names for {classes} classes")
-        if contents.test:
-            test = self._split(contents.test, "test", names if contents.by_name else None)
+        raw = self._raw_labels(contents.train, contents)
+        task = self._task(raw, contents)
+        raw_test = self._raw_labels(contents.test, contents) if contents.test else None
+        vocabulary = task.vocabulary(raw, raw_test, contents.class_names)
+        train = Split("train", contents.train.inputs, task.encode(raw, vocabulary))
+        if contents.test and raw_test:
+            test = Split("test", contents.test.inputs, task.encode(raw_test, vocabulary))
             self._refuse_test_fraction()
-            self._check_match(contents.test, test, train, classes, "the training rows")
+            self._check_match(contents.test, test, train, "the training rows")
         else:
             train, test = self._hold_out(train)
         preprocessing = dict(contents.preprocessing)
@@ -74,15 +69,15 @@ class Source:
             train, test = (
                 _standardize(split, statistics, f"{self.place}: the {split.name} part") for split in (train, test)
             )
-        used = len(np.unique(np.concatenate([train.labels, test.labels])))
         return Dataset(
             self.name,
             train,
             test,
-            classes,
-            tuple(names or map(str, range(classes))),
+            task,
+            vocabulary.size,
+            tuple(vocabulary.names),
             preprocessing,
-            (*contents.warnings, *class_warnings(classes, used, where)),
+            (*contents.warnings, *vocabulary.warnings),
         )
 
     def load_transfer_set(self, dataset: Dataset) -> Split:
@@ -93,38 +88,46 @@ class Source:
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
         contents = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing)).contents()
-        if contents.class_names and not contents.by_name and tuple(contents.class_names) != dataset.class_names:
+        raw = self._raw_labels(contents.train, contents)
+        by_number = raw.values is None or (not raw.by_name and raw.values.dtype.kind not in "USO")
+        if contents.class_names and by_number and tuple(contents.class_names) != dataset.class_names:
             raise KdistillError(
                 f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., but {dataset.name} has "
                 f"{', '.join(dataset.class_names[:5])}...: use the classes of the dataset, or no labels"
             )
-        split = self._split(contents.train, "transfer set", dataset.class_names if contents.by_name else None)
+        vocabulary = Vocabulary(dataset.classes, dataset.class_names)
+        split = Split("transfer set", contents.train.inputs, dataset.task.encode(raw, vocabulary))
         if contents.test:
             self._refuse_test_fraction()
         elif self.reader.options.test_fraction is not None:
             split = self._hold_out(split)[0]
         if contents.columns and (statistics := dataset.preprocessing.get("standardised")):
             split = _standardize(split, statistics, self.place)
-        self._check_match(contents.train, split, dataset.train, dataset.classes, dataset.name)
+        self._check_match(contents.train, split, dataset.train, dataset.name)
         return replace(split, warnings=contents.warnings)
 
-    def _class_names(self, contents: Contents) -> list[str]:
-        """Return the class names, or an empty list if labels are numbers without names."""
-        for part in (contents.train, contents.test):
+    def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
+        self._check_inputs(part)
+        where = f"{self.place}: {part.labels_name}"
+        return RawLabels(part.labels, len(part.inputs), where, contents.categories, part.columns)
+
+    def _task(self, raw: RawLabels, contents: Contents) -> Task:
+        """Return the task of the option `--task`, or else of the labels.
+
+        Raises:
+            KdistillError: if the task needs labels and a part has none.
+        """
+        name = self.reader.options.task
+        task = tasks.get(name) if name else tasks.choose(raw)
+        for part in (contents.train, contents.test) if task.needs_labels else ():
             if part and part.labels is None:
                 raise KdistillError(
-                    f"{self.place} has no {part.labels_name} (data without labels can only be a --transfer-set)"
+                    f"{self.place} has no {part.labels_name} (data without labels can only be a --transfer-set, or have "
+                    "--task embedding)"
                 )
-        names = list(contents.class_names)
-        if contents.by_name and not names:
-            assert contents.train.labels is not None
-            names = category_names(contents.train.labels)
-        if repeated := [name for name, count in Counter(names).items() if count > 1]:
-            raise KdistillError(f"{self.place}: class_names has {repeated[0]!r} twice (expected distinct names)")
-        return names
+        return task
 
-    def _split(self, part: Part, name: str, class_names: Sequence[str] | None) -> Split:
-        """Check the inputs and labels of a part; `class_names` is None if its labels are class numbers."""
+    def _check_inputs(self, part: Part) -> None:
         inputs, where = part.inputs, f"{self.place}: {part.name}"
         if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
             raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
@@ -132,19 +135,15 @@ class Source:
             raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
             raise KdistillError(f"{where} is empty (expected at least one row)")
-        return Split(name, inputs, class_numbers(part, self.place, class_names))
 
-    def _check_match(self, part: Part, split: Split, train: Split, classes: int, train_name: str) -> None:
-        """Check that the rows and labels of a part match the training rows of a dataset."""
+    def _check_match(self, part: Part, split: Split, train: Split, train_name: str) -> None:
+        """Check that the rows of a part match the training rows of a dataset."""
         actual, expected = split.inputs, train.inputs
         if actual.shape[1:] != expected.shape[1:] or actual.dtype != expected.dtype:
             raise KdistillError(
                 f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {actual.dtype} (expected "
                 f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
             )
-        if split.labels.max() >= classes:
-            label = f"{part.labels_name} contains the label {split.labels.max()}"
-            raise KdistillError(f"{self.place}: {label} (expected 0 to {classes - 1}, the classes of {train_name})")
 
     def _refuse_test_fraction(self) -> None:
         if self.reader.options.test_fraction is not None:

@@ -5,7 +5,6 @@ The background is white and the ink dark, so that a figure looks the same on a l
 
 from __future__ import annotations
 
-import io
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -62,19 +61,21 @@ class Curve:
         name: of the network.
         role: `teacher` or `student`.
         held_out: the rows that each epoch is evaluated on, `validation` or `test`.
+        metric: the name of the metric. An accuracy is from 0 to 1.
         epochs: their numbers; the other lists have a value per epoch.
-        train_accuracy: from 0 to 1.
-        held_out_accuracy: from 0 to 1.
-        train_loss: cross-entropy with hard labels in nats, for students too, so that they can be compared.
+        train_metric: on training rows.
+        held_out_metric: on held-out rows.
+        train_loss: the loss of the hard labels, for students too, so that they can be compared.
         held_out_loss: the same on held-out rows.
     """
 
     name: str
     role: str
     held_out: str
+    metric: str
     epochs: Sequence[float]
-    train_accuracy: Sequence[float]
-    held_out_accuracy: Sequence[float]
+    train_metric: Sequence[float]
+    held_out_metric: Sequence[float]
     train_loss: Sequence[float]
     held_out_loss: Sequence[float]
 
@@ -96,14 +97,14 @@ class Example:
     lines: Sequence[str] = ()
 
 
-def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
-    """Draw accuracy and loss over epochs side by side, training rows dashed and held-out rows solid."""
+def learning_curves(curves: Sequence[Curve], title: str, loss_title: str) -> Figure:
+    """Draw metric and loss over epochs side by side, training rows dashed and held-out rows solid."""
     with mpl.rc_context(STYLE):
         below = len(curves) <= 2  # the legend is one row; otherwise it is at the right
         tallest = 22  # most legend entries in a column
         entries = min(len(curves) + 2, tallest)
         figure = Figure(figsize=(10 if below else 12, max(4.4, 0.27 * entries + 0.9)), layout="constrained")
-        accuracy, loss = figure.subplots(1, 2)
+        metric, loss = figure.subplots(1, 2)
         turns = {"teacher": 0, "student": 0}
         colors = {"teacher": TEACHERS, "student": STUDENTS}
         legend: list[Line2D] = []
@@ -119,29 +120,28 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
             short = shorten(name, NAME)
             legend.append(Line2D([], [], color=color, marker=marker, markersize=5, label=label.replace(name, short, 1)))
             for axes, train, held in (
-                (accuracy, curve.train_accuracy, curve.held_out_accuracy),
+                (metric, curve.train_metric, curve.held_out_metric),
                 (loss, curve.train_loss, curve.held_out_loss),
             ):
                 if not np.isnan(train).all():  # no training row has a label
                     hollow: dict[str, Any] = {"markerfacecolor": "white"} if len(curve.epochs) == 1 else {}
                     dashed: dict[str, Any] = {"linestyle": DASHES, "alpha": 0.75, "linewidth": 1.6, **look, **hollow}
                     axes.plot(curve.epochs, train, label=f"{label}, training", **dashed)
-                axes.plot(curve.epochs, held, label=f"{label}, {curve.held_out}", **look)
-        _focus(accuracy, [c.held_out_accuracy for c in curves] + [c.train_accuracy for c in curves])
-        accuracy.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10g}%"))
-        accuracy.set(title="Accuracy", xlabel="epoch")
-        loss.set(title="Cross-entropy with the labels", xlabel="epoch", yscale="log")
+                if not np.isnan(held).all():  # no teacher to compare with
+                    axes.plot(curve.epochs, held, label=f"{label}, {curve.held_out}", **look)
+        _label_metric(metric, curves)
+        loss.set(title=loss_title, xlabel="epoch", yscale="log")
         loss.yaxis.set_major_formatter("{x:g}")
         loss.grid(which="minor", linewidth=0.4)
         low, high = loss.get_ylim()
         decades = np.log10(high / low)
         loss.yaxis.set_minor_formatter("{x:g}" if decades < 1 else "")  # a short axis may lack ticks at powers of 10
-        for axes in (accuracy, loss):
+        for axes in (metric, loss):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.02)
         alone = all(len(curve.epochs) == 1 for curve in curves)
         if alone:
-            for axes in (accuracy, loss):
+            for axes in (metric, loss):
                 axes.set_xticks([1])
         grey: dict[str, Any] = {"color": "#555555", "marker": "o" if alone else None, "markersize": 5}
         held_out = " or ".join(dict.fromkeys(curve.held_out for curve in curves))
@@ -153,6 +153,15 @@ def learning_curves(curves: Sequence[Curve], title: str) -> Figure:
         figure.legend(handles=legend, loc=where, ncols=columns, fontsize=10)
         _title(figure, title, 1.0 if below else 0.6)
         return figure
+
+
+def _label_metric(axes: Any, curves: Sequence[Curve]) -> None:
+    """Set the title of the metric's axes, and their range and format if it is an accuracy."""
+    name = curves[0].metric
+    axes.set(title=f"{name[0].upper()}{name[1:]}", xlabel="epoch")
+    if name.endswith("accuracy"):
+        _focus(axes, [curve.held_out_metric for curve in curves] + [curve.train_metric for curve in curves])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10g}%"))
 
 
 def _focus(axes: Any, series: Sequence[Sequence[float]]) -> None:
@@ -273,8 +282,8 @@ class HeatMap:
     best: Sequence[bool]
 
 
-def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
-    """Draw test errors over T or alpha.
+def errors_over(what: str, lines: Sequence[Line], label: str, title: str) -> Figure:
+    """Draw a measure on test rows over T or alpha.
 
     Each model has a line with bars of one standard deviation. Hard labels are dashed, with a band of one standard
     deviation.
@@ -320,8 +329,8 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
             axes.set_xscale("log")
         axes.set_xticks(known, [f"{place:g}" for place in known])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=what, ylabel="test errors")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel=what, ylabel=f"test {label}")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=label == "errors"))
         hard = [line.hard for line in lines if line.hard is not None]
         axes.update_datalim([(known[0], one) for one in edges] if known else [])
         axes.autoscale_view(scalex=False)
@@ -339,10 +348,10 @@ def errors_over(what: str, lines: Sequence[Line], title: str) -> Figure:
         return figure
 
 
-def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
-    """Draw mean differences in test errors over T and alpha, a map per model.
+def heat_maps(maps: Sequence[HeatMap], title: str, *, lower_is_better: bool = True, form: str = "{:+.1f}") -> Figure:
+    """Draw mean differences in a measure on test rows over T and alpha, a map per model.
 
-    Blue is fewer errors than with hard labels, orange is more. A model's best setting has a frame.
+    Blue is better than with hard labels, orange is worse. A model's best setting has a frame.
     """
     with mpl.rc_context(STYLE):
         columns = min(2, len(maps))
@@ -353,7 +362,9 @@ def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
         figure = Figure(figsize=(max(size[0], 5.5), max(size[1], 3.0)), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         reach = max([abs(value) for one in maps for value in one.differences if np.isfinite(value)] + [1e-9])
-        colors = LinearSegmentedColormap.from_list("fewer to more", [NAVY, "#f4f4f6", ORANGE])
+        colors = LinearSegmentedColormap.from_list(
+            "better to worse", [NAVY, "#f4f4f6", ORANGE][:: 1 if lower_is_better else -1]
+        )
         for axes in grid.flat[len(maps) :]:
             axes.axis("off")
         for axes, one, (temperatures, alphas) in zip(grid.flat, maps, shapes, strict=False):
@@ -363,8 +374,8 @@ def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
             ):
                 x, y = temperatures.index(temperature), alphas.index(alpha)
                 values[y, x] = value
-                ink = "white" if value < -0.5 * reach else "black"
-                axes.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=10, color=ink)
+                ink = "white" if (value if lower_is_better else -value) < -0.5 * reach else "black"
+                axes.text(x, y, form.format(value), ha="center", va="center", fontsize=10, color=ink)
                 if best:
                     axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, linewidth=2.2))
             drawn = axes.imshow(values, cmap=colors, vmin=-reach, vmax=reach, aspect="auto")
@@ -382,14 +393,7 @@ def heat_maps(maps: Sequence[HeatMap], title: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's extension. The same figure gives the same bytes."""
-    path.write_bytes(encode(figure, path.suffix[1:]))
-
-
-def encode(figure: Figure, file_format: str) -> bytes:
-    """Return the bytes of a figure in a format: png, svg or pdf. The same figure gives the same bytes."""
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file_format]
-    stream = io.BytesIO()
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the font draws boxes for characters that it lacks
-        figure.savefig(stream, format=file_format, metadata=undated, facecolor="white")
-    return stream.getvalue()
+        figure.savefig(path, metadata=undated, facecolor="white")

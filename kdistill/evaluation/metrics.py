@@ -1,6 +1,7 @@
-"""Metrics of predictions: NumPy on logits (rows, classes) and labels (rows,).
+"""Metrics of predictions: NumPy on outputs (rows, outputs) and labels.
 
-A metric with a value per row returns them all; the mean is the caller's.
+Labels are (rows,) class numbers where nothing else is said. A metric with a value per row returns them all; the mean is the
+caller's.
 """
 
 from __future__ import annotations
@@ -112,3 +113,119 @@ def fitted_temperature(logits: Floats, labels: Labels) -> float:
         expected = (softmax(logits, float(np.exp(middle))) * logits).sum(axis=1)
         low, high = (low, middle) if (expected - of_labels).mean() < 0 else (middle, high)
     return float(np.exp((low + high) / 2))
+
+
+def sigmoid(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the probabilities 1 / (1 + exp(-logits / temperature)), of the shape of the logits."""
+    return np.asarray((1 + np.tanh(logits.astype(np.float64) / (2 * temperature))) / 2)
+
+
+def average_precisions(scores: Floats, labels: Labels, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the average precision of each class: the mean, over its positive rows, of the precision at their rank.
+
+    Rows with equal scores share one rank, the last of them, as in scikit-learn's `average_precision_score`.
+
+    Args:
+        scores: (rows, classes).
+        labels: (rows, classes), 1 for positive rows.
+        known: (rows, classes), the labels that count.
+
+    Returns:
+        (classes,); NaN for classes without a positive row.
+    """
+    result = np.full(scores.shape[1], np.nan)
+    for number in range(scores.shape[1]):
+        counted = known[:, number]
+        score, positive = scores[counted, number], labels[counted, number] == 1
+        if not positive.any():
+            continue
+        order = np.argsort(-score, kind="stable")
+        hits = np.cumsum(positive[order])
+        last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # the last rank of each score
+        gained = np.diff(hits[last], prepend=0)
+        result[number] = float((gained * hits[last] / (last + 1)).sum() / hits[-1])
+    return result
+
+
+def f1_scores(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], known: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the micro-averaged and the macro-averaged F1 score; all arguments are (rows, classes).
+
+    F1 is 2 TP / (2 TP + FP + FN), of all classes together or of each class. It is 0 without a positive.
+    """
+    positives = (predicted & actual & known).sum(axis=0)
+    wrong = ((predicted != actual) & known).sum(axis=0)
+    micro = 2 * positives.sum() / max(1, 2 * positives.sum() + wrong.sum())
+    return float(micro), float((2 * positives / np.maximum(1, 2 * positives + wrong)).mean())
+
+
+def regression_measures(predicted: Floats, labels: Floats) -> dict[str, float | int]:
+    """Return the mean absolute error, the root mean squared error and R^2; both arguments are (rows, numbers).
+
+    R^2 is 1 - squared error / squared deviation from the mean, averaged over the numbers of a row. Labels that are NaN do
+    not count.
+    """
+    error = predicted.astype(np.float64) - labels
+    deviation = labels.astype(np.float64) - np.nanmean(labels, axis=0, dtype=np.float64)
+    total = np.nansum(deviation**2, axis=0)
+    explained = 1 - np.nansum(error**2, axis=0) / np.where(total > 0, total, 1)
+    return {
+        "mae": float(np.nanmean(np.abs(error))),
+        "rmse": float(np.sqrt(np.nanmean(error**2))),
+        "r2": float(explained.mean()),
+    }
+
+
+def cosine_similarity(vectors: Floats, others: Floats) -> NDArray[np.float64]:
+    """Return the cosine of the angle between the vectors of each row, (rows,), from -1 to 1; both are (rows, width)."""
+    return np.asarray((_unit(vectors) * _unit(others)).sum(axis=1))
+
+
+def neighbor_agreement(vectors: Floats, others: Floats, most: int = 5000) -> float:
+    """Return the fraction of rows whose nearest other row, by cosine, is the same in both spaces.
+
+    Args:
+        vectors: (rows, width).
+        others: (rows, width), of another width if need be.
+        most: with more rows, this many are compared, evenly spaced.
+    """
+    rows = np.unique(np.linspace(0, len(vectors) - 1, min(most, len(vectors))).astype(int))
+    nearest = [_nearest(_unit(each[rows]).astype(np.float32)) for each in (vectors, others)]
+    return float((nearest[0] == nearest[1]).mean())
+
+
+def _unit(vectors: Floats) -> NDArray[np.float64]:
+    vectors = vectors.astype(np.float64)
+    length = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    return np.asarray(vectors / np.where(length > 0, length, 1))
+
+
+def _nearest(unit: Floats) -> NDArray[np.int64]:
+    nearest = []
+    for start in range(0, len(unit), 1000):
+        similarity = unit[start : start + 1000] @ unit.T
+        similarity[np.arange(len(similarity)), start + np.arange(len(similarity))] = -2  # a row is not its own neighbor
+        nearest.append(similarity.argmax(axis=1))
+    return np.concatenate(nearest)
+
+
+def probe_accuracy(
+    vectors: Floats, labels: Labels, test_vectors: Floats, test_labels: Labels, ridge: float = 1e-3
+) -> float:
+    """Return the test accuracy of a linear classifier on vectors: ridge regression of one-hot labels.
+
+    Args:
+        vectors: (rows, width), training rows. They are standardized.
+        labels: (rows,), below 0 for rows without one, which do not count.
+        test_vectors: (rows, width).
+        test_labels: (rows,), as `labels`.
+        ridge: weight of the squared coefficients, relative to the number of rows.
+    """
+    known, test_known = labels >= 0, test_labels >= 0
+    mean, deviation = vectors[known].mean(axis=0), vectors[known].std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1)
+    x, test_x = ((each - mean) / scale for each in (vectors[known], test_vectors[test_known]))
+    one_hot = np.eye(int(max(labels.max(), test_labels.max())) + 1)[labels[known]]
+    center = one_hot.mean(axis=0)
+    covariance = x.T.astype(np.float64) @ x + ridge * len(x) * np.eye(x.shape[1])
+    weights = np.linalg.solve(covariance, x.T @ (one_hot - center))
+    return float(((test_x @ weights + center).argmax(axis=1) == test_labels[test_known]).mean())

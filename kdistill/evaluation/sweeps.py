@@ -13,7 +13,7 @@ from typing import Any
 
 from kdistill.errors import KdistillError, UsageError
 from kdistill.evaluation.intervals import Estimate
-from kdistill.settings import LOSSES, NAME, Objective, Sweep, TrainStudent, format_value
+from kdistill.settings import CLASSIFICATION, LOSSES, NAME, TASKS, Sweep, TrainStudent, default_loss, format_value
 
 HARD, DISTILLED, SMOOTHED, PERMUTED, OTHER, SCALED = (
     "hard labels",
@@ -66,7 +66,7 @@ class Setting:
         if student.objective.alpha == 1.0:
             yield "hard" if self.kind == HARD else f"smoothed{student.objective.label_smoothing:g}"
             return
-        if student.objective.loss != Objective.loss:
+        if student.objective.loss is not None:
             yield student.objective.loss
         if student.objective.temperature is not None:
             yield f"T{format_value(student.objective.temperature)}"
@@ -77,48 +77,51 @@ class Setting:
             yield f"from-{student.soft_targets}"
 
 
-def grid(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> list[Setting]:
+def grid(settings: Sweep, models: Sequence[tuple[str, str | None]], task: str = CLASSIFICATION) -> list[Setting]:
     """Return the settings of a sweep, for each model first the one with hard labels.
 
     Args:
         settings: of the sweep.
         models: for each model its name and the value of `model` in a student's settings.
+        task: that of the dataset.
     """
     found = []
     for called, model in models:
         student = replace(settings.student, model=model)
-        found.append(Setting(HARD, called, student.hard()))
-        for loss in settings.losses:
-            for temperature in settings.temperatures if LOSSES[loss].temperature else (None,):
-                for alpha in settings.alphas:
+        if TASKS[task].hard_part:
+            found.append(Setting(HARD, called, student.hard()))
+        for loss in settings.losses or (None,):
+            for temperature in settings.temperatures if LOSSES[loss or default_loss(task)].temperature else (None,):
+                for alpha in settings.alphas if TASKS[task].hard_part else (0.0,):
                     objective = replace(student.objective, loss=loss, temperature=temperature, alpha=alpha)
                     chosen = replace(student, objective=objective)
                     found.append(Setting(DISTILLED, called, chosen))
     return found
 
 
-def controls(settings: Sweep, chosen: Sequence[Setting]) -> list[Setting]:
+def controls(settings: Sweep, chosen: Sequence[Setting], task: str = CLASSIFICATION) -> list[Setting]:
     """Return the controls of each model's chosen setting, except hard labels, which are part of the grid."""
     found = []
     for setting in chosen:
         student, hard = setting.student, setting.student.hard()
-        smoothed = replace(hard, objective=replace(hard.objective, label_smoothing=SMOOTHING))
-        found.append(Setting(SMOOTHED, setting.model, smoothed))
+        if task == CLASSIFICATION:
+            smoothed = replace(hard, objective=replace(hard.objective, label_smoothing=SMOOTHING))
+            found.append(Setting(SMOOTHED, setting.model, smoothed))
         found.append(Setting(PERMUTED, setting.model, replace(student, permute_soft_targets=True)))
         if settings.other_soft_targets is not None:
             found.append(Setting(OTHER, setting.model, replace(student, soft_targets=settings.other_soft_targets)))
     return found
 
 
-def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> None:
+def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]], task: str) -> None:
     """Check the names of all students, those of every possible control included, before any is trained.
 
     Raises:
         UsageError: if a name is too long.
     """
-    every = grid(settings, models)
+    every = grid(settings, models, task)
     if settings.controls:
-        every += controls(settings, [setting for setting in every if setting.kind == DISTILLED])
+        every += controls(settings, [setting for setting in every if setting.kind == DISTILLED], task)
     for setting, seed in product(every, settings.seeds):
         name = setting.name(seed)
         if not NAME.fullmatch(name):
@@ -134,8 +137,9 @@ def check_names(settings: Sweep, models: Sequence[tuple[str, str | None]]) -> No
 class Row:
     """One student: a row of `table.csv`. None means that a value does not apply or was not measured.
 
-    NLL (nats), ECE and agreement with the teacher are those on test rows. `scaled_nll` and `scaled_ece` are those after
-    division of the logits by `fitted_temperature`, which minimizes the NLL on validation rows.
+    `validation` and `test` are values of the measure by which networks of the task are compared, e.g. `errors`. NLL (nats),
+    ECE and agreement with the teacher are those on test rows. `scaled_nll` and `scaled_ece` are those after division of the
+    logits by `fitted_temperature`, which minimizes the NLL on validation rows.
     """
 
     student: str
@@ -145,9 +149,11 @@ class Row:
     temperature: float | None
     alpha: float
     seed: int
-    validation_errors: int | None
+    measure: str
+    lower_is_better: bool
+    validation: float | None
     validation_rows: int | None
-    test_errors: int
+    test: float | None
     test_rows: int
     nll: float | None = None
     ece: float | None = None
@@ -177,7 +183,12 @@ def read(path: Path, remedy: str) -> list[Row]:
     Raises:
         KdistillError: if it is not such a table.
     """
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "float": float,
+        "str": str,
+        "bool": lambda text: text == "True",
+    }
     parse = {field.name: kinds[str(field.type).split(" ")[0]] for field in fields(Row)}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -197,9 +208,12 @@ class Summary:
     """One setting over all seeds.
 
     Attributes:
-        best: whether it has the fewest validation errors of its model; False without validation rows.
+        measure: the measure by which networks of the task are compared, e.g. `errors`.
+        best: whether it is the best of its model on validation rows; False without validation rows.
         chosen: whether the controls are those of its temperature, alpha and loss.
-        difference: in test errors, to the hard-label student of the same model and seed.
+        test: the measure on test rows; None if it is unknown.
+        validation: the same on validation rows.
+        difference: in the measure on test rows, to the hard-label student of the same model and seed.
     """
 
     model: str
@@ -207,10 +221,11 @@ class Summary:
     loss: str | None
     temperature: float | None
     alpha: float
+    measure: str
     best: bool
     chosen: bool
-    test_errors: Estimate
-    validation_errors: Estimate | None
+    test: Estimate | None
+    validation: Estimate | None
     difference: Estimate | None
     nll: Estimate | None
     ece: Estimate | None
@@ -222,7 +237,7 @@ class Summary:
         """Return its name in a table, without the model."""
         if self.kind not in (DISTILLED, PERMUTED, OTHER):
             return f"{self.kind} {SMOOTHING:g}" if self.kind == SMOOTHED else self.kind
-        loss = [self.loss] if self.loss not in (None, Objective.loss) else []
+        loss = [self.loss] if self.loss is not None else []
         at = [f"T = {self.temperature:g}"] if self.temperature is not None else []
         said = ", ".join([*(str(one) for one in loss), *at, f"alpha {self.alpha:g}"])
         return said if self.kind == DISTILLED else self.kind
@@ -234,7 +249,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     for row in rows:
         groups.setdefault(row.setting, []).append(row)
     hard = {(row.model, row.seed): row for row in rows if row.kind == HARD}
-    best = [lowest(rows, model, (HARD, DISTILLED)) for model in dict.fromkeys(row.model for row in rows)]
+    best = [best_setting(rows, model, (HARD, DISTILLED)) for model in dict.fromkeys(row.model for row in rows)]
     chosen = [choice(rows, model) for model in dict.fromkeys(row.model for row in rows)]
     found = [_summary(group, hard, setting in best, setting in chosen) for setting, group in groups.items()]
     for group in groups.values():
@@ -250,7 +265,7 @@ def _summary(group: Sequence[Row], hard: dict[tuple[str, int], Row], best: bool,
     def over_seeds(name: str, *, paired: bool = False) -> Estimate | None:
         values = [getattr(row, name) for row in group]
         if paired:
-            others = [getattr(hard[row.model, row.seed], name) for row in group]
+            others = [getattr(hard[row.model, row.seed], name) if hard else None for row in group]
             values = [None if None in pair else pair[0] - pair[1] for pair in zip(values, others, strict=True)]
         return None if None in values or (paired and one.kind == HARD) else Estimate.of(values)
 
@@ -260,11 +275,12 @@ def _summary(group: Sequence[Row], hard: dict[tuple[str, int], Row], best: bool,
         loss=one.loss,
         temperature=one.temperature,
         alpha=one.alpha,
+        measure=one.measure,
         best=best,
         chosen=chosen,
-        test_errors=Estimate.of([row.test_errors for row in group]),
-        validation_errors=over_seeds("validation_errors"),
-        difference=over_seeds("test_errors", paired=True),
+        test=over_seeds("test"),
+        validation=over_seeds("validation"),
+        difference=over_seeds("test", paired=True),
         nll=over_seeds("nll"),
         ece=over_seeds("ece"),
         agreement=over_seeds("agreement"),
@@ -273,21 +289,22 @@ def _summary(group: Sequence[Row], hard: dict[tuple[str, int], Row], best: bool,
     )
 
 
-def lowest(rows: Sequence[Row], model: str, kinds: Sequence[str]) -> tuple[Any, ...] | None:
-    """Return the setting of a model with the fewest validation errors over all seeds, the first of equals.
+def best_setting(rows: Sequence[Row], model: str, kinds: Sequence[str]) -> tuple[Any, ...] | None:
+    """Return the setting of a model that is best on validation rows over all seeds, the first of equals.
 
     None without validation rows, since test rows never choose.
     """
-    totals: dict[tuple[Any, ...], int] = {}
+    totals: dict[tuple[Any, ...], float] = {}
     for row in rows:
         if row.model == model and row.kind in kinds:
-            if row.validation_errors is None:
+            if row.validation is None:
                 return None
-            totals[row.setting] = totals.get(row.setting, 0) + row.validation_errors
+            sign = 1 if row.lower_is_better else -1
+            totals[row.setting] = totals.get(row.setting, 0) + sign * row.validation
     return min(totals, key=lambda setting: totals[setting], default=None)
 
 
 def choice(rows: Sequence[Row], model: str) -> tuple[Any, ...]:
     """Return the setting of a model that gets controls: the best distilled one, or the first without validation rows."""
     first = next(row.setting for row in rows if row.model == model and row.kind == DISTILLED)
-    return lowest(rows, model, (DISTILLED,)) or first
+    return best_setting(rows, model, (DISTILLED,)) or first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdistill.backend import keras, tf
 from kdistill.errors import UsageError
@@ -15,9 +17,12 @@ from kdistill.networks.built_in import hidden_layers
 from kdistill.networks.keras_files import load_weights
 from kdistill.networks.layers import operations_in
 from kdistill.networks.sources import resolve_model
-from kdistill.settings import TrainTeacher, built_in, check_value, parse_dropout
+from kdistill.settings import NEW_WEIGHTS, TrainTeacher, built_in, check_value, parse_dropout
+
+Rescaling = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 layers = keras.layers
+PROJECTION = "projection"
 WITH_KERNEL = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
@@ -33,13 +38,15 @@ def build_network(
     weights: str | None = None,
     dropout: str | None = None,
     max_norm: float | None = None,
+    rescaling: Rescaling | None = None,
+    projection: int | None = None,
 ) -> keras.Model:
-    """Build a network that outputs logits, with initial weights drawn from the role and the seed.
+    """Build a network that outputs logits or values, with initial weights drawn from the role and the seed.
 
     Args:
         model: the name of a built-in network (`settings.catalog.NETWORKS`) or of the user's own (`sources.ModelSource`).
         input_shape: the shape of a row.
-        classes: the number of logits.
+        classes: the number of outputs.
         role: `teacher` or `student`. It names the output layer, and gives a teacher and a student of the same seed
             different initial weights.
         seed: a whole number below 2^32.
@@ -49,6 +56,8 @@ def build_network(
         dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
         max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
+        rescaling: offset and scale (classes,) of a fixed last layer. A `.keras` file with its own weights gets none.
+        projection: the width of a linear layer after the outputs, which `without_projection` removes.
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -80,7 +89,34 @@ def build_network(
         for layer in with_kernel[:-1]:
             axes = list(range(len(layer.kernel.shape) - 1))
             layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
-    return network
+    pretrained = source.name.endswith(".keras") and source.weights != NEW_WEIGHTS
+    if projection is None and (rescaling is None or pretrained):
+        return network
+    return _in_new_thread(
+        functools.partial(_with_last_layers, network, None if pretrained else rescaling, projection, seed)
+    )
+
+
+def _with_last_layers(
+    network: keras.Model, rescaling: Rescaling | None, projection: int | None, seed: int
+) -> keras.Model:
+    outputs = network.outputs[0]
+    if rescaling is not None:
+        offset, scale = (values.tolist() for values in rescaling)
+        outputs = layers.Rescaling(scale, offset, dtype="float32", name="unit")(outputs)
+    if projection is not None:
+        weights = keras.initializers.GlorotUniform(seed)
+        projected = layers.Dense(
+            projection, use_bias=False, kernel_initializer=weights, dtype="float32", name=PROJECTION
+        )
+        outputs = projected(outputs)
+    return keras.Model(network.inputs, outputs, name=network.name)
+
+
+def without_projection(network: keras.Model) -> keras.Model:
+    """Return a network without the linear layer that `build_network` added for training."""
+    last = network.layers[-1]
+    return keras.Model(network.inputs, last.input, name=network.name) if last.name == PROJECTION else network
 
 
 def role_seed(seed: int, role: str) -> int:

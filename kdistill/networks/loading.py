@@ -1,16 +1,11 @@
-"""Load the trained networks of a workspace, and count their test errors."""
+"""Load the trained networks of a workspace."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from kdistill import workspace
-from kdistill.data import Dataset
-from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
 from kdistill.networks.saved_models import SavedNetwork
 
 SAVED_MODEL = "saved_model"
@@ -79,10 +74,3 @@ class NetworkLoader:
     def _reuse(self, graph: tuple[tuple[str, str], ...], path: Path) -> SavedNetwork | None:
         previous, self._network = self._network, None
         return previous.restore(path) if previous is not None and graph == self._graph else None
-
-
-def count_test_errors(network: SavedNetwork, dataset: Dataset) -> int:
-    """Return how many test rows a network classifies wrongly, with one block of rows in memory at a time."""
-    labels = np.split(dataset.test.labels, range(BLOCK_ROWS, len(dataset.test), BLOCK_ROWS))
-    blocks = zip(dataset.test.blocks(BLOCK_ROWS), labels, strict=True)
-    return sum(metrics.errors(network.logits(block), block_labels) for block, block_labels in blocks)

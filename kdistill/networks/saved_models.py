@@ -18,12 +18,17 @@ from kdistill.networks.keras_files import load_keras_file
 from kdistill.networks.layers import operations_in
 
 
-def save(model: keras.Model, directory: Path) -> str | None:
+def save(model: keras.Model, directory: Path, output: str = "logits") -> str | None:
     """Write `saved_model/` and `model.keras` to an existing directory.
 
     The SavedModel has one signature, `serving_default`: from `inputs` (rows, ...) of the model's input dtype to `logits`
     (rows, classes) float32, for any number of rows. It is written by TensorFlow because `keras.Model.export` stores all
     weights twice (Keras 3.15.1).
+
+    Args:
+        model: the network.
+        directory: where to write.
+        output: the name of the output, if it is not `logits`.
 
     Returns:
         A warning if Keras cannot write `model.keras` because of custom layers, else None.
@@ -38,7 +43,7 @@ def save(model: keras.Model, directory: Path) -> str | None:
     tables = (getattr(operation, "lookup_table", None) for operation in operations_in(model))
     module.tables = [table for table in tables if table is not None]
     module.serve = tf.function(
-        lambda inputs: {"logits": tf.cast(model(inputs, training=False), tf.float32)},
+        lambda inputs: {output: tf.cast(model(inputs, training=False), tf.float32)},
         input_signature=[tf.TensorSpec(inputs.shape, inputs.dtype, name="inputs")],
     )
     with silent_stdout():
@@ -108,8 +113,8 @@ class SavedNetwork:
         network = _open_keras(path, output) if path.suffix == ".keras" else _open_saved_model(path, signature, output)
         return replace(network, raw=raw)
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
-        """Check that the rows and classes of a dataset fit the network.
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
+        """Check that the rows and the number of outputs of a dataset fit the network; None fits any number.
 
         Raises:
             KdistillError: with both shapes, or both numbers of classes.
@@ -124,8 +129,8 @@ class SavedNetwork:
                 f"{self.path} takes rows of shape {'any' if shape is None else shape} {self.input_dtype.name}, but the "
                 f"rows of {dataset} have shape {input_shape} {input_dtype}"
             )
-        if self.classes not in (None, classes):
-            raise KdistillError(f"{self.path} outputs {self.classes} logits, but {dataset} has {classes} classes")
+        if None not in (self.classes, classes) and self.classes != classes:
+            raise KdistillError(f"{self.path} has {self.classes} outputs, but {dataset} needs {classes}")
 
     def restore(self, path: Path) -> SavedNetwork | None:
         """Read the weights of another SavedModel with the same graph, both written by `save`, into this network.

@@ -4,7 +4,19 @@
 options that commands share, and `distill`, `sweep` and `inspect` a dataclass per command. Standard library only.
 """
 
-from kdistill.settings.catalog import DATA_FORMATS, LOSSES, NETWORKS, built_in, parse_augment
+from kdistill.settings.catalog import (
+    CLASSIFICATION,
+    DATA_FORMATS,
+    EMBEDDING,
+    LOSSES,
+    MULTI_LABEL,
+    NETWORKS,
+    REGRESSION,
+    TASKS,
+    built_in,
+    default_loss,
+    parse_augment,
+)
 from kdistill.settings.checks import (
     NAME,
     format_value,
@@ -14,8 +26,9 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, TEMPERATURES, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Report, Status, Verify
+from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
     Only,
@@ -47,13 +60,18 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 __all__ = [
+    "CLASSIFICATION",
     "COMMANDS",
     "DATA_FORMATS",
+    "EMBEDDING",
     "LOSSES",
     "MAX_PIXELS",
+    "MULTI_LABEL",
     "NAME",
     "NETWORKS",
     "NEW_WEIGHTS",
+    "REGRESSION",
+    "TASKS",
     "TEMPERATURES",
     "CorrectBias",
     "Evaluate",
@@ -80,6 +98,7 @@ __all__ = [
     "built_in",
     "check_value",
     "command_words",
+    "default_loss",
     "format_value",
     "option",
     "options_of",

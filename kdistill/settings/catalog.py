@@ -1,13 +1,39 @@
-"""The losses, built-in networks, augmentation steps and file formats: what options can name, without TensorFlow.
+"""The tasks, losses, built-in networks, augmentation steps and file formats: what options can name, without TensorFlow.
 
-The functions and classes themselves are in `training.losses`, `networks.built_in`, `data.augmentation` and
+The functions and classes themselves are in `tasks`, `training.losses`, `networks.built_in`, `data.augmentation` and
 `data.readers`, under the names given here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+CLASSIFICATION, MULTI_LABEL, REGRESSION, EMBEDDING = "classification", "multi-label", "regression", "embedding"
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task: the kind of outcome that a dataset has.
+
+    Attributes:
+        module: of the task in `tasks`, and of its losses in `training.losses`.
+        help: one line.
+        hard_part: the formula of the hard part of the objective; empty if there is none.
+    """
+
+    module: str
+    help: str
+    hard_part: str
+
+
+TASKS = {
+    CLASSIFICATION: TaskEntry("classification", "one class per row", "CE"),
+    MULTI_LABEL: TaskEntry("multi_label", "any number of classes per row", "BCE"),
+    REGRESSION: TaskEntry("regression", "one or more numbers per row", "MSE"),
+    EMBEDDING: TaskEntry("embedding", "a vector per row, from the teacher", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -15,8 +41,8 @@ class SoftLoss:
     """A loss for the soft part of the objective.
 
     Attributes:
-        function: its name in `training.losses`.
-        formula: in short, for the line that is printed when training starts.
+        function: its name in the modules of `training.losses`.
+        formulas: for each task that it applies to, a short formula. It is printed when training starts.
         source: the paper.
         help: one line.
         temperature: whether it depends on T.
@@ -24,36 +50,74 @@ class SoftLoss:
     """
 
     function: str
-    formula: str
+    formulas: Mapping[str, str]
     source: str
     help: str
     temperature: bool = True
     labels: bool = False
 
 
-LOSSES = {
-    "kd": SoftLoss("soft_loss", "T^2 * KL(soft targets)", "arXiv:1503.02531", "KL divergence to the soft targets"),
+LOSSES = {  # the first one of a task is its default
+    "kd": SoftLoss(
+        "soft_loss",
+        {CLASSIFICATION: "T^2 * KL(soft targets)", MULTI_LABEL: "T^2 * sum of KL(soft targets)"},
+        "arXiv:1503.02531",
+        "KL divergence to the soft targets",
+    ),
+    "cosine": SoftLoss(
+        "cosine_loss",
+        {EMBEDDING: "cosine distance"},
+        "arXiv:1910.01108",
+        "cosine distance to the teacher's vector",
+        temperature=False,
+    ),
     "mse": SoftLoss(
-        "mse_loss", "MSE(logits) / 2", "arXiv:1312.6184", "squared error of the logits, without T", temperature=False
+        "mse_loss",
+        {
+            CLASSIFICATION: "MSE(logits) / 2",
+            MULTI_LABEL: "MSE(logits) / 2",
+            REGRESSION: "MSE(teacher)",
+            EMBEDDING: "MSE(teacher)",
+        },
+        "arXiv:1312.6184",
+        "squared error of the teacher's outputs, without T",
+        temperature=False,
+    ),
+    "huber": SoftLoss(
+        "huber_loss",
+        {REGRESSION: "Huber(teacher)"},
+        "doi:10.1214/aoms/1177703732",
+        "squared error up to one standard deviation, linear beyond",
+        temperature=False,
     ),
     "dkd": SoftLoss(
         "dkd_loss",
-        "T^2 * (TCKD + 8 * NCKD)(soft targets)",
+        {CLASSIFICATION: "T^2 * (TCKD + 8 * NCKD)(soft targets)"},
         "arXiv:2203.08679",
         "decoupled distillation: target class and other classes apart",
         labels=True,
     ),
     "dist": SoftLoss(
         "dist_loss",
-        "T^2 * (2 - r_inter - r_intra)(soft targets)",
+        {CLASSIFICATION: "T^2 * (2 - r_inter - r_intra)(soft targets)"},
         "arXiv:2205.10536",
         "correlation with the soft targets, by row and by class",
     ),
-    "jsd": SoftLoss("jsd_loss", "T^2 * JSD(soft targets)", "arXiv:2306.13649", "Jensen-Shannon divergence"),
+    "jsd": SoftLoss(
+        "jsd_loss", {CLASSIFICATION: "T^2 * JSD(soft targets)"}, "arXiv:2306.13649", "Jensen-Shannon divergence"
+    ),
     "reverse-kl": SoftLoss(
-        "reverse_kl_loss", "T^2 * KL(student || soft targets)", "arXiv:2306.08543", "KL divergence, reversed"
+        "reverse_kl_loss",
+        {CLASSIFICATION: "T^2 * KL(student || soft targets)"},
+        "arXiv:2306.08543",
+        "KL divergence, reversed",
     ),
 }
+
+
+def default_loss(task: str) -> str:
+    """Return the name of the soft loss of a task, if `--loss` is not given."""
+    return next(name for name, loss in LOSSES.items() if task in loss.formulas)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from kdistill.settings.checks import (
     nonempty,
     one_of,
 )
-from kdistill.settings.groups import AUGMENT, SEEDS, Objective, ReadOptions, Selection, Training
+from kdistill.settings.groups import AUGMENT, SEEDS, ReadOptions, Selection, Training
+from kdistill.settings.objective import Objective
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     Dataset,
@@ -192,6 +193,15 @@ class TrainStudent(ReadsDataset):
     selection: Selection = Selection()
     model: StudentModel = None
     weights: Weights = None
+    embedding_size: Annotated[
+        int | None,
+        option(
+            "Width of the student's vectors, for the task embedding. Default: the width of the teacher's.",
+            integer(1),
+            "Network",
+            metavar="N",
+        ),
+    ] = None
     training: Training = Training()
     name: Annotated[str, option("Name of the student.", artifact_name(), recorded=False)] = "student"
     tensorboard: TensorBoard = False

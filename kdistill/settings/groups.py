@@ -1,4 +1,4 @@
-"""Groups of options that several commands share: the objective, training, row selection, and reading a dataset."""
+"""Groups of options that several commands share: training, row selection, and reading a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from kdistill.errors import UsageError
-from kdistill.settings.catalog import AUGMENT_SYNTAX, DATA_FORMATS, LOSSES, parse_augment
+from kdistill.settings.catalog import AUGMENT_SYNTAX, DATA_FORMATS, TASKS, parse_augment
 from kdistill.settings.checks import (
     format_value,
     fraction,
@@ -25,82 +25,11 @@ from kdistill.settings.checks import (
 )
 from kdistill.settings.options import Field, Settings, build, option, options_of
 
-TEMPERATURES = (0.01, 10_000.0)  # beyond these, a float32 softmax is an arg max or a constant
 SEEDS = integer(0, 2**32 - 1)
 MAX_PIXELS = 50_000_000  # the default of --max-pixels
-LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
+TASK_HELP = "; ".join(f"{name}: {task.help}" for name, task in TASKS.items())
 CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective(Settings):
-    """What training minimizes: `alpha * hard part + (1 - alpha) * soft part`, averaged over a batch.
-
-    A temperature of None is the temperature of the soft-target file.
-    """
-
-    alpha: Annotated[
-        float,
-        option(
-            "Weight of the hard labels in alpha * CE(labels) + (1 - alpha) * T^2 * KL(soft targets). With 1, the student "
-            "learns from hard labels only.",
-            number(0, 1),
-            "Objective",
-        ),
-    ] = 0.1
-    temperature: Annotated[
-        float | None,
-        option(
-            "Temperature T of softmax(logits / T). Default: the temperature of the soft-target file.",
-            number(*TEMPERATURES),
-            "Objective",
-            metavar="T",
-        ),
-    ] = None
-    loss: Annotated[str, option(f"Loss of the soft part. {LOSS_HELP}.", one_of(*LOSSES), "Objective")] = "kd"
-    standardize_logits: Annotated[
-        bool, option("Match the z-scores of each row's logits. T then divides the z-scores.", group="Objective")
-    ] = False
-    label_smoothing: Annotated[
-        float | None,
-        option(
-            "Smooth the hard labels: (1 - EPS) for the label plus EPS / classes for every class.",
-            fraction(),
-            "Regularization",
-            metavar="EPS",
-        ),
-    ] = None
-
-    def check_combinations(self) -> None:
-        if self.alpha == 1:
-            for name in ("loss", "standardize_logits", "temperature"):
-                if getattr(self, name) != getattr(Objective, name):
-                    flag = f"--{name.replace('_', '-')}"
-                    raise UsageError(
-                        f"{flag} has no effect with --alpha 1 (hard labels only): remove {flag}, or lower --alpha"
-                    )
-        if self.temperature is not None and not LOSSES[self.loss].temperature:
-            raise UsageError(f"--temperature has no effect with --loss {self.loss}: remove it")
-        if self.alpha == 0 and self.label_smoothing is not None:
-            raise UsageError(
-                "--label-smoothing has no effect with --alpha 0 (soft targets only): remove it, or raise --alpha"
-            )
-
-    @property
-    def hard(self) -> Objective:
-        """The objective that uses hard labels only, with the same label smoothing."""
-        return Objective(alpha=1.0, label_smoothing=self.label_smoothing)
-
-    def __str__(self) -> str:
-        """Return the formula with its numbers."""
-        labels = f"labels smoothed by {self.label_smoothing:g}" if self.label_smoothing else "labels"
-        if self.alpha == 1:
-            return f"CE({labels})"
-        loss = LOSSES[self.loss]
-        temperature = f", T = {self.temperature:g}" if loss.temperature and self.temperature else ""
-        standardized = ", logits standardized" if self.standardize_logits else ""
-        return f"{self.alpha:g} * CE({labels}) + {1 - self.alpha:.6g} * {loss.formula}{temperature}{standardized}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +195,7 @@ class ReadOptions(Settings):
     labels: Annotated[
         str | None,
         option(
-            "Labels. HDF5: name of the dataset. Tables: name of the column. .npy: path of the file.",
+            "Labels. HDF5: name of the dataset. Tables: name of the column, or of several, e.g. a,b. .npy: path of the file.",
             nonempty(),
             "Data",
             metavar="NAME",
@@ -321,6 +250,12 @@ class ReadOptions(Settings):
             "Data",
             metavar="FRACTION",
             recorded=False,
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        option(
+            f"Task, if the labels do not tell it. {TASK_HELP}.", one_of(*TASKS), "Data", metavar="TASK", recorded=False
         ),
     ] = None
     data_format: Annotated[

@@ -13,7 +13,8 @@ from kdistill.settings.checks import (
     number,
     one_of,
 )
-from kdistill.settings.groups import TEMPERATURES, ReadOptions
+from kdistill.settings.groups import ReadOptions
+from kdistill.settings.objective import TEMPERATURES
 from kdistill.settings.options import Settings, option
 
 NEW_WEIGHTS = "new"

@@ -15,7 +15,8 @@ from kdistill.settings.checks import (
     one_of,
 )
 from kdistill.settings.distill import TrainStudent
-from kdistill.settings.groups import SEEDS, TEMPERATURES
+from kdistill.settings.groups import SEEDS
+from kdistill.settings.objective import TEMPERATURES
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     MODEL,
@@ -59,14 +60,14 @@ class Sweep(Settings):
     losses: Annotated[
         tuple[str, ...],
         option(
-            f"Losses of train-student: {', '.join(LOSSES)}.",
+            f"Losses of train-student: {', '.join(LOSSES)}. Default: the default of the task.",
             one_of(*LOSSES),
             "Grid",
             metavar="LOSS,...",
             name="loss",
             commas=True,
         ),
-    ] = ("kd",)
+    ] = ()
     models: Annotated[
         tuple[str, ...],
         option(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import NO_LABEL
 from kdistill.data.keys import positions, sortable
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.file import SoftTargets
 from kdistill.soft_targets.storage import Logits, LogitStorage
+from kdistill.tasks import is_labeled
 
 
 @dataclass(frozen=True)
@@ -42,33 +42,33 @@ class AlignedSoftTargets:
         """Return the soft targets of the rows that a mask (rows,) selects."""
         return AlignedSoftTargets(self.soft, self.positions[mask])
 
-    def permuted(self, labels: NDArray[np.int64], seed: int) -> AlignedSoftTargets:
-        """Return soft targets that are randomly permuted among the rows of each label, and among those without one.
+    def permuted(self, groups: NDArray[np.int64], seed: int) -> AlignedSoftTargets:
+        """Return soft targets that are randomly permuted among the rows of each group (rows,), e.g. of each class.
 
         This keeps what a teacher knows about a class, and removes what it knows about a row.
         """
-        random = np.random.default_rng([seed, len(labels)])
-        order = np.arange(len(labels))
-        for label in np.unique(labels):
-            rows = np.flatnonzero(labels == label)
+        random = np.random.default_rng([seed, len(groups)])
+        order = np.arange(len(groups))
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
             order[rows] = random.permutation(rows)
         return AlignedSoftTargets(self.soft, self.positions[order])
 
 
 def align(
-    soft: SoftTargets, keys: NDArray[np.uint8], labels: NDArray[np.int64] | None, rows_name: str, remedy: str = ""
+    soft: SoftTargets, keys: NDArray[np.uint8], labels: NDArray[Any] | None, rows_name: str, remedy: str = ""
 ) -> AlignedSoftTargets:
     """Find the soft targets of rows by their keys.
 
     Args:
         soft: the soft-target file.
         keys: (n, 16), `kdistill.row_keys` of the inputs, in any order and with any repetition.
-        labels: (n,) their hard labels, `NO_LABEL` for none; None for those in the file.
+        labels: (n, ...) their hard labels, as the task encodes them; None for those in the file.
         rows_name: what the rows are, for messages.
         remedy: the command that writes soft targets of these rows, for messages; by default the one that wrote the file.
 
     Raises:
-        KdistillError: if a row is not in the file, or `check_accuracy` fails.
+        KdistillError: if a row is not in the file, or `check_score` fails.
     """
     names = sortable(soft.keys)
     order = np.argsort(names, kind="stable")
@@ -80,14 +80,15 @@ def align(
         )
     if labels is not None:
         sorted_names, sorted_labels = names[order], soft.labels[order]
-        conflicts = (sorted_names[1:] == sorted_names[:-1]) & (sorted_labels[1:] != sorted_labels[:-1])
+        differ = (sorted_labels[1:] != sorted_labels[:-1]).reshape(max(0, len(names) - 1), -1).any(axis=1)
+        conflicts = (sorted_names[1:] == sorted_names[:-1]) & differ
         ambiguous = np.isin(names[rows], sorted_names[1:][conflicts])
-        check_accuracy(soft, rows[~ambiguous], labels[~ambiguous])
+        check_score(soft, rows[~ambiguous], labels[~ambiguous])
     return AlignedSoftTargets(soft, rows)
 
 
-def check_accuracy(soft: SoftTargets, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
-    """Check that the teacher is correct on as many rows (n,) by the labels given (n,) as by those in the file.
+def check_score(soft: SoftTargets, rows: NDArray[np.int64], labels: NDArray[Any]) -> None:
+    """Check that the teacher is as good on some rows (n,) by the labels given (n, ...) as by those in the file.
 
     Only rows with a label in both count.
 
@@ -95,11 +96,12 @@ def check_accuracy(soft: SoftTargets, rows: NDArray[np.int64], labels: NDArray[n
         KdistillError: if it is not, since the labels have changed.
     """
     recorded, predictions = soft.index.labels[rows], soft.index.predictions[rows]
-    counted = (labels != NO_LABEL) & (recorded != NO_LABEL)
-    before, now = (int(((predictions == each) & counted).sum()) for each in (recorded, labels))
+    counted = is_labeled(labels) & is_labeled(recorded)
+    before, now = (float(soft.task.score(predictions, each)[counted].sum()) for each in (recorded, labels))
     if before != now:
         count = int(counted.sum())
+        given, expected = (soft.task.describe_score(each, count, soft.classes) for each in (now, before))
         raise KdistillError(
-            f"{soft.path}: its teacher is correct on {now:,} of these {count:,} rows ({now / count:.2%}) by the labels "
-            f"given now (expected {before:,}, {before / count:.2%}, as by those in the file): {soft.remedy}"
+            f"{soft.path}: its teacher is {given} by the labels given now (expected {expected}, as by those in the file): "
+            f"{soft.remedy}"
         )

@@ -2,10 +2,14 @@
 
 | dataset | shape, type | contents |
 |---|---|---|
-| `logits` | (rows, classes) float32 or float16 | the teacher's logits |
+| `logits` | (rows, classes) float32 or float16 | the teacher's outputs |
 | `soft_targets` | as `logits` | softmax(logits / T), where T is the attribute `temperature` |
 | `labels` | (rows,) int64 | hard labels, -1 for rows without one |
 | `row_keys` | (rows, 16) uint8 | `kdistill.row_keys` of the inputs |
+
+The task is in the manifest. For multi-label data, `soft_targets` are sigmoid(logits / T) and `labels` are (rows, classes)
+int8. For regression, `logits` and `labels` are (rows, numbers) float32, with NaN for missing numbers. For embeddings, `logits`
+are vectors (rows, width). Neither has `soft_targets`.
 
 With `top_k`, `logits` is (rows, k + 1): the k largest, then one with the total probability of all other classes at T.
 `top_classes` (rows, k) holds the classes of the k largest. With `views`, these arrays have an axis of views after the rows.
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -30,11 +35,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill import tasks
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
 from kdistill.settings import Objective, check_value
 from kdistill.soft_targets.storage import UNUSABLE, Logits, LogitStorage, check_usable
 from kdistill.soft_targets.transfer_sets import teacher_names
+from kdistill.tasks import Task
 from kdistill.workspace import FORMAT, Artifact, Manifest, hdf5_manifest
 
 if TYPE_CHECKING:
@@ -45,15 +51,16 @@ TOLERANCE = {"float32": (1e-4, 1e-7), "float16": (2e-3, 1e-7)}  # relative and a
 
 
 class Content:
-    """The digest of soft targets and how many the teacher classifies correctly, from their blocks in order."""
+    """The digest of soft targets and the sum of the teacher's scores, from their blocks in order."""
 
-    def __init__(self) -> None:
-        self.correct = 0
+    def __init__(self, task: Task) -> None:
+        self.score = 0.0
+        self._task = task
         self._hashes = {name: hashlib.sha256() for name in ("row_keys", "labels", "logits", "top_classes")}
 
     def add(self, block: Mapping[str, NDArray[Any]], logits: Logits) -> None:
         """Add the next rows: their arrays by dataset, and their logits."""
-        self.correct += int((logits.most_likely() == block["labels"]).sum())
+        self.score += float(self._task.score(logits.predictions(), block["labels"]).sum())
         for name, running_hash in self._hashes.items():
             if name in block:
                 values = block[name]
@@ -65,11 +72,11 @@ class Content:
 
 
 class Index(NamedTuple):
-    """Key (rows, 16), hard label (rows,) and class predicted by the teacher (rows,) of all rows of a file."""
+    """Key (rows, 16), hard label (rows, ...) and the teacher's prediction (rows, ...) of all rows of a file."""
 
     keys: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    predictions: NDArray[np.int64]
+    labels: NDArray[Any]
+    predictions: NDArray[Any]
 
 
 class SoftTargets:
@@ -85,7 +92,8 @@ class SoftTargets:
     Attributes:
         temperature: T of `soft_targets()`.
         rows: number of rows.
-        classes: number of classes.
+        classes: number of outputs of the teacher: classes, or numbers of a regression or a vector.
+        task: what the outputs are.
         storage: how logits are stored.
         manifest: what the file was made from.
 
@@ -111,9 +119,10 @@ class SoftTargets:
             self.rows = int(self.manifest.results["rows"])
             self.classes = int(self.manifest.results["classes"])
             self.temperature = float(self.file.attrs["temperature"])
-            settings = self.manifest.settings
+            settings, task = self.manifest.settings, self.manifest.results["task"]
+            self.task = tasks.get(task)
             self.storage = LogitStorage(
-                self.classes, self.temperature, settings["dtype"], settings["top_k"], settings.get("views")
+                self.classes, self.temperature, settings["dtype"], settings["top_k"], settings.get("views"), task
             )
             for name, (shape, dtype) in self.storage.datasets.items():
                 self._check_dataset(name, (self.rows, *shape), dtype)
@@ -130,7 +139,8 @@ class SoftTargets:
 
     def __repr__(self) -> str:
         return (
-            f"SoftTargets({str(self.path)!r}): {self.rows:,} rows of {self.classes} classes, T = {self.temperature:g}"
+            f"SoftTargets({str(self.path)!r}): {self.rows:,} rows of {self.task.count(self.classes)}, "
+            f"T = {self.temperature:g}"
         )
 
     @classmethod
@@ -175,21 +185,19 @@ class SoftTargets:
         return self.index.keys
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The hard labels of all rows in the file's order, (rows,), -1 for none."""
+    def labels(self) -> NDArray[Any]:
+        """The hard labels of all rows in the file's order, (rows, ...), -1 or NaN for none."""
         return self.index.labels
 
     @cached_property
     def index(self) -> Index:
         """Everything about the rows but their logits, read with one check of the whole file."""
-        parts = [Index(keys, labels, logits.most_likely()) for keys, labels, logits in self.blocks()]
+        parts = [Index(keys, labels, logits.predictions()) for keys, labels, logits in self.blocks()]
         return Index(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def blocks(
-        self, *, check_soft_targets: bool = False
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], Logits]]:
-        """Yield keys, labels and logits in the file's order; the digest and the accuracy are checked at the end."""
-        content = Content()
+    def blocks(self, *, check_soft_targets: bool = False) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], Logits]]:
+        """Yield keys, labels and logits in the file's order; the digest and the score are checked at the end."""
+        content = Content(self.task)
         names = [name for name in self.storage.datasets if check_soft_targets or name != "soft_targets"]
         with self._damage_as_one_line():
             for start in range(0, self.rows, self._block_rows):
@@ -197,21 +205,23 @@ class SoftTargets:
                 logits = self.storage.from_arrays(block)
                 numbers = range(start, start + len(logits))
                 check_usable(logits.values, self.path, numbers, f"{UNUSABLE}: {self.remedy}")
-                if check_soft_targets:
-                    expected = np.exp(metrics.log_softmax(logits.values, self.temperature))
+                expected = self.storage.soft_targets(logits.values) if check_soft_targets else None
+                if expected is not None:
                     stored = block["soft_targets"].astype(np.float32)
                     if not np.allclose(stored, expected, *TOLERANCE[self.storage.dtype]):
                         raise KdistillError(
-                            f"{self.path}: soft_targets are not softmax(logits / {self.temperature:g}): {self.remedy}"
+                            f"{self.path}: soft_targets are not those of its logits at T = {self.temperature:g}: "
+                            f"{self.remedy}"
                         )
                 content.add(block, logits)
                 yield block["row_keys"], block["labels"], logits
         if content.digest() != self.digest:
             raise KdistillError(f"{self.path} has changed since it was written (its digest differs): {self.remedy}")
-        if content.correct != self.manifest.results["correct"]:
+        recorded = self.manifest.results["score"]
+        if not math.isclose(content.score, recorded, rel_tol=1e-9):  # blocks of other sizes round differently
             raise KdistillError(
-                f"{self.path}: its teacher is correct on {content.correct:,} of {self.rows:,} rows (expected "
-                f"{self.manifest.results['correct']:,}, as recorded): {self.remedy}"
+                f"{self.path}: its teacher has a score of {content.score:,.10g} on its labels (expected {recorded:,.10g}, as "
+                f"recorded): {self.remedy}"
             )
 
     def check(self) -> None:
@@ -245,13 +255,17 @@ class SoftTargets:
         return self.take(np.arange(self.rows)).dense()
 
     def soft_targets(self, temperature: float | None = None) -> NDArray[np.float32]:
-        """Return softmax(logits / T) of all rows in the file's order, (rows, classes).
+        """Return the soft targets of all rows in the file's order, (rows, classes), e.g. softmax(logits / T).
+
+        For tasks without soft targets, they are the outputs of the teacher.
 
         Args:
             temperature: T; the file's own by default.
         """
         scale = self.temperature if temperature is None else check_value(Objective, "temperature", temperature)
-        return np.exp(metrics.log_softmax(self.logits(), scale)).astype(np.float32)
+        logits = self.logits()
+        soft_targets = self.storage.soft_targets(logits, scale)
+        return logits if soft_targets is None else soft_targets.astype(np.float32)
 
     def dataset(
         self,

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill import tasks
 from kdistill.errors import KdistillError
+from kdistill.settings import CLASSIFICATION
 
 Floats = NDArray[np.floating[Any]]
 Columns = dict[str, tuple[tuple[int, ...], str]]  # shape and type of one row, by dataset
@@ -37,11 +39,12 @@ class LogitStorage:
     """How the logits of a row are stored.
 
     Attributes:
-        classes: number of classes.
+        classes: number of outputs of the teacher: classes, or numbers of a regression or a vector.
         temperature: T at which the rest, i.e. all classes but the top k, keeps its probability.
         dtype: `float32` or `float16`.
         top_k: number of classes with a logit each, besides one logit for the rest; None for all classes.
         views: number of views of each row; None for the row as it is.
+        task: a key of `settings.TASKS`.
     """
 
     classes: int
@@ -49,6 +52,7 @@ class LogitStorage:
     dtype: str = "float32"
     top_k: int | None = None
     views: int | None = None
+    task: str = CLASSIFICATION
 
     @property
     def columns(self) -> Columns:
@@ -63,8 +67,14 @@ class LogitStorage:
     @property
     def datasets(self) -> Columns:
         """All datasets of a soft-target file."""
-        logits = self.columns["logits"]
-        return {**self.columns, "soft_targets": logits, "labels": ((), "<i8"), "row_keys": ((16,), "u1")}
+        columns = dict(self.columns)
+        if self.soft_targets(np.zeros((0, self.classes))) is not None:
+            columns["soft_targets"] = columns["logits"]
+        return {**columns, "labels": tasks.get(self.task).label_type(self.classes), "row_keys": ((16,), "u1")}
+
+    def soft_targets(self, logits: Floats, temperature: float | None = None) -> Floats | None:
+        """Return the soft targets of logits (..., classes) at T, by default the temperature; None without any."""
+        return tasks.get(self.task).activation(logits, self.temperature if temperature is None else temperature)
 
     @property
     def one_view(self) -> LogitStorage:
@@ -134,12 +144,12 @@ class Logits:
         top = None if self.top_classes is None else self.top_classes[index]
         return Logits(self.storage.one_view, self.values[index], top)
 
-    def most_likely(self) -> NDArray[np.int64]:
-        """Return the class with the largest logit in view 0, (rows,)."""
+    def predictions(self) -> NDArray[Any]:
+        """Return what the teacher predicts from view 0, (rows, ...), e.g. the class with the largest logit."""
         logits = self.at(slice(None))
-        largest = logits.values[:, : self.storage.top_k].argmax(axis=1)
         if logits.top_classes is None:
-            return np.asarray(largest, np.int64)
+            return tasks.get(self.storage.task).predict(logits.values)
+        largest = logits.values[:, : self.storage.top_k].argmax(axis=1)
         return np.take_along_axis(logits.top_classes, largest[:, None], axis=1)[:, 0].astype(np.int64)
 
     def dense(self) -> NDArray[np.float32]:

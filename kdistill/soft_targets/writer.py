@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import NO_LABEL
+from kdistill import tasks
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
 from kdistill.soft_targets.file import Content
 from kdistill.soft_targets.storage import LogitStorage
 from kdistill.soft_targets.transfer_sets import teacher_names
+from kdistill.tasks import is_labeled
 from kdistill.workspace import FORMAT, Manifest, hdf5_manifest
 from kdistill.workspace.resume_log import BlockLog
 
@@ -28,7 +28,7 @@ def write(
     path: Path,
     log: BlockLog,
     identity: Manifest,
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     storage: LogitStorage,
     *,
     start_time: float,
@@ -40,7 +40,7 @@ def write(
         path: the new file.
         log: the row keys, and the logits as `storage` stores them.
         identity: what the file is made from.
-        labels: (rows,) of the transfer set.
+        labels: (rows, ...) of the transfer set.
         storage: how logits are stored.
         start_time: when the work began, by `time.perf_counter`.
         teacher: facts about the teacher for the manifest.
@@ -53,7 +53,7 @@ def write(
             f"{log.path} has {log.rows:,} rows (expected {len(labels):,}, as the transfer set); run the same command again"
         )
     names = teacher_names(identity)
-    content = Content()
+    content = Content(tasks.get(storage.task))
     with _OutputFile(path) as output, h5py.File(output, "w", libver="latest") as file:
         datasets = {
             name: create_dataset(file, name, (log.rows, *shape), dtype)
@@ -65,23 +65,32 @@ def write(
             logits = storage.from_arrays(block)
             logits.check(" + ".join(names), start)
             block["labels"] = labels[start:end]
-            block["soft_targets"] = np.exp(metrics.log_softmax(logits.values, storage.temperature))
+            if (soft_targets := storage.soft_targets(logits.values)) is not None:
+                block["soft_targets"] = soft_targets
             for name, values in block.items():
                 datasets[name][start:end] = values
             content.add(block, logits)
             start = end
-        labeled = int((labels != NO_LABEL).sum())
-        results = {"rows": log.rows, "classes": storage.classes, "labeled": labeled, "correct": content.correct}
+        labeled = int(is_labeled(labels).sum())
+        results = {
+            "task": storage.task,
+            "rows": log.rows,
+            "classes": storage.classes,
+            "outputs": tasks.get(storage.task).count(storage.classes),
+            "labeled": labeled,
+            "score": content.score,
+        }
         outputs = {"content": content.digest()}
         seconds = time.perf_counter() - start_time
         manifest = identity.with_results(outputs=outputs, results={**results, "teacher": teacher}, seconds=seconds)
         attributes: dict[str, Any] = {
             "kdistill_format": FORMAT,
             "temperature": storage.temperature,
+            "task": storage.task,
             "classes": storage.classes,
             "teacher": ", ".join(names),
             "dataset": identity.require_input("dataset").name,
-            "accuracy": content.correct / labeled if labeled else float("nan"),
+            "score": content.score / labeled if labeled else float("nan"),
             "digest": content.digest(),
             hdf5_manifest.ATTRIBUTE: manifest.to_json(),
         }

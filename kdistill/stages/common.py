@@ -112,7 +112,7 @@ def load_checked_network(network: Artifact, manifest: Manifest, dataset: data.Da
     loaded, saved = loading.load_network(network)
     if loaded != manifest:
         raise KdistillError(f"{network} was replaced while this command ran: run the command again")
-    saved.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+    saved.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
     return saved
 
 

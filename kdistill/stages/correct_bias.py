@@ -14,7 +14,7 @@ from kdistill.data.keys import sortable
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias_shifts
-from kdistill.settings import CorrectBias
+from kdistill.settings import CLASSIFICATION, CorrectBias
 from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, size
@@ -106,6 +106,8 @@ def run(
     reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
     if reason is None:
         return CorrectBiasResult(artifact, artifact.require())
+    if trained.results["task"] != CLASSIFICATION:
+        raise KdistillError(f"correct-bias does not apply to {student}: its task is {trained.results['task']}")
     if not (student.path / "model.keras").exists():
         raise KdistillError(
             f"{student} has no model.keras, since Keras cannot save it, so its biases cannot be shifted: train a student "
@@ -117,7 +119,8 @@ def run(
     common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.networks import saved_models
-    from kdistill.networks.loading import SAVED_MODEL, count_test_errors
+    from kdistill.networks.loading import SAVED_MODEL
+    from kdistill.networks.measures import measure_split, unprefixed
     from kdistill.networks.shifted_network import load_shifted
 
     start = time.perf_counter()
@@ -134,7 +137,7 @@ def run(
         if warning := saved_models.save(network, staging.path):
             reporter.warn(warning)
         saved = staging.path / SAVED_MODEL
-        test_errors, test_rows = count_test_errors(saved_models.SavedNetwork.load(saved), dataset), len(dataset.test)
+        measures = measure_split(saved_models.SavedNetwork.load(saved).logits, dataset.test, dataset.task, "test")
         columns = {
             "name": dataset.class_names,
             "wanted": wanted.tolist(),
@@ -145,9 +148,8 @@ def run(
         results = {
             **trained.results,
             **dataset.description,
-            "test_rows": test_rows,
-            "test_errors": test_errors,
-            "test_accuracy": 1 - test_errors / test_rows,
+            **measures,
+            "summary": dataset.task.describe(unprefixed(measures, "test"), len(dataset.test)),
             "parameters": network.count_params(),
             "saved_model_bytes": size(saved),
             "student_test_errors": trained.results["test_errors"],

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
-from kdistill.data import NO_LABEL
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import (
@@ -21,6 +20,7 @@ from kdistill.soft_targets import (
     transfer_set,
     transfer_sources,
 )
+from kdistill.tasks import NO_LABEL
 from kdistill.workspace import Workspace
 
 if TYPE_CHECKING:

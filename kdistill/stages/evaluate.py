@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdistill import data, teachers
@@ -17,6 +17,8 @@ from kdistill.stages.inputs import recorded_dataset, staleness
 from kdistill.stages.measurement import Measurement, NetworkToMeasure, Observer, measure
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
+GAP_NOTE = "gap: training accuracy minus test accuracy, in percentage points; all others: test rows only\n"
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -27,38 +29,36 @@ class EvaluateResult:
 
     def as_json(self) -> list[dict[str, object]]:
         """Return an object per network and split."""
-        return [asdict(measurement) for measurement in self.measurements]
+        return [measurement.as_json() for measurement in self.measurements]
 
     def show(self, reporter: Reporter) -> None:
-        """Print the table."""
-        reporter.table(*self.table())
+        """Print the tables."""
+        for table in self.tables():
+            reporter.table(*table)
 
-    def table(self) -> Table:
-        """Return a row per network: measures on the test rows, and the gap to the training rows."""
-        train, test = ([each for each in self.measurements if each.split == split] for split in ("train", "test"))
-        columns = ("network", "role", "errors", "rate", "NLL", "ECE", "Brier", "agree", "KL", "gap", "params", "size")
-        counts = sorted({each.rows for each in test})
-        return Table(
-            f"test split, {' or '.join(f'{count:,}' for count in counts)} rows",
-            columns,
-            [_table_row(*pair) for pair in zip(train, test, strict=True)],
-            note="gap: training accuracy minus test accuracy, in percentage points; all others: test rows only\n"
-            "agree, KL: agreement with the teacher, KL(teacher || student) at T = 1; NLL and KL in nats",
-        )
+    def tables(self) -> Iterator[Table]:
+        """Yield for each task a row per network: measures on the test rows, and the gap to the training rows."""
+        for task in dict.fromkeys(each.task for each in self.measurements):
+            measured = [each for each in self.measurements if each.task is task]
+            train, test = ([each for each in measured if each.split == split] for split in ("train", "test"))
+            counts = sorted({each.rows for each in test})
+            gap = ["gap"] if task.gap else []
+            yield Table(
+                f"test split, {' or '.join(f'{count:,}' for count in counts)} rows",
+                ("network", "role", *(column.head for column in task.columns), *gap, "params", "size"),
+                [_table_row(*pair) for pair in zip(train, test, strict=True)],
+                note=f"{GAP_NOTE * bool(gap)}{task.note}",
+            )
 
 
 def _table_row(train: Measurement, test: Measurement) -> Sequence[str]:
+    values = [(column, test.measures.get(column.measure)) for column in test.task.columns]
+    gap = test.task.gap
     return (
         test.name,
         test.role,
-        f"{test.errors:,}",
-        f"{test.error_rate:.2%}",
-        f"{test.nll:.3f}",
-        f"{test.ece:.3f}",
-        f"{test.brier:.3f}",
-        "" if test.agreement is None else f"{test.agreement:.1%}",
-        "" if test.kl_to_teacher is None else f"{test.kl_to_teacher:.3f}",
-        f"{100 * (train.accuracy - test.accuracy):.2f}",
+        *("" if value is None else column(value) for column, value in values),
+        *([f"{100 * (train.measures[gap] - test.measures[gap]):.2f}"] if gap else []),
         "" if test.parameters is None else short_count(test.parameters),
         "" if test.bytes is None else short_count(test.bytes) + "B",
     )
@@ -117,7 +117,7 @@ def measure_networks(
         manifests: The networks.
         dataset: Their dataset.
         reporter: Prints warnings and progress.
-        observer: Is given the logits.
+        observer: Is given the outputs.
     """
     with reporter.steps("evaluate", len(manifests)) as bar:
         return EvaluateResult(measure(_Plan(workspace, manifests).networks, dataset, reporter, bar, observer))

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdistill import data
+from kdistill import data, tasks
 from kdistill.console import Reporter
 from kdistill.console.native_stderr import silent
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
 from kdistill.networks import exports
 from kdistill.settings import Export
 from kdistill.stages import common
 from kdistill.stages.result import Result
+from kdistill.tasks import Column, Headline
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size, threads
 
 if TYPE_CHECKING:
@@ -45,28 +45,33 @@ class ExportResult(Result):
     def show(self, reporter: Reporter) -> None:
         """Print a row for the SavedModel and one for the exported network."""
         results, settings = self.manifest.results, self.manifest.settings
+        task = tasks.get(results["task"])
         network = self.manifest.inputs_of("student", "teacher")[0].name
         quantized = "" if settings["quantize"] == "none" else f" {settings['quantize']}"
         rows = [
             (
                 name,
-                f"{results[f'{prefix}test_errors']:,}",
+                formatted(task.headline, results.get(f"{prefix}test_{task.headline.measure}")),
                 agreement,
                 f"{results[f'{prefix}bytes']:,}",
                 f"{results[f'{prefix}latency_ms']:.3f}",
             )
             for name, prefix, agreement in (
                 ("SavedModel", "original_", ""),
-                (f"{settings['format']}{quantized}", "", f"{results['agreement']:.2%}"),
+                (f"{settings['format']}{quantized}", "", formatted(task.closeness, results.get("closeness"))),
             )
         ]
         reporter.table(
             f"{network} on the test split, {results['test_rows']:,} rows",
-            ("network", "errors", "agree", "bytes", "ms/row"),
+            ("network", task.headline.label, task.closeness.head, "bytes", "ms/row"),
             rows,
-            note="agree: rows for which both predict the same class\n"
+            note=f"{task.closeness.head}: how close the outputs of both are\n"
             f"ms/row: median of calls with one row; CPU, {results['threads']} thread{'s' * (results['threads'] != 1)}",
         )
+
+
+def formatted(column: Headline | Column, value: float | None) -> str:
+    return "" if value is None else column(value)
 
 
 def run(
@@ -167,16 +172,19 @@ def _convert(
 
 
 def _compare(original: SavedNetwork, runtime: exports.Runtime, dataset: data.Dataset) -> dict[str, Any]:
-    """Return the test errors and latencies of both networks, and how often they agree."""
+    """Return the measures and latencies of both networks, and how close their outputs are."""
     blocks = [exports.runtime_inputs(block) for block in dataset.test.blocks(BLOCK_ROWS)]
-    original_logits = np.concatenate([original.logits(block) for block in blocks])
-    logits = np.concatenate([runtime(block) for block in blocks])
+    original_outputs = np.concatenate([original.logits(block) for block in blocks])
+    outputs = np.concatenate([runtime(block) for block in blocks])
+    task, labels = dataset.task, dataset.test.labels
+    measures = task.measure([outputs], labels, [original_outputs])
     row = blocks[0][:1]
     return {
-        "test_rows": len(logits),
-        "test_errors": metrics.errors(logits, dataset.test.labels),
-        "original_test_errors": metrics.errors(original_logits, dataset.test.labels),
-        "agreement": float(metrics.agreement(original_logits, logits).mean()),
+        "test_rows": len(outputs),
+        "summary": task.describe(measures, len(outputs)),
+        **{f"test_{name}": value for name, value in task.measure([outputs], labels).items()},
+        **{f"original_test_{name}": value for name, value in task.measure([original_outputs], labels).items()},
+        "closeness": measures[task.closeness.measure],
         "latency_ms": exports.median_latency(runtime, row),
         "original_latency_ms": exports.median_latency(original.logits, row),
     }

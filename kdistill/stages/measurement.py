@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
 from kdistill.console import Reporter, Steps
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
+from kdistill.tasks import Measures, Task
 
 if TYPE_CHECKING:
     from kdistill.networks.loading import NetworkLoader
@@ -27,29 +25,33 @@ CACHED_BYTES = 256 << 20  # limit for the inputs of a dataset, and another one f
 
 @dataclass(frozen=True)
 class Measurement:
-    """One network on one split. Values that do not apply or are not known are None.
+    """One network on one split.
 
-    NLL and KL(teacher || network) are in nats, KL at T = 1.
+    Attributes:
+        name: of the network.
+        role: `teacher` or `student`.
+        split: `train` or `test`.
+        task: what the outputs are.
+        rows: how many there are.
+        measures: those of the task, by name. Those that do not apply or are not known are missing.
+        parameters: of the network; None if unknown.
+        bytes: of its SavedModel; None if unknown.
     """
 
     name: str
     role: str
     split: str
+    task: Task
     rows: int
-    errors: int
-    error_rate: float
-    nll: float
-    ece: float
-    brier: float
-    agreement: float | None
-    kl_to_teacher: float | None
+    measures: Measures
     parameters: int | None
     bytes: int | None
 
-    @property
-    def accuracy(self) -> float:
-        """The fraction of rows that the network classifies correctly."""
-        return 1 - self.error_rate
+    def as_json(self) -> dict[str, Any]:
+        """Return all values by name, those that are not known as None."""
+        known = {column.measure: None for column in self.task.columns} | self.measures
+        fields = {"name": self.name, "role": self.role, "split": self.split, "task": self.task.name, "rows": self.rows}
+        return {**fields, **known, "parameters": self.parameters, "bytes": self.bytes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class NetworkToMeasure:
         return f"{self.role} {self.name!r}"
 
 
-Observer = Callable[[NetworkToMeasure, data.Split, NDArray[Any]], None]  # is given each block of logits, in order
+Observer = Callable[[NetworkToMeasure, data.Split, NDArray[Any]], None]  # is given each block of outputs, in order
 
 
 class BlockCache:
@@ -105,7 +107,7 @@ def measure(
 
     splits = dataset.train, dataset.test
     inputs_fit = sum(split.inputs.nbytes for split in splits) <= CACHED_BYTES
-    logits_fit = sum(len(split) for split in splits) * dataset.classes * 4 <= CACHED_BYTES
+    logits_fit = sum(len(split) for split in splits) * (dataset.outputs or 1024) * 4 <= CACHED_BYTES
     inputs = [BlockCache(functools.partial(split.blocks, BLOCK_ROWS), keep=inputs_fit) for split in splits]
     measurements: dict[NetworkToMeasure, list[Measurement]] = {}
     failures: dict[str, list[NetworkToMeasure]] = {}
@@ -124,11 +126,10 @@ def measure(
             network = entry.load(loader)
             if network is None:
                 return None, None
-            network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+            network.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
             logits = [BlockCache(functools.partial(map, network.logits, blocks), keep=keep) for blocks in inputs]
             if entry.listed:
-                arguments = zip(splits, logits, teacher_logits, strict=True)
-                measurements[entry] = [_measure_split(entry, *each, observer) for each in arguments]
+                measurements[entry] = _measure_splits(entry, dataset, logits, teacher_logits, observer)
         except KdistillError as error:
             failures.setdefault(str(error), []).append(entry)
             return None, None
@@ -146,47 +147,32 @@ def measure(
     return [measurement for entry in networks for measurement in measurements.get(entry, [])]
 
 
-def _measure_split(
+def _measure_splits(
     network: NetworkToMeasure,
-    split: data.Split,
-    logits: Iterable[NDArray[Any]],
-    teacher_logits: Iterable[NDArray[Any]] | None,
+    dataset: data.Dataset,
+    outputs: Sequence[BlockCache],
+    teacher_outputs: Sequence[BlockCache | None],
     observer: Observer | None,
-) -> Measurement:
-    """Measure one network on one split. Memory holds a few numbers per row, whatever the number of classes."""
-    columns_of_blocks: list[list[NDArray[Any]]] = []
-    start = 0
-    pairs: Iterable[tuple[NDArray[Any], NDArray[Any] | None]]
-    pairs = zip(logits, repeat(None)) if teacher_logits is None else zip(logits, teacher_logits, strict=True)
-    for block, teacher_block in pairs:
-        labels = split.labels[start : start + len(block)]
-        start += len(block)
+) -> list[Measurement]:
+    """Measure one network on the training and the test rows."""
+    task, (train, test) = dataset.task, (dataset.train, dataset.test)
+    train_measures, test_measures = (
+        task.measure(_observed(blocks, network, split, observer), split.labels, of_teacher)
+        for split, blocks, of_teacher in zip((train, test), outputs, teacher_outputs, strict=True)
+    )
+    test_measures |= task.probe(outputs[0], train.labels, outputs[1], test.labels)
+    return [
+        Measurement(
+            network.name, network.role, split.name, task, len(split), measures, network.parameters, network.bytes
+        )
+        for split, measures in ((train, train_measures), (test, test_measures))
+    ]
+
+
+def _observed(
+    blocks: Iterable[NDArray[Any]], network: NetworkToMeasure, split: data.Split, observer: Observer | None
+) -> Iterator[NDArray[Any]]:
+    for block in blocks:
         if observer:
             observer(network, split, block)
-        columns = [
-            metrics.confidence(block),
-            block.argmax(axis=1) == labels,
-            metrics.negative_log_likelihood(block, labels),
-            metrics.brier_score(block, labels),
-        ]
-        if teacher_block is not None:
-            columns += [metrics.agreement(block, teacher_block), metrics.kl_divergence(teacher_block, block)]
-        columns_of_blocks.append(columns)
-    confidence, correct, nll, brier, *of_teacher = map(np.concatenate, zip(*columns_of_blocks, strict=True))
-    agreement, kl_to_teacher = (float(values.mean()) for values in of_teacher) if of_teacher else (None, None)
-    errors = int((~correct).sum())
-    return Measurement(
-        name=network.name,
-        role=network.role,
-        split=split.name,
-        rows=len(correct),
-        errors=errors,
-        error_rate=errors / len(correct),
-        nll=float(nll.mean()),
-        ece=metrics.expected_calibration_error(confidence, correct),
-        brier=float(brier.mean()),
-        agreement=agreement,
-        kl_to_teacher=kl_to_teacher,
-        parameters=network.parameters,
-        bytes=network.bytes,
-    )
+        yield block

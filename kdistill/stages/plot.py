@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from kdistill import data
+from kdistill import data, tasks
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import Plot
+from kdistill.settings import CLASSIFICATION, Plot
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import reason_to_run, select_networks, warn_if_stale
 from kdistill.stages.dark_knowledge import dark_knowledge
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
+from kdistill.tasks import Task
 from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands
 
@@ -51,8 +52,15 @@ def run(
     start = time.perf_counter()
     datasets = dict.fromkeys(manifest.require_input("dataset").name for manifest in networks.values())
     title = ", ".join(map(data.short_name, datasets))
-    pictures = {"learning-curves": figures.learning_curves([curve(network) for network in networks], title)}
-    if soft:
+    pictures = {}
+    by_task: dict[str, list[Artifact]] = {}
+    for network, manifest in networks.items():
+        by_task.setdefault(manifest.results["task"], []).append(network)
+    for name, drawn in by_task.items():
+        task, suffix = tasks.get(name), f"-{name}" if len(by_task) > 1 else ""
+        curves = [curve(network, task) for network in drawn]
+        pictures[f"learning-curves{suffix}"] = figures.learning_curves(curves, title, task.loss_title)
+    if soft and soft.task.name == CLASSIFICATION:
         pictures["dark-knowledge"] = dark_knowledge(workspace, soft)
     with artifact.writing() as staging:
         for name, picture in pictures.items():
@@ -92,18 +100,19 @@ def _open_soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     return soft
 
 
-def curve(network: Artifact) -> Curve:
+def curve(network: Artifact, task: Task) -> Curve:
     """Return the history of a network as it is drawn."""
     from kdistill.evaluation.figures import Curve
 
-    held_out, table = history.read(network.path / "history.csv", network.remedy)
+    held_out, metric, table = history.read(network.path / "history.csv", network.remedy)
     return Curve(
         name=network.name,
         role=network.kind,
         held_out=held_out,
+        metric=metric.replace("_", " "),
         epochs=table["epoch"],
-        train_accuracy=table["train_accuracy"],
-        held_out_accuracy=table[f"{held_out}_accuracy"],
-        train_loss=table.get("hard_loss", table["train_loss"]),
+        train_metric=table[f"train_{metric}"],
+        held_out_metric=table[f"{held_out}_{metric}"],
+        train_loss=table.get("hard_loss" if task.needs_labels else "soft_loss", table["train_loss"]),
         held_out_loss=table[f"{held_out}_loss"],
     )

@@ -11,10 +11,10 @@ from typing import Any
 
 from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
-from kdistill.data import NO_LABEL, Dataset, Split
+from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import Soften, TrainTeacher
+from kdistill.settings import CLASSIFICATION, Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.inputs import staleness
@@ -55,10 +55,7 @@ def run(
     if reason is None:
         return Result(artifact, artifact.manifest() or identity)
     dataset = source.load()
-    if settings.top_k is not None and settings.top_k >= dataset.classes:
-        raise UsageError(
-            f"--top-k {settings.top_k} is too large (expected less than the {dataset.classes} classes of {dataset.name})"
-        )
+    _check_top_k(settings, dataset)
     full = full_transfer_set(identity, dataset, workspace.cache)
     for warning in (*dataset.warnings, *full.warnings):
         reporter.warn(warning)
@@ -81,13 +78,24 @@ def run(
     architecture = dict.fromkeys(("model", "parameters"))
     if len(members) == 1 and members[0].manifest:
         architecture = {name: members[0].manifest.results[name] for name in architecture}
-    storage = LogitStorage(dataset.classes, settings.temperature, settings.dtype, settings.top_k, settings.views)
+    outputs = dataset.outputs or teacher.outputs
+    task = dataset.task.name
+    storage = LogitStorage(outputs, settings.temperature, settings.dtype, settings.top_k, settings.views, task)
     manifest = _write(artifact, identity, teacher, rows, storage, settings.batch_size, architecture, start, reporter)
     _report(artifact, manifest, settings, dataset, reporter)
     if external:
         _warn_if_trained_on(manifest, rows, dataset, reporter)
     reporter.say(f"Next: {commands.after_soften(workspace.root, settings.name, manifest.results)}")
     return Result(artifact, manifest)
+
+
+def _check_top_k(settings: Soften, dataset: Dataset) -> None:
+    if settings.top_k is not None and dataset.task.name != CLASSIFICATION:
+        raise UsageError(f"--top-k does not apply to the task {dataset.task.name}: remove it")
+    if settings.top_k is not None and settings.top_k >= dataset.classes:
+        raise UsageError(
+            f"--top-k {settings.top_k} is too large (expected less than the {dataset.classes} classes of {dataset.name})"
+        )
 
 
 def _write(
@@ -188,9 +196,10 @@ def _describe(
     transfer_sets = " + ".join(each.name for each in identity.inputs_of("transfer_set"))
     labeled = f" ({rows.labeled_rows:,} labeled)" if rows.labeled_rows < len(rows) else ""
     mean = f" ({settings['mean']} mean)" if len(names) > 1 else ""
+    at_temperature = f" at T = {settings['temperature']:g}" if dataset.task.uses_temperature else ""
     reporter.say(
-        f"Softening {views}{len(rows):,} rows of {transfer_sets or dataset.name}{labeled} with {' + '.join(names)}{mean} "
-        f"at T = {settings['temperature']:g}"
+        f"Softening {views}{len(rows):,} rows of {transfer_sets or dataset.name}{labeled} with {' + '.join(names)}{mean}"
+        + at_temperature
     )
 
 
@@ -220,14 +229,16 @@ def _fill_log(
 
 
 def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
-    rows, labeled, correct = (manifest.results[name] for name in ("rows", "labeled", "correct"))
-    of_labeled = f"{labeled:,} labeled rows" if labeled < rows else f"{rows:,}"
-    accuracy = f"; teacher correct on {correct:,} of {of_labeled} ({correct / labeled:.2%})" if labeled else ""
+    results, task = manifest.results, dataset.task
+    rows, labeled, outputs = (results[name] for name in ("rows", "labeled", "classes"))
+    score = task.describe_score(results["score"], labeled, outputs) if labeled else ""
     reporter.say(
-        f"Wrote {artifact.path}: {rows:,} rows, {dataset.classes} classes{accuracy}; {size(artifact.path) / 1e6:,.1f} MB, "
-        f"{manifest.seconds:.1f} s"
+        f"Wrote {artifact.path}: {rows:,} rows, {results['outputs']}{f'; teacher {score}' if score else ''}; "
+        f"{size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
     )
-    if labeled and correct / labeled < min(MIN_TIMES_CHANCE / dataset.classes, 0.5):
+    if task.name != CLASSIFICATION:
+        return
+    if labeled and results["score"] / labeled < min(MIN_TIMES_CHANCE / outputs, 0.5):
         hint = "check that the logits are for these rows, in this order"
         if not settings.logits:
             raw = " (--teacher-input raw passes values from 0 to 255)" if dataset.input_dtype == "uint8" else ""
@@ -241,9 +252,9 @@ def _warn_if_trained_on(manifest: Manifest, rows: Split, dataset: Dataset, repor
     A teacher of the workspace is not suspect: its logits, unlike rounded probabilities, differ between wrong classes.
     """
     results = manifest.results
-    if not results["labeled"] or results["correct"] < results["labeled"]:
+    if dataset.task.name != CLASSIFICATION or not results["labeled"] or results["score"] < results["labeled"]:
         return
-    labeled = rows.select(rows.labels != NO_LABEL)
+    labeled = rows.select(rows.labeled)
     if manifest.inputs_of("transfer_set") and not (positions(labeled.keys(), dataset.train.keys()) >= 0).any():
         return
     reporter.warn(

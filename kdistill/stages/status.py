@@ -248,8 +248,9 @@ def _next(workspace: Workspace, look: Staleness, found: Sequence[ArtifactStatus]
         manifest = look.manifest(workspace.soft_targets(soft)) if soft else None
         if soft and manifest:
             return commands.after_soften(workspace.root, soft, manifest.results)
-        if teacher:
-            return commands.after_teacher(workspace.root, teacher)
+        trained = look.manifest(workspace.teacher(teacher)) if teacher else None
+        if teacher and trained:
+            return commands.after_teacher(workspace.root, teacher, trained.results["task"])
         return commands.command(workspace.root, "train-teacher")
     if not names["plots"]:
         return commands.command(workspace.root, "plot", soft_targets=soft or Plot.soft_targets)

@@ -13,7 +13,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
-from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
+from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.inputs import staleness
 from kdistill.training.training_rows import TrainingRows
@@ -75,6 +75,11 @@ class StudentInputs:
             self.reporter.warn(warning)
         return dataset
 
+    @property
+    def task(self) -> str:
+        """The name of the task of the dataset."""
+        return self.soft.task.name if self.soft else self.dataset.task.name
+
     def model(self, settings: TrainStudent) -> ModelSource:
         """Return a student's network: by default the teacher's architecture with new weights.
 
@@ -91,14 +96,23 @@ class StudentInputs:
         return resolve_model(self.teacher_model, settings.weights or NEW_WEIGHTS)
 
     def objective(self, settings: TrainStudent) -> Objective:
-        """Return a student's objective, with the temperature of the soft targets by default.
+        """Return a student's objective, with the loss of the task and the temperature of the soft targets by default.
 
         The temperature is None if the loss does not depend on it.
+
+        Raises:
+            UsageError: if an option does not apply to the task.
         """
-        soft, objective = self._soft_for(settings), settings.objective
-        uses_temperature = soft is not None and LOSSES[objective.loss].temperature
-        default = soft.temperature if soft else None
-        return replace(objective, temperature=(objective.temperature or default) if uses_temperature else None)
+        soft = self._soft_for(settings)
+        if soft is None:
+            return settings.objective
+        objective = settings.objective.for_task(soft.task.name)
+        if settings.embedding_size is not None and soft.task.name != EMBEDDING:
+            raise UsageError(f"--embedding-size does not apply to the task {soft.task.name}: remove it")
+        uses_temperature = objective.loss is not None and LOSSES[objective.loss].temperature
+        if objective.temperature is not None and not uses_temperature:
+            raise UsageError(f"--temperature has no effect with --loss {objective.loss}: remove it")
+        return replace(objective, temperature=(objective.temperature or soft.temperature) if uses_temperature else None)
 
     def identity(self, settings: TrainStudent) -> Manifest:
         """Return the manifest of a student before it is trained: its settings and inputs."""
@@ -106,21 +120,23 @@ class StudentInputs:
         inputs = [self._dataset_input, *model.inputs()]
         if soft:
             inputs += [Input("soft_targets", settings.soft_targets, soft.digest), *self._transfer_inputs]
-        temperature = self.objective(settings).temperature
+        objective = self.objective(settings)
+        resolved = {name: getattr(objective, name) for name in ("alpha", "loss", "temperature")}
         return Manifest(
             kind="student",
-            settings=settings.recorded() | {"temperature": temperature} | model.settings(),
+            settings=settings.recorded() | resolved | model.settings(),
             inputs=tuple(inputs),
         )
 
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
         soft, temperature = self._soft_for(settings), self.objective(settings).temperature
-        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
+        if soft is None or temperature in (None, soft.temperature) or soft.exact_at_any_temperature:
             return None
         made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
-        use = "other temperatures" if temperature is None else f"T = {temperature:g}"
-        return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
+        return (
+            f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so T = {temperature:g} is approximate"
+        )
 
     def training_rows(self, settings: TrainStudent) -> TrainingRows:
         """Return the rows that a student learns from, with their soft targets unless alpha is 1.
@@ -131,7 +147,7 @@ class StudentInputs:
         soft = self._soft_for(settings)
         if soft is None:
             return self._hard_rows
-        alpha = settings.objective.alpha
+        alpha = self.objective(settings).alpha
         if alpha > 0 and not self._soft_rows.split.labeled_rows:
             raise KdistillError(
                 f"the transfer set of {soft.path} has no labels, but --alpha {alpha:g} gives them a weight: use --alpha 0"
@@ -167,6 +183,7 @@ class StudentInputs:
             rows=self.training_rows(settings),
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
+            width=settings.embedding_size,
         )
 
     def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:
@@ -185,7 +202,8 @@ class StudentInputs:
     @cached_property
     def _hard_rows(self) -> TrainingRows:
         train = self.dataset.train
-        return self._selected(TrainingRows(train, train.keys() if self.settings.training.validation_fraction else None))
+        keys = train.keys() if self.settings.training.validation_fraction else None
+        return self._selected(TrainingRows.of(self.dataset, train, keys=keys))
 
     @cached_property
     def _soft_rows(self) -> TrainingRows:
@@ -196,10 +214,15 @@ class StudentInputs:
         remedy = artifact.command_for(soft.manifest)
         if self.settings.dataset:
             remedy = f"{artifact.command} --dataset {shlex.quote(dataset.name)}"
-        if soft.classes != dataset.classes:
+        if soft.task is not dataset.task:
             raise KdistillError(
-                f"{soft.path} has soft targets of {soft.classes} classes, but {dataset.name} has {dataset.classes} "
-                f"classes: {remedy}"
+                f"{soft.path} was made for the task {soft.task.name}, but {dataset.name} is read for the task "
+                f"{dataset.task.name}: pass --task {soft.task.name}, or {remedy}"
+            )
+        if dataset.outputs not in (None, soft.classes):
+            raise KdistillError(
+                f"{soft.path} has soft targets of {soft.classes} {soft.task.plural}, but {dataset.name} has "
+                f"{dataset.outputs}: {remedy}"
             )
         split = transfer_set(soft.manifest, dataset, self.workspace.cache)
         for warning in split.warnings:
@@ -207,7 +230,8 @@ class StudentInputs:
         source = " + ".join(each.name for each in transfer_sources(soft.manifest)) or None
         keys = split.keys()
         aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)
-        return self._selected(TrainingRows(split, keys, aligned, source, soft.views))
+        fields = {"keys": keys, "teacher": aligned, "source": source, "views": soft.views}
+        return self._selected(TrainingRows.of(dataset, split, **fields))
 
     def _selected(self, rows: TrainingRows) -> TrainingRows:
         selection = self.settings.selection

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdistill import data
+from kdistill import data, tasks
 from kdistill.console import Reporter
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.sweeps import Row, Summary
@@ -36,7 +36,7 @@ class SweepResult(Result):
 
     def show(self, reporter: Reporter) -> None:
         """Print a row per setting, and a table of the controls if there are any."""
-        for table in sweep_report.tables(self.summaries):
+        for table in sweep_report.tables(self.summaries, tasks.get(self.manifest.results["task"]).headline):
             reporter.table(*table)
 
 
@@ -79,10 +79,13 @@ def run(
         sweeps.write(staging.path / TABLE, rows)
         text = json.dumps([asdict(summary) for summary in summaries], indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
-        sweep_report.draw(summaries, settings, staging.path / PICTURE, _title(plan, rows))
+        headline = tasks.get(plan.inputs.task).headline
+        sweep_report.draw(summaries, settings, headline, staging.path / PICTURE, _title(plan, rows))
         (staging.path / SWEEP).unlink()
         manifest = staging.commit(
-            identity, results={"students": plan.digests(students)}, seconds=time.perf_counter() - start
+            identity,
+            results={"task": plan.inputs.task, "students": plan.digests(students)},
+            seconds=time.perf_counter() - start,
         )
     reporter.say(f"Wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE} in {time.perf_counter() - start:.1f} s")
     return SweepResult(artifact, manifest, summaries)
@@ -91,4 +94,5 @@ def run(
 def _title(plan: SweepPlan, rows: Sequence[Row]) -> str:
     seeds = len(plan.settings.seeds)
     dataset = data.short_name(plan.inputs.source.name)
-    return f"{dataset}: errors of {rows[0].test_rows:,} test rows, {seeds} seed{'s' * (seeds != 1)}"
+    label = tasks.get(plan.inputs.task).headline.label
+    return f"{dataset}: {label} of {rows[0].test_rows:,} test rows, {seeds} seed{'s' * (seeds != 1)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,37 +12,41 @@ from kdistill.evaluation import sweeps
 from kdistill.evaluation.intervals import Estimate
 from kdistill.evaluation.sweeps import Summary
 from kdistill.settings import Sweep
+from kdistill.tasks import Headline
 
 CONTROLS = (sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER)
 
+DIGITS = "{:.3f}", "{:.3f}"  # of NLL and ECE
 
-def tables(summaries: Sequence[Summary]) -> Iterator[Table]:
+
+def tables(summaries: Sequence[Summary], headline: Headline) -> Iterator[Table]:
     """Yield a table with a row per setting, and for each model one that compares its best setting with the controls."""
     grid = [summary for summary in summaries if summary.kind not in CONTROLS]
     models = list(dict.fromkeys(summary.model for summary in grid))
-    validated = any(summary.validation_errors for summary in grid)
+    validated = any(summary.validation for summary in grid)
     rows = []
     for summary in grid:
         name = f"{data.short_name(summary.model)}, {summary}" if len(models) > 1 else str(summary)
-        validation = [_mean(summary.validation_errors) + (" *" if summary.best else "  ")] if validated else []
-        rows.append((name, *validation, _mean(summary.test_errors), _difference(summary.difference)))
-    seeds = grid[0].test_errors.n
+        validation = [_measure(summary.validation, headline) + (" *" if summary.best else "  ")] if validated else []
+        rows.append((name, *validation, _measure(summary.test, headline), _difference(summary.difference, headline)))
+    seeds = next((summary.test.n for summary in grid if summary.test), 1)
     note = "in brackets: 95% interval of the mean difference to the hard-label student of the same seed\n" * (seeds > 1)
     if validated:
-        note += "* fewest validation errors" + " of its model" * (len(models) > 1)
+        note += f"* {_best(headline)}" + " of its model" * (len(models) > 1)
     else:
         note += "no setting is marked as best without validation rows: add --validation-fraction 0.1"
     yield Table(
-        "errors, " + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"),
+        f"{headline.label}, "
+        + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"),
         ("student", *(["validation  "] if validated else []), "test", "test, difference to hard labels"),
         rows,
         note=note,
     )
     for model in models:
-        yield from _controls([summary for summary in summaries if summary.model == model])
+        yield from _controls([summary for summary in summaries if summary.model == model], headline)
 
 
-def _controls(summaries: Sequence[Summary]) -> Iterator[Table]:
+def _controls(summaries: Sequence[Summary], headline: Headline) -> Iterator[Table]:
     """Yield a table of a model's chosen setting, its hard-label students and its controls, if it has any."""
     order = (sweeps.DISTILLED, sweeps.HARD, *CONTROLS)
     compared = [summary for summary in summaries if summary.chosen or summary.kind != sweeps.DISTILLED]
@@ -53,18 +58,18 @@ def _controls(summaries: Sequence[Summary]) -> Iterator[Table]:
     rows = [
         (
             f"distilled, {summary}" if summary.chosen else str(summary),
-            _mean(summary.test_errors),
-            "" if summary.kind == sweeps.SCALED else _difference(summary.difference),
-            _mean(summary.nll, 3),
-            _mean(summary.ece, 3),
+            _measure(summary.test, headline),
+            "" if summary.kind == sweeps.SCALED else _difference(summary.difference, headline),
+            _mean(summary.nll, *DIGITS),
+            _mean(summary.ece, *DIGITS),
             f"{summary.agreement.mean:.1%}" if summary.agreement else "",
         )
         for summary in compared
     ]
-    why = "fewest validation errors" if chosen.validation_errors else "the first setting"
+    why = _best(headline) if chosen.validation else "the first setting"
     yield Table(
         f"controls of {data.short_name(chosen.model)}, {chosen} ({why})",
-        ("student", "test errors", "difference to hard labels", "NLL", "ECE", "agree"),
+        ("student", f"test {headline.label}", "difference to hard labels", "NLL", "ECE", "agree"),
         rows,
         note="NLL, ECE, agree: on test rows; agree: with the teacher\n"
         + (
@@ -75,24 +80,36 @@ def _controls(summaries: Sequence[Summary]) -> Iterator[Table]:
     )
 
 
-def _mean(estimate: Estimate | None, digits: int = 1) -> str:
+def _best(headline: Headline) -> str:
+    """Return why a setting is the best."""
+    return f"{'lowest' if headline.lower_is_better else 'highest'} {headline.label} on validation rows"
+
+
+def _mean(estimate: Estimate | None, form: str, mean_form: str) -> str:
+    """Return a mean and its standard deviation, or the value of a single seed."""
     if estimate is None:
         return ""
     if estimate.sd is None:
-        return f"{estimate.mean:,.{digits if digits > 1 else 0}f}"
-    return f"{estimate.mean:,.{digits}f} ± {estimate.sd:.{digits}f}"
+        return form.format(estimate.mean)
+    return f"{mean_form.format(estimate.mean)} ± {mean_form.format(estimate.sd)}"
 
 
-def _difference(estimate: Estimate | None) -> str:
+def _measure(estimate: Estimate | None, headline: Headline) -> str:
+    return _mean(estimate, headline.form, headline.mean_form)
+
+
+def _difference(estimate: Estimate | None, headline: Headline) -> str:
     if estimate is None:
         return ""
+    signed, signed_mean = (form.replace(":", ":+") for form in (headline.form, headline.mean_form))
     if estimate.low is None:
-        return f"{estimate.mean:+,.0f}"
-    return f"{estimate.mean:+,.1f} [{estimate.low:+,.1f}, {estimate.high:+,.1f}]"
+        return signed.format(estimate.mean)
+    mean, low, high = (signed_mean.format(value) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} [{low}, {high}]"
 
 
-def draw(summaries: Sequence[Summary], settings: Sweep, path: Path, title: str) -> None:
-    """Save a picture: a heat map per model and loss if both T and alpha vary, else errors over the one that varies."""
+def draw(summaries: Sequence[Summary], settings: Sweep, headline: Headline, path: Path, title: str) -> None:
+    """Save a picture: a heat map per model and loss if both T and alpha vary, else the measure over the one that varies."""
     from kdistill.evaluation import figures
 
     grids: dict[tuple[str, str | None], list[Summary]] = {}
@@ -114,20 +131,26 @@ def draw(summaries: Sequence[Summary], settings: Sweep, path: Path, title: str) 
             )
             for key, grid in grids.items()
         ]
-        figures.save(figures.heat_maps(maps, f"{title}; difference to hard labels"), path)
+        picture = figures.heat_maps(
+            maps,
+            f"{title}; difference to hard labels",
+            lower_is_better=headline.lower_is_better,
+            form=headline.mean_form.replace(":", ":+"),
+        )
+        figures.save(picture, path)
         return
-    hard = {summary.model: summary.test_errors for summary in summaries if summary.kind == sweeps.HARD}
+    hard = {summary.model: summary.test for summary in summaries if summary.kind == sweeps.HARD and summary.test}
     axis = "alpha" if len(settings.alphas) > 1 else "T"
     lines = [
         figures.Line(
             names[model, loss],
             [point.alpha if axis == "alpha" else point.temperature for point in grid],
-            [point.test_errors.mean for point in grid],
-            [point.test_errors.sd or 0.0 for point in grid],
-            hard[model].mean if loss == settings.losses[0] else None,
-            hard[model].sd or 0.0,
+            [point.test.mean if point.test else math.nan for point in grid],
+            [(point.test.sd or 0.0) if point.test else 0.0 for point in grid],
+            hard[model].mean if model in hard and loss == next(iter(settings.losses), None) else None,
+            (hard[model].sd or 0.0) if model in hard else 0.0,
         )
         for (model, loss), grid in grids.items()
     ]
     spread = "; bars and bands: one standard deviation" if len(settings.seeds) > 1 else ""
-    figures.save(figures.errors_over(axis, lines, f"{title}; dashed: hard labels{spread}"), path)
+    figures.save(figures.errors_over(axis, lines, headline.label, f"{title}; dashed: hard labels{spread}"), path)

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, teachers
+from kdistill import data, tasks, teachers
 from kdistill.console import Reporter
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.sweeps import Row, Setting
-from kdistill.settings import Sweep, TrainStudent
+from kdistill.settings import CLASSIFICATION, Sweep, TrainStudent
 from kdistill.stages.inputs import staleness
 from kdistill.stages.student_inputs import StudentInputs
-from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
 
 if TYPE_CHECKING:
@@ -46,12 +45,8 @@ class SweepStudent:
         """Return its row of the table. Validation errors are those of the epoch whose weights it has."""
         manifest = self.manifest()
         results, settings, objective = manifest.results, manifest.settings, self.settings.objective
-        held_out, table = history.read(self.artifact.path / "history.csv", self.artifact.remedy)
-        validation_errors = validation_rows = None
-        if held_out == "validation":
-            validation_rows = int(results["held_out_rows"])
-            accuracy = table["validation_accuracy"][results["best_epoch"] - 1]
-            validation_errors = round((1 - accuracy) * validation_rows)
+        headline = tasks.get(results["task"]).headline
+        validated = results["held_out"] == "validation"
         return Row(
             student=self.artifact.name,
             kind=self.setting.kind,
@@ -60,9 +55,11 @@ class SweepStudent:
             temperature=settings["temperature"],
             alpha=settings["alpha"],
             seed=settings["seed"],
-            validation_errors=validation_errors,
-            validation_rows=validation_rows,
-            test_errors=results["test_errors"],
+            measure=headline.measure,
+            lower_is_better=headline.lower_is_better,
+            validation=results.get(f"validation_{headline.measure}") if validated else None,
+            validation_rows=int(results["held_out_rows"]) if validated else None,
+            test=results.get(f"test_{headline.measure}"),
             test_rows=results["test_rows"],
         )
 
@@ -89,7 +86,7 @@ class SweepPlan:
         names = [name for name, _ in models]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise KdistillError(f"--model: {repeated[0]} is there twice (expected different networks)")
-        sweeps.check_names(settings, models)
+        sweeps.check_names(settings, models, inputs.task)
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=inputs.source.name)
@@ -117,18 +114,20 @@ class SweepPlan:
 
     def grid(self) -> list[Setting]:
         """Return all settings except controls."""
-        return sweeps.grid(self.settings, self.models)
+        return sweeps.grid(self.settings, self.models, self.inputs.task)
 
     def controls(self, rows: Sequence[Row]) -> list[Setting]:
         """Return the controls of each model's best setting, given the rows of all students of the grid."""
         settings = [setting for setting in self.grid() for _ in self.settings.seeds]
         setting_of = {row.setting: setting for row, setting in zip(rows, settings, strict=True)}
-        return sweeps.controls(self.settings, [setting_of[sweeps.choice(rows, name)] for name, _ in self.models])
+        chosen = [setting_of[sweeps.choice(rows, name)] for name, _ in self.models]
+        return sweeps.controls(self.settings, chosen, self.inputs.task)
 
     @property
     def total(self) -> int:
         """The number of students."""
-        controls = (3 if self.other else 2) * len(self.models) if self.settings.controls else 0
+        chosen = [setting for setting in self.grid() if setting.kind == sweeps.DISTILLED][: len(self.models)]
+        controls = len(sweeps.controls(self.settings, chosen, self.inputs.task)) if self.settings.controls else 0
         return (len(self.grid()) + controls) * len(self.settings.seeds)
 
     def grid_students(self) -> Iterator[SweepStudent]:
@@ -200,11 +199,12 @@ class SweepPlan:
             except KdistillError as error:
                 raise type(error)(f"{artifact}: {error}") from error
         row = student.row()
-        errors = f"{row.test_errors:,} of {row.test_rows:,} test rows wrong"
-        if row.validation_errors is not None:
-            errors = f"{row.validation_errors:,} of {row.validation_rows:,} validation and {errors}"
+        measured = student.manifest().results["summary"]
+        if row.validation is not None:
+            headline = tasks.get(self.inputs.task).headline
+            measured = f"validation {headline.label} {headline(row.validation)}; {measured}"
         status = f"{time.perf_counter() - start:.1f} s{rerun}" if reason else "up to date"
-        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {errors}; {status}")
+        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {measured}; {status}")
         return row
 
 
@@ -231,7 +231,7 @@ def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Se
     dataset, teacher_classes = plan.inputs.dataset, _teacher_classes(plan)
     labels = dataset.test.labels
     for student, row in zip(students, rows, strict=True):
-        if row.kind == sweeps.DISTILLED and row.setting not in chosen:
+        if plan.inputs.task != CLASSIFICATION or (row.kind == sweeps.DISTILLED and row.setting not in chosen):
             yield row
             continue
         _, network = load_network(student.artifact)
@@ -251,6 +251,8 @@ def _teacher_classes(plan: SweepPlan) -> NDArray[np.int64] | None:
     """Return the class that the teacher predicts for each test row, (rows,); None if the teacher has changed."""
     soft = plan.inputs.soft
     assert soft is not None
+    if plan.inputs.task != CLASSIFICATION:
+        return None
     ensemble = teachers.reload_ensemble(plan.workspace, soft.manifest)
     if ensemble is None:
         plan.reporter.warn(f"agreement is not measured: the teacher of {soft.path} has changed, or is not a network")

@@ -56,5 +56,5 @@ def run(
         events=events,
         show_layers=True,
     )
-    reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name)}")
+    reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")
     return Result(artifact, manifest)

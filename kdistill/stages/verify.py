@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isclose
+from typing import Any
 
 import numpy as np
 
 from kdistill import data, teachers
 from kdistill.console import Reporter
-from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.evaluation import metrics
 from kdistill.networks import exports
+from kdistill.networks.measures import measure_split
 from kdistill.settings import Verify
 from kdistill.soft_targets import SoftTargets, align, transfer_set
 from kdistill.stages.inputs import recorded_dataset
@@ -128,22 +129,31 @@ def check_files(artifact: Artifact, manifest: Manifest, given: str | None) -> It
 
 
 def check_network(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
-    """Check that the history can be read, and that the network makes the recorded number of test errors."""
-    from kdistill.networks.loading import count_test_errors
+    """Check that the history can be read, and that the network has the recorded measures on the test rows."""
     from kdistill.networks.saved_models import SavedNetwork
 
     if "history.csv" in manifest.outputs:
         history.read(artifact.path / "history.csv", artifact.remedy)
     network = SavedNetwork.load(artifact.path / "saved_model")
     dataset = _dataset(artifact, manifest, given)
-    network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
-    errors, recorded = count_test_errors(network, dataset), manifest.results["test_errors"]
-    if errors != recorded:
-        yield f"saved_model makes {errors:,} test errors (recorded: {recorded:,})"
+    network.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
+    yield from _differences("saved_model", measure_split(network.logits, dataset.test, dataset.task, "test"), manifest)
+
+
+def _differences(file: str, measures: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """Yield the first measure that differs from the recorded one: counts exactly, others beyond rounding."""
+    for name, value in measures.items():
+        recorded = manifest.results.get(name)
+        same = (
+            value == recorded if isinstance(value, int) else isclose(value, recorded or 0.0, rel_tol=1e-4, abs_tol=1e-6)
+        )
+        if not same:
+            yield f"{file}: {name.replace('_', ' ')} is {value:,.6g} (recorded: {recorded})"
+            return
 
 
 def check_export(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:
-    """Check that the runtime accepts the file, and that it makes the recorded number of test errors.
+    """Check that the runtime accepts the file, and that it has the recorded measures on the test rows.
 
     Nothing is checked if the runtime is not installed.
     """
@@ -153,13 +163,13 @@ def check_export(artifact: Artifact, manifest: Manifest, given: str | None) -> I
     dataset = _dataset(artifact, manifest, given)
     try:
         runtime = exports.FORMATS[file_format].run(artifact.path / f"model.{file_format}", threads())
-        blocks = [runtime(exports.runtime_inputs(block)) for block in dataset.test.blocks(BLOCK_ROWS)]
+        measures = measure_split(
+            lambda block: runtime(exports.runtime_inputs(block)), dataset.test, dataset.task, "test"
+        )
     except Exception as error:  # noqa: BLE001 - each runtime raises different errors
         yield f"its runtime refuses it: {exports.error_line(error)}"
         return
-    errors, recorded = metrics.errors(np.concatenate(blocks), dataset.test.labels), manifest.results["test_errors"]
-    if errors != recorded:
-        yield f"model.{file_format} makes {errors:,} test errors (recorded: {recorded:,})"
+    yield from _differences(f"model.{file_format}", measures, manifest)
 
 
 def check_soft_targets(artifact: Artifact, manifest: Manifest, given: str | None) -> Iterator[str]:

@@ -31,6 +31,7 @@ class Ensemble:
         mean: `arithmetic` averages the probabilities at `temperature` (Hinton, Vinyals and Dean 2015, section 5), so that
             the logits are T times the log of the mean; `geometric` averages the logits.
         temperature: T of the arithmetic mean.
+        outputs: the number of outputs per row.
         views: the views of each row that the networks see; None for each row as it is.
     """
 
@@ -38,6 +39,7 @@ class Ensemble:
     probabilities: Sequence[bool]
     mean: str
     temperature: float
+    outputs: int
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
@@ -55,7 +57,7 @@ class Ensemble:
                 views = (render(inputs, keys, view) for view in range(self.views.count or 1))
                 yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
 
-    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int, dataset: str) -> None:
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse data that does not fit a member, as `SavedNetwork.check` does."""
         for member in self.members:
             member.check(input_shape, input_dtype, classes, dataset)

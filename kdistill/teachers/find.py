@@ -102,14 +102,14 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
                 raise KdistillError(f"{teacher.artifact} has just been replaced; run the same command again")
         else:
             network = teacher.load(settings.signature, settings.output, settings.teacher_input)
-        network.check(dataset.input_shape, dataset.input_dtype, dataset.classes, dataset.name)
+        network.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
         outputs = network.logits(first_rows)
         check_usable(outputs, teacher.path, range(len(outputs)))
         check_classes(outputs.shape[1], teacher.path, dataset)
         members.append(network)
         probabilities.append(gives_probabilities(outputs, settings, teacher.path))
     views = Views(settings.augment, settings.seed or 0, settings.views) if settings.augment else None
-    return Ensemble(members, probabilities, settings.mean, settings.temperature, views)
+    return Ensemble(members, probabilities, settings.mean, settings.temperature, outputs.shape[1], views)
 
 
 def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
@@ -130,4 +130,6 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
         members = [teacher.load(*how) for teacher in teachers]
     except (KdistillError, OSError):
         return None
-    return Ensemble(members, probabilities, settings["mean"] or "arithmetic", settings["temperature"])
+    return Ensemble(
+        members, probabilities, settings["mean"] or "arithmetic", settings["temperature"], manifest.results["classes"]
+    )

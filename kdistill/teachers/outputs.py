@@ -39,9 +39,9 @@ class ZeroCount:
 
 
 def check_classes(classes: int, source: object, dataset: Dataset) -> None:
-    """Refuse outputs (rows, classes) with another number of classes than the dataset."""
-    if classes != dataset.classes:
-        raise KdistillError(f"{source} gives {classes} logits per row (expected {dataset.classes}, as {dataset.name})")
+    """Refuse outputs (rows, classes) of which there are more or fewer than the dataset needs."""
+    if dataset.outputs not in (None, classes):
+        raise KdistillError(f"{source} gives {classes} outputs per row (expected {dataset.outputs}, as {dataset.name})")
 
 
 def are_probabilities(outputs: NDArray[np.floating[Any]]) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import NO_LABEL, Dataset, Split
+from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions
-from kdistill.data.reader import as_string
 from kdistill.data.rows import ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.settings import Soften
 from kdistill.soft_targets.storage import check_usable
+from kdistill.tasks import NO_LABEL, as_string
 from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_classes, gives_probabilities, to_logits
 
 
@@ -37,6 +37,11 @@ class PrecomputedLogits:
     order: str
     probabilities: Sequence[bool]
     zeros: ZeroCount = field(default_factory=ZeroCount)
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs per row."""
+        return self.rows.shape[1]
 
     def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
         """Yield inputs and logits of the transfer set, as `Ensemble.blocks` does."""

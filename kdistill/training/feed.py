@@ -28,7 +28,7 @@ class Buffer(NamedTuple):
 
     Attributes:
         inputs: (rows, ...).
-        labels: (rows,) int32.
+        labels: (rows, ...) int32 or float32.
         soft: the teacher's logits as they are stored, and with top k also the classes (rows, k) int32; empty without
             a teacher.
         transforms: (rows, 8) that make the inputs those of a view; empty without views.
@@ -86,7 +86,7 @@ class Feed:
 
     @cached_property
     def _inputs_and_labels(self) -> tuple[Any, Any]:
-        return tf.constant(self.rows.split.inputs.read()), tf.constant(self.rows.split.labels, tf.int32)
+        return tf.constant(self.rows.split.inputs.read()), _labels(self.rows.split.labels)
 
     def _single_buffer(self, view: int) -> Buffer:
         if view not in self._last_view:
@@ -101,7 +101,7 @@ class Feed:
             positions = order[first : first + self.buffer_rows]
             runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
             block = next(stream) if stream else np.concatenate([inputs.read_range(r[0], r[-1] + 1) for r in runs])
-            labels = tf.constant(self.rows.split.labels[positions], tf.int32)
+            labels = _labels(self.rows.split.labels[positions])
             yield Buffer(tf.constant(block), labels, *self._of_view(positions, view))
 
     def _of_view(self, positions: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -117,6 +117,10 @@ class Feed:
             keys, shape = self.rows.row_keys()[positions], self.rows.split.inputs.shape[1:]
             transforms = (tf.constant(views.transforms(keys, view, shape)),)
         return soft, transforms
+
+
+def _labels(labels: NDArray[Any]) -> Any:
+    return tf.constant(labels, tf.float32 if labels.dtype.kind == "f" else tf.int32)
 
 
 def _prefetched(items: Iterator[T]) -> Iterator[T]:

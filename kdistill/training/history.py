@@ -6,17 +6,32 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from kdistill.errors import KdistillError
 
 Row = Mapping[str, float]
 
 
-def columns(held_out_name: str, *, student: bool) -> list[str]:
+class History(NamedTuple):
+    """The history of a network.
+
+    Attributes:
+        held_out: the name of the held-out rows, `validation` or `test`.
+        metric: the name of the metric, e.g. `accuracy`.
+        table: the values by column, one per epoch; NaN for an empty field.
+    """
+
+    held_out: str
+    metric: str
+    table: dict[str, list[float]]
+
+
+def columns(held_out_name: str, *, student: bool, metric: str = "accuracy") -> list[str]:
     """Return the names of the columns in order. `held_out_name` is `validation` or `test`."""
-    held_out = [f"{held_out_name}_loss", f"{held_out_name}_accuracy"]
+    held_out = [f"{held_out_name}_loss", f"{held_out_name}_{metric}"]
     parts = ["hard_loss", "soft_loss"] if student else []
-    return ["epoch", "train_loss", "train_accuracy", *held_out, *parts, "learning_rate", "seconds"]
+    return ["epoch", "train_loss", f"train_{metric}", *held_out, *parts, "learning_rate", "seconds"]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -33,8 +48,8 @@ def _field(name: str, value: float) -> str:
     return str(int(value)) if name == "epoch" else f"{value:.9g}"
 
 
-def read(path: Path, remedy: str) -> tuple[str, dict[str, list[float]]]:
-    """Return the name of the held-out rows, `validation` or `test`, and the values by column.
+def read(path: Path, remedy: str) -> History:
+    """Read what `write` wrote.
 
     Raises:
         KdistillError: with the command `remedy`, if a column is missing or a value is not a number.
@@ -42,13 +57,18 @@ def read(path: Path, remedy: str) -> tuple[str, dict[str, list[float]]]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-            held_out_name = "validation" if rows and "validation_loss" in rows[0] else "test"
+            header = list(rows[0]) if rows else []
+            held_out = "validation" if "validation_loss" in header else "test"
+            metrics = [
+                name.removeprefix("train_") for name in header if name.startswith("train_") and name != "train_loss"
+            ]
+            metric = metrics[0] if metrics else "accuracy"
             table = {
                 name: [float(row[name]) if row[name] else math.nan for row in rows]
-                for name in columns(held_out_name, student=bool(rows) and "hard_loss" in rows[0])
+                for name in columns(held_out, student="hard_loss" in header, metric=metric)
             }
     except KeyError as error:
         raise KdistillError(f"{path} has no column {error}: {remedy}") from None
     except (ValueError, TypeError, csv.Error):
         raise KdistillError(f"{path} is not a history that kdistill wrote: {remedy}") from None
-    return held_out_name, table
+    return History(held_out, metric, table)

@@ -86,27 +86,28 @@ def train(
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
     reporter.say(f"Reading training rows: {feed}")
     name = held_out.split.name
-    columns = history.columns(name, student=role == "student")
+    metric = rows.task.metric
+    columns = history.columns(name, student=role == "student", metric=metric)
     with reporter.steps(role, settings.epochs * steps) as bar:
         bar.advance(progress.epoch * steps)
         while progress.epoch < settings.epochs and not _stops_early(progress, settings):
             start, epoch = time.perf_counter(), progress.epoch + 1
             means = _train_epoch(trainer, feed, objective, settings, role, epoch, bar.advance)
             with _averaged_weights(trainer, settings):
-                loss, accuracy = trainer.evaluate(held_out_feed)
+                loss, value = trainer.evaluate(held_out_feed)
                 if settings.early_stopping and loss < progress.lowest(f"{name}_loss"):
                     progress.best, progress.best_epoch = [value_of(each) for each in trainer.model.variables], epoch
             row = means | {
                 "epoch": epoch,
                 f"{name}_loss": loss,
-                f"{name}_accuracy": accuracy,
+                f"{name}_{metric}": value,
                 "learning_rate": float(trainer.optimizer.learning_rate),
                 "seconds": time.perf_counter() - start,
             }
             progress.rows.append({column: row[column] for column in columns})
             checkpoint.write(progress, trainer.variables)
             on_epoch(progress.rows)
-            bar.note(*_epoch_lines(row, settings.epochs, name))
+            bar.note(*_epoch_lines(row, settings.epochs, name, metric))
     if progress.best:
         _assign(trainer.model.variables, progress.best)
     elif settings.ema:
@@ -143,7 +144,7 @@ def _train_epoch(
     epoch: int,
     advance: Callable[[int], None],
 ) -> dict[str, float]:
-    """Train for one epoch, and return the means of the losses and the accuracy; NaN where no row has a value."""
+    """Train for one epoch, and return the means of the losses and the metric; NaN where no row has a value."""
     random = np.random.default_rng([role_seed(settings.seed, role), epoch])
     dropout_seed = int(random.spawn(1)[0].integers(1 << 31))
     sums: NDArray[np.float64] = np.zeros(4)
@@ -160,22 +161,38 @@ def _train_epoch(
             steps = math.ceil(len(positions) / settings.batch_size)
             step += steps
             advance(steps)
-    loss, hard, soft, correct = sums.tolist()
-    rows, labeled = len(feed.rows), feed.rows.split.labeled_rows or math.nan
+    loss, hard, soft, metric = sums.tolist()
+    rows, task = len(feed.rows), feed.rows.task
+    labeled = feed.rows.split.labeled_rows or math.nan
     return {
         "train_loss": loss / rows,
-        "train_accuracy": correct / labeled,
-        "hard_loss": hard / labeled,
+        f"train_{task.metric}": metric / (labeled if task.needs_labels else rows),
+        "hard_loss": hard / labeled if task.needs_labels else math.nan,
         "soft_loss": soft / rows if feed.rows.teacher else math.nan,
     }
 
 
-def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str) -> tuple[str, str]:
-    """Return the line to print for an epoch, and a short one to show beside the progress bar."""
-    names = ("train_loss", "train_accuracy", f"{held_out_name}_loss", f"{held_out_name}_accuracy")
-    loss, accuracy, held_out_loss, held_out_accuracy = (f"{row[name]:.4f}" for name in names)
+def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str, metric: str) -> tuple[str, str]:
+    """Return the line to print for an epoch, and a short one to show beside the progress bar. NaN is left out."""
+
+    def values(split: str, label: str, separator: str) -> str:
+        pairs = (
+            (f"{label}loss", row[f"{split}_loss"]),
+            (f"{label}{metric.replace('_', ' ')}", row[f"{split}_{metric}"]),
+        )
+        return separator.join(f"{name} {value:{_form(value)}}" for name, value in pairs if not math.isnan(value))
+
     epoch = f"{row['epoch']:>{len(str(epochs))}}/{epochs}"
-    train = f"loss {loss}" if math.isnan(row["train_accuracy"]) else f"loss {loss}  accuracy {accuracy}"
-    held_out = f"{held_out_name} loss {held_out_loss}  {held_out_name} accuracy {held_out_accuracy}"
-    line = f"epoch {epoch}  {train}  {held_out}  {row['seconds']:.1f} s"
-    return line, f"{epoch} {train.replace('  accuracy', ' acc')} | {held_out_name} {held_out_loss} {held_out_accuracy}"
+    train, held_out = values("train", "", "  "), values(held_out_name, f"{held_out_name} ", "  ")
+    line = "  ".join(filter(None, [f"epoch {epoch}", train, held_out, f"{row['seconds']:.1f} s"]))
+    short = values("train", "", " ").replace("accuracy", "acc")
+    held_out_short = " ".join(
+        f"{value:{_form(value)}}"
+        for name in ("loss", metric)
+        if not math.isnan(value := row[f"{held_out_name}_{name}"])
+    )
+    return line, f"{epoch} {short} | {held_out_name} {held_out_short}" if held_out_short else f"{epoch} {short}"
+
+
+def _form(value: float) -> str:
+    return ".4f" if abs(value) < 100 else ",.5g"

@@ -11,11 +11,13 @@ from kdistill.console import Reporter
 from kdistill.data import Dataset
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
-from kdistill.networks.build import build_network
+from kdistill.networks.build import build_network, without_projection
 from kdistill.networks.layers import layer_table
-from kdistill.networks.loading import SAVED_MODEL, count_test_errors
+from kdistill.networks.loading import SAVED_MODEL
+from kdistill.networks.measures import measure_split, unprefixed
 from kdistill.networks.sources import ModelSource
 from kdistill.settings import Objective, Training
+from kdistill.tasks import Task
 from kdistill.training import history
 from kdistill.training.checkpoint import Checkpoint
 from kdistill.training.loop import Trainers, train
@@ -42,6 +44,7 @@ def train_network(
     show_layers: bool = False,
     events: Path | None = None,
     compiled: Compiled | None = None,
+    width: int | None = None,
 ) -> Manifest:
     """Train a network and write it as an artifact.
 
@@ -59,6 +62,8 @@ def train_network(
         events: directory for TensorBoard's event files; None to write none.
         compiled: trainers to reuse and to add to. Networks from the user's code and files are compiled in each call,
             because their graphs may differ.
+        width: of a student's vectors, for the task `embedding`. If the teacher's have another width, a linear layer projects
+            them while the student is trained.
 
     Returns:
         The manifest as written.
@@ -68,24 +73,27 @@ def train_network(
     """
     start = time.perf_counter()
     role = artifact.kind
-    rows, held_out = hold_out(rows or TrainingRows(dataset.train), dataset, settings, reporter)
+    task = dataset.task
+    objective = objective.for_task(task.name)
+    rows, held_out = hold_out(rows or TrainingRows.of(dataset, dataset.train), dataset, settings, reporter)
     if settings.batch_size > len(rows):
         raise KdistillError(
             f"--batch-size {settings.batch_size} is more than the {len(rows):,} training rows: use --batch-size "
             f"{len(rows)}"
         )
+    outputs, projection = _output_sizes(dataset, rows, width)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
-        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {dataset.classes} classes; "
+        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {task.count(outputs)}; "
         f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
-    reporter.say(f"Minimizing {objective}")
+    reporter.say(f"Minimizing {objective.formula(task.name)}")
 
     def build() -> Any:
         network = build_network(
             model.name,
             dataset.input_shape,
-            dataset.classes,
+            outputs,
             role=role,
             seed=settings.seed,
             precision=settings.precision,
@@ -93,12 +101,14 @@ def train_network(
             weights=model.weights,
             dropout=settings.dropout,
             max_norm=settings.max_norm,
+            rescaling=dataset.rescaling,
+            projection=projection,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
         return network
 
-    architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, dataset.classes)
+    architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, outputs, projection)
     trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
     with artifact.writing() as staging:
         checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
@@ -116,25 +126,29 @@ def train_network(
             trainers=trainers,
             **({"on_epoch": EventFiles(events).update} if events else {}),
         )
-        if warning := saved_models.save(network, staging.path):
+        network = without_projection(network)
+        if warning := saved_models.save(network, staging.path, task.output):
             reporter.warn(warning)
         history.write(staging.path / "history.csv", progress.rows)
         saved = staging.path / SAVED_MODEL
-        errors = count_test_errors(saved_models.SavedNetwork.load(saved), dataset)
-        test_rows = len(dataset.test)
+        best_epoch = progress.best_epoch or progress.epoch
+        saved_network = saved_models.SavedNetwork.load(saved)
+        measures = measure_split(saved_network.logits, dataset.test, task, "test")
+        if held_out.split.name == "validation":
+            measures |= measure_split(saved_network.logits, held_out.split, task, "validation")
+            measures.setdefault(f"validation_{task.metric}", progress.rows[best_epoch - 1][f"validation_{task.metric}"])
         results = {
             **(results or {}),
             "model": model.name,
-            "objective": str(objective),
+            "objective": objective.formula(task.name),
             "epochs_run": progress.epoch,
-            "best_epoch": progress.best_epoch or progress.epoch,
+            "best_epoch": best_epoch,
             "training_rows": len(rows),
             "labeled_rows": rows.split.labeled_rows,
             "held_out": held_out.split.name,
             "held_out_rows": len(held_out),
-            "test_rows": test_rows,
-            "test_errors": errors,
-            "test_accuracy": 1 - errors / test_rows,
+            **measures,
+            "summary": _summary(task, measures),
             "parameters": network.count_params(),
             **dataset.description,
             "saved_model_bytes": size(saved),
@@ -142,10 +156,34 @@ def train_network(
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     weights = f", weights of epoch {progress.best_epoch}" if progress.best else ""
     reporter.say(
-        f"Wrote {artifact.path}: {errors:,} of {test_rows:,} test rows wrong ({errors / test_rows:.2%}) after "
+        f"Wrote {artifact.path}: {manifest.results['summary']} after "
         f"{progress.epoch} epoch{'s' * (progress.epoch != 1)}{weights} in {manifest.seconds:.1f} s"
     )
     return manifest
+
+
+def _summary(task: Task, measures: dict[str, Any]) -> str:
+    """Return how good a network is, on test rows if they can be measured without the teacher, else on validation rows."""
+    splits = [split for split in ("test", "validation") if f"{split}_{task.headline.measure}" in measures]
+    split = splits[0] if splits else "test"
+    return task.describe(unprefixed(measures, split), measures[f"{split}_rows"], split)
+
+
+def _output_sizes(dataset: Dataset, rows: TrainingRows, width: int | None) -> tuple[int, int | None]:
+    """Return the number of outputs of a network, and the width of its projection if it needs one.
+
+    Raises:
+        KdistillError: if only a teacher defines the outputs, and the rows have none.
+    """
+    if dataset.outputs is not None:
+        return dataset.outputs, None
+    if rows.teacher is None:
+        raise KdistillError(
+            f"the task {dataset.task.name} has no labels to learn from: bring a teacher that returns vectors, kdistill soften "
+            f"--dataset {dataset.name} --teacher TEACHER, and train a student from its soft targets"
+        )
+    of_teacher = rows.teacher.storage.classes
+    return width or of_teacher, of_teacher if width not in (None, of_teacher) else None
 
 
 def _needs_only_more_epochs(artifact: Artifact, identity: Manifest) -> bool:

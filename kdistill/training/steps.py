@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from kdistill.settings import Objective, Training
 from kdistill.training import losses
 from kdistill.training.dropout import DropoutMasks
 from kdistill.training.feed import Buffer, Feed
+from kdistill.training.losses.classification import expand_top_k
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
 
@@ -47,6 +49,7 @@ class Trainer:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._objective, self._batch_size, self._views = objective, settings.batch_size, rows.views
+        self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
         self._masks = DropoutMasks(model)
         self._step = (
@@ -72,7 +75,7 @@ class Trainer:
             objective: alpha and temperature are used.
 
         Returns:
-            (4,): the sums over the rows of the loss, its hard part and its soft part, and the number of correct rows.
+            (4,): the sums over the rows of the loss, its hard part and its soft part, and the metric of the task.
 
         Raises:
             KdistillError: if the network cannot be compiled or fails on the rows.
@@ -83,15 +86,20 @@ class Trainer:
             return np.asarray(sums)
 
     def evaluate(self, feed: Feed) -> tuple[float, float]:
-        """Return the mean cross-entropy with the hard labels, and the accuracy, on the rows of a feed.
+        """Return the means of the loss and of the metric of the task on the rows of a feed.
+
+        The loss is the hard part of the objective, or the soft part if the task has no hard part. Both are NaN if the task
+        needs a teacher to measure them and the rows have none.
 
         Raises:
             KdistillError: if the network cannot be compiled or fails on the rows.
         """
+        if not (self._task.needs_labels or feed.rows.teacher):
+            return math.nan, math.nan
         with _one_line_errors():
-            sums = [self._evaluation(buffer.inputs, buffer.labels).numpy() for buffer in feed.in_order()]
-        loss, accuracy = np.sum(sums, axis=0) / len(feed.rows)
-        return float(loss), float(accuracy)
+            sums = [self._evaluation(buffer).numpy() for buffer in feed.in_order()]
+        loss, metric = np.sum(sums, axis=0) / len(feed.rows)
+        return float(loss), float(metric)
 
     def _take_steps(self, buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
         """Return the sums of several steps, each with its own dropout; (4,) float64."""
@@ -113,39 +121,63 @@ class Trainer:
         """Return the sums of one step, (4,) float32."""
         alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, self._masks.applied(dropout):
-            logits = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
-            hard_part = losses.hard_loss(labels, logits, label_smoothing=self._objective.label_smoothing or 0.0)
-            if storage := self._storage:
-                teacher_logits = tf.cast(soft[0], tf.float32)
-                if storage.top_k is not None:
-                    teacher_logits = losses.expand_top_k(
-                        teacher_logits, soft[1], classes=storage.classes, rest=storage.rest_offset
-                    )
-                soft_part = losses.soft_part(self._objective, labels, teacher_logits, logits, temperature=temperature)
+            outputs = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
+            hard_part = self._hard_part(labels, outputs)
+            if self._storage:
+                teacher_outputs = self._teacher_outputs(soft)
+                soft_part = self._soft_part(labels, teacher_outputs, outputs, temperature)
                 loss = losses.weighted(hard_part, soft_part, alpha=alpha)
             else:
-                soft_part, loss = tf.zeros_like(hard_part), hard_part
+                teacher_outputs, soft_part, loss = None, tf.zeros_like(hard_part), hard_part
             regularization = (tf.cast(each, tf.float32) for each in self.model.losses)
             scaled_loss = self.optimizer.scale_loss(tf.add_n([tf.reduce_mean(loss), *regularization]))
         weights = self.model.trainable_variables
         self.optimizer.apply(tape.gradient(scaled_loss, weights), weights)
-        return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, _correct(logits, labels))])
+        metric = self._metric(labels, teacher_outputs, outputs)
+        return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, metric)])
 
-    def _evaluate(self, inputs: Any, labels: Any) -> Any:
-        """Return the sum of the cross-entropies and the number of correct rows, (2,) float64."""
-        rows = tf.shape(labels)[0]
+    def _evaluate(self, buffer: Buffer) -> Any:
+        """Return the sums of the losses and of the metric, (2,) float64."""
+        rows = tf.shape(buffer.labels)[0]
         sums = tf.zeros(2, tf.float64)
         for first in tf.range(0, rows, EVALUATION_ROWS):
             block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
-            logits = tf.cast(self.model(scale_inputs(inputs[block]), training=False), tf.float32)
-            loss = losses.hard_loss(labels[block], logits)
-            sums += tf.cast([tf.reduce_sum(loss), tf.reduce_sum(_correct(logits, labels[block]))], tf.float64)
+            labels, soft = buffer.labels[block], tuple(each[block] for each in buffer.soft)
+            outputs = tf.cast(self.model(scale_inputs(buffer.inputs[block]), training=False), tf.float32)
+            teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(soft)
+            if teacher_outputs is None:
+                loss = losses.hard_part(
+                    self._task.name, Objective(alpha=1.0), self._scaled(labels), self._scaled(outputs)
+                )
+            else:
+                loss = self._soft_part(labels, teacher_outputs, outputs, 1.0)
+            metric = self._metric(labels, teacher_outputs, outputs)
+            sums += tf.cast([tf.reduce_sum(loss), tf.reduce_sum(metric)], tf.float64)
         return sums
 
+    def _scaled(self, values: Any) -> Any:
+        return values if self._scale is None else values / self._scale
 
-def _correct(logits: Any, labels: Any) -> Any:
-    """Return 1.0 for rows that are classified correctly and 0.0 for others, (rows,)."""
-    return tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
+    def _hard_part(self, labels: Any, outputs: Any) -> Any:
+        return losses.hard_part(self._task.name, self._objective, self._scaled(labels), self._scaled(outputs))
+
+    def _soft_part(self, labels: Any, teacher_outputs: Any, outputs: Any, temperature: Any) -> Any:
+        both = self._scaled(teacher_outputs), self._scaled(outputs)
+        return losses.soft_part(self._task.name, self._objective, labels, *both, temperature=temperature)
+
+    def _metric(self, labels: Any, teacher_outputs: Any, outputs: Any) -> Any:
+        """Return the metric of the task, (rows,): against the labels, or the teacher if the task needs no labels."""
+        reference = labels if self._task.needs_labels else teacher_outputs
+        return getattr(losses.losses_of(self._task.name), self._task.metric)(reference, outputs)
+
+    def _teacher_outputs(self, soft: tuple[Any, ...]) -> Any:
+        """Return the teacher's outputs, (rows, outputs) float32, from the tensors of a buffer."""
+        assert self._storage is not None
+        values = tf.cast(soft[0], tf.float32)
+        if self._storage.top_k is None:
+            return values
+        classes, rest = self._storage.classes, self._storage.rest_offset
+        return expand_top_k(values, soft[1], classes=classes, rest=rest)
 
 
 def compilation_key(rows: TrainingRows, objective: Objective, settings: Training, total_steps: int) -> Hashable:
@@ -156,6 +188,7 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
         total_steps if settings.schedule != "constant" else None,
         (objective.loss, objective.standardize_logits, objective.label_smoothing),
         (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
+        (rows.task.name, None if rows.scale is None else rows.scale.tobytes()),
         rows.views.augment if rows.views else None,
     )
 

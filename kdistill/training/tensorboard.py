@@ -15,18 +15,19 @@ from kdistill.backend import tf
 from kdistill.training import history
 from kdistill.workspace import Artifact
 
-TAGS = {  # charts by column of the history; TensorBoard groups them by what comes before the slash
-    "train_loss": "loss/train",
-    "validation_loss": "loss/validation",
-    "test_loss": "loss/test",
+SPLITS = ("train", "validation", "test")
+TAGS = {  # charts of columns that are not a measure of a split
     "hard_loss": "loss/train_hard",
     "soft_loss": "loss/train_soft",
-    "train_accuracy": "accuracy/train",
-    "validation_accuracy": "accuracy/validation",
-    "test_accuracy": "accuracy/test",
     "learning_rate": "run/learning_rate",
     "seconds": "run/seconds",
 }
+
+
+def tag(column: str) -> str | None:
+    """Return the chart of a column of the history, e.g. `loss/train`; TensorBoard groups charts by the first part."""
+    split, _, measure = column.partition("_")
+    return f"{measure}/{split}" if split in SPLITS else TAGS.get(column)
 
 
 class EventFiles:
@@ -57,8 +58,8 @@ class EventFiles:
         with self._writer.as_default():  # flushes at the end
             for row in new:
                 for column, value in {"hard_loss": row["train_loss"], **row}.items():
-                    if column in TAGS and not math.isnan(value):
-                        _write_scalar(TAGS[column], value, int(row["epoch"]))
+                    if (chart := tag(column)) and not math.isnan(value):
+                        _write_scalar(chart, value, int(row["epoch"]))
 
 
 def _write_scalar(tag: str, value: float, step: int) -> None:
@@ -73,5 +74,5 @@ def write_events(artifact: Artifact, directory: Path) -> None:
     Raises:
         KdistillError: if its `history.csv` is damaged.
     """
-    _, table = history.read(artifact.path / "history.csv", artifact.remedy)
+    table = history.read(artifact.path / "history.csv", artifact.remedy).table
     EventFiles(directory).update([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])

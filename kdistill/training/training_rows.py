@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill import tasks
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
 from kdistill.data.keys import sortable, validation_rows
 from kdistill.errors import KdistillError
-from kdistill.settings import Training
-from kdistill.soft_targets import AlignedSoftTargets
+from kdistill.settings import CLASSIFICATION, Training
+from kdistill.soft_targets import AlignedSoftTargets, align
+from kdistill.tasks import Task
 
 if TYPE_CHECKING:
     from kdistill.data.augmentation import Views
@@ -30,6 +33,8 @@ class TrainingRows:
         source: name of the transfer set; None if the rows are training rows of the dataset.
         views: the augmented views to train on, which the teacher saw too; None to train on the rows as they are.
         permuted: whether each row gets the soft targets of another row of its label, as a control.
+        task: what the labels and the outputs of the network are.
+        scale: (outputs,), what outputs and labels are divided by in the losses; None for 1.
     """
 
     split: Split
@@ -38,6 +43,14 @@ class TrainingRows:
     source: str | None = None
     views: Views | None = None
     permuted: bool = False
+    task: Task = field(default_factory=lambda: tasks.get(CLASSIFICATION))
+    scale: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split, **fields: Any) -> TrainingRows:
+        """Return some rows of a dataset, or of a transfer set for it; `fields` are other attributes."""
+        rescaling = dataset.rescaling
+        return cls(split, **fields, task=dataset.task, scale=None if rescaling is None else rescaling[1])
 
     def __len__(self) -> int:
         return len(self.split)
@@ -103,9 +116,18 @@ def hold_out(
             reporter.say(f"Leaving out {int((~keep).sum()):,} rows that are {names} rows of {dataset.name}")
         rows = rows.subset(keep)
     if rows.teacher and rows.permuted:
-        rows = replace(rows, teacher=rows.teacher.permuted(rows.split.labels, settings.seed))
+        groups = rows.task.groups(rows.split.labels)
+        rows = replace(rows, teacher=rows.teacher.permuted(groups, settings.seed))
     if settings.augment:
         from kdistill.data.augmentation import Views
 
         rows = replace(rows, views=Views(settings.augment, settings.seed))
-    return rows, TrainingRows(held_out)
+    teacher = None if dataset.task.needs_labels or rows.teacher is None else _find_teacher(rows.teacher, held_out)
+    return rows, TrainingRows.of(dataset, held_out, teacher=teacher)
+
+
+def _find_teacher(teacher: AlignedSoftTargets, held_out: Split) -> AlignedSoftTargets | None:
+    """Return the soft targets of held-out rows, to evaluate against; None if some are not in the file."""
+    with contextlib.suppress(KdistillError):
+        return align(teacher.soft, held_out.keys(), None, "held-out rows")
+    return None

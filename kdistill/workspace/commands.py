@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdistill.settings import COMMANDS, NAME, CorrectBias, Export, TrainTeacher, command_words, options_of
+from kdistill.settings import (
+    CLASSIFICATION,
+    COMMANDS,
+    LOSSES,
+    NAME,
+    TASKS,
+    CorrectBias,
+    Export,
+    TrainTeacher,
+    command_words,
+    default_loss,
+    options_of,
+)
 from kdistill.workspace.kinds import INPUTS
 
 if TYPE_CHECKING:
@@ -57,6 +69,8 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
         values.pop("dataset", None)
     if maker.command != "soften" and values.get("dataset") == TrainTeacher.dataset:  # `soften` has no default dataset
         values.pop("dataset")
+    if "loss" in values and values["loss"] == default_loss(manifest.results.get("task", CLASSIFICATION)):
+        values.pop("loss")
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
@@ -71,10 +85,11 @@ def _is_upstream(artifact: Artifact, manifest: Manifest) -> bool:
     return bool(trained_here or manifest.input("soft_targets") or manifest.input("student"))
 
 
-def after_teacher(root: Path, teacher: str) -> str:
+def after_teacher(root: Path, teacher: str, task: str) -> str:
     """Return the command that follows train-teacher."""
+    always = ("temperature",) if LOSSES[default_loss(task)].temperature else ()
     teachers = [] if teacher == TrainTeacher.name else [teacher]
-    return command(root, "soften", always=("temperature",), teacher=teachers, temperature=20.0)
+    return command(root, "soften", always=always, teacher=teachers, temperature=20.0)
 
 
 def after_soften(root: Path, soft_targets: str, results: Mapping[str, Any]) -> str:
@@ -86,5 +101,5 @@ def after_soften(root: Path, soft_targets: str, results: Mapping[str, Any]) -> s
         results: of their manifest.
     """
     model = None if results["teacher"]["model"] else "mlp-800"
-    alpha = 0.1 if results["labeled"] else 0.0
+    alpha = 0.1 if results["labeled"] and TASKS[results["task"]].hard_part else 0.0
     return command(root, "train-student", always=("alpha",), soft_targets=soft_targets, model=model, alpha=alpha)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kdistill.settings import COMMANDS, Selection, Settings
+from kdistill.settings import COMMANDS, LOSSES, Selection, Settings, default_loss
 
 if TYPE_CHECKING:
     from kdistill.workspace.manifest import Manifest
@@ -117,7 +117,8 @@ INPUTS = {
 _NETWORK_RESULTS = {
     "model": str,
     "parameters": int,
-    "test_errors": int,
+    "task": str,
+    "summary": str,
     "test_rows": int,
     "held_out_rows": int,
     "best_epoch": int,
@@ -127,13 +128,13 @@ _NETWORK_RESULTS = {
 
 def _network_summary(manifest: Manifest) -> str:
     results, selection = manifest.results, str(Selection.of(manifest.settings))
-    wrong = f"{results['test_errors']:,} of {results['test_rows']:,} test rows wrong"
-    return f"{manifest.settings['model']}, {wrong}{f', {selection}' if selection else ''}"
+    return f"{manifest.settings['model']}, {results['summary']}{f', {selection}' if selection else ''}"
 
 
 def _soft_targets_summary(manifest: Manifest) -> str:
     results, settings = manifest.results, manifest.settings
-    parts = [f"T = {settings['temperature']:g}", f"{results['rows']:,} rows, {results['classes']} classes"]
+    at_temperature = [f"T = {settings['temperature']:g}"] if LOSSES[default_loss(results["task"])].temperature else []
+    parts = [*at_temperature, f"{results['rows']:,} rows, {results['outputs']}"]
     if results["labeled"] < results["rows"]:
         parts.append(f"{results['labeled']:,} labeled")
     if settings.get("top_k") is not None:
@@ -143,8 +144,7 @@ def _soft_targets_summary(manifest: Manifest) -> str:
 
 def _export_summary(manifest: Manifest) -> str:
     results = manifest.results
-    wrong = f"{results['test_errors']:,} of {results['test_rows']:,} test rows wrong"
-    return f"{wrong}, {results['bytes']:,} bytes"
+    return f"{results['summary']}, {results['bytes']:,} bytes"
 
 
 TEACHER = Kind(
@@ -166,10 +166,12 @@ SOFT_TARGETS = Kind(
             (("dataset",), ("teacher", "logits")),
             ("content",),
             {
+                "task": str,
                 "rows": int,
                 "classes": int,
+                "outputs": str,
                 "labeled": int,
-                "correct": int,
+                "score": float,
                 "teacher": {"model": str | None, "parameters": int | None, "probabilities": list[bool]},
             },
         ),
@@ -200,6 +202,7 @@ STUDENT = Kind(
                 "teacher": str | None,
                 "classes": [{"name": str, "wanted": int, "before": int, "after": int, "shift": float}],
                 "inputs": int,
+                "test_errors": int,
                 "student_test_errors": int,
             },
             marker="student",
@@ -214,7 +217,7 @@ STUDENT = Kind(
 SWEEPS = Kind(
     "sweep",
     "sweeps",
-    (Maker("sweep", (("dataset",), ("soft_targets",)), ("table.csv",), {"students": dict[str, str]}),),
+    (Maker("sweep", (("dataset",), ("soft_targets",)), ("table.csv",), {"task": str, "students": dict[str, str]}),),
     ("model", "temperature", "alpha", "loss", "seeds"),
     lambda manifest: f"{len(manifest.results['students'])} students",
     "kdistill.stages.verify:check_files",
@@ -232,12 +235,11 @@ EXPORT = Kind(
             (("dataset",), ("student", "teacher")),
             (),
             {
-                "test_errors": int,
-                "original_test_errors": int,
+                "summary": str,
                 "test_rows": int,
                 "bytes": int,
                 "original_bytes": int,
-                "agreement": float,
+                "task": str,
                 "threads": int,
             },
         ),

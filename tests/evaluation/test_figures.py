@@ -13,13 +13,13 @@ EPOCHS = [1.0, 2.0, 3.0]
 
 def curve(name, role, held_out="test"):
     return figures.Curve(
-        name, role, held_out, EPOCHS, [0.5, 0.6, 0.7], [0.4, 0.5, 0.6], [2.0, 1.0, 0.5], [2.1, 1.1, 0.9]
+        name, role, held_out, "accuracy", EPOCHS, [0.5, 0.6, 0.7], [0.4, 0.5, 0.6], [2.0, 1.0, 0.5], [2.1, 1.1, 0.9]
     )
 
 
 def test_learning_curves():
     """Accuracy left, loss right; teacher navy, student orange; training dashed, held-out solid."""
-    figure = figures.learning_curves([curve("teacher", "teacher"), curve("student", "student")], "title")
+    figure = figures.learning_curves([curve("teacher", "teacher"), curve("student", "student")], "title", "loss")
     accuracy, loss = figure.axes
     drawn = {line.get_label(): line for line in accuracy.lines}
     assert set(drawn) == {"teacher, training", "teacher, test", "student, training", "student, test"}
@@ -34,14 +34,14 @@ def test_learning_curves():
 
 def test_many_networks_have_their_own_colors():
     curves = [curve(f"t{i}", "teacher") for i in range(3)] + [curve(f"s{i}", "student") for i in range(6)]
-    figure = figures.learning_curves(curves, "title")
+    figure = figures.learning_curves(curves, "title", "loss")
     colors = [to_hex(line.get_color()) for line in figure.axes[0].lines if not line.is_dashed()]
     assert len(set(colors)) == 9
 
 
 def test_one_epoch_is_visible():
-    one = figures.Curve("teacher", "teacher", "test", [1.0], [0.5], [0.4], [2.0], [2.1])
-    assert figures.learning_curves([one], "t").axes[0].lines[0].get_marker() == "o"
+    one = figures.Curve("teacher", "teacher", "test", "accuracy", [1.0], [0.5], [0.4], [2.0], [2.1])
+    assert figures.learning_curves([one], "t", "loss").axes[0].lines[0].get_marker() == "o"
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -67,7 +67,7 @@ def test_dark_knowledge(classes):
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_same_figure_same_bytes(tmp_path, ending):
     for name in ("one", "two"):
-        figures.save(figures.learning_curves([curve("teacher", "teacher")], "t"), tmp_path / f"{name}.{ending}")
+        figures.save(figures.learning_curves([curve("teacher", "teacher")], "t", "loss"), tmp_path / f"{name}.{ending}")
     one = (tmp_path / f"one.{ending}").read_bytes()
     assert len(one) > 5000
     assert one == (tmp_path / f"two.{ending}").read_bytes()
@@ -77,7 +77,7 @@ def test_same_figure_same_bytes(tmp_path, ending):
 def test_legend_lies_within_the_figure(networks):
     """An entry per network and two for the line styles, all of it inside the figure and clear of title and axes."""
     curves = [curve(f"network-{'long' * 12}-{number}", "student") for number in range(networks)]
-    figure = figures.learning_curves(curves, "datasets, " * 40)
+    figure = figures.learning_curves(curves, "datasets, " * 40, "loss")
     figure.draw_without_rendering()
     legend = figure.legends[0]
     assert len(legend.get_texts()) == networks + 2
@@ -95,16 +95,20 @@ def test_legend_lies_within_the_figure(networks):
 
 def test_accuracy_axis_ends_where_the_curves_do():
     """Low accuracies do not leave most of the axis empty; high ones keep 100% in sight."""
-    low, high = figures.learning_curves([curve("a", "student")], "t").axes[0].get_ylim()
+    low, high = figures.learning_curves([curve("a", "student")], "t", "loss").axes[0].get_ylim()
     assert low < 0.4
     assert 0.7 < high < 0.8
-    near = figures.Curve("a", "student", "test", EPOCHS, [0.9, 0.99, 0.999], [0.9, 0.95, 0.97], [1.0] * 3, [1.0] * 3)
-    assert 1.0 < figures.learning_curves([near], "t").axes[0].get_ylim()[1] < 1.01
+    near = figures.Curve(
+        "a", "student", "test", "accuracy", EPOCHS, [0.9, 0.99, 0.999], [0.9, 0.95, 0.97], [1.0] * 3, [1.0] * 3
+    )
+    assert 1.0 < figures.learning_curves([near], "t", "loss").axes[0].get_ylim()[1] < 1.01
 
 
 def test_band_of_hard_labels():
     """A band of one standard deviation around the dashed line, inside the axis."""
-    axes = figures.errors_over("T", [figures.Line("a", [1.0, 4.0], [5.0, 6.0], [1.0, 1.0], 9.0, 2.5)], "t").axes[0]
+    axes = figures.errors_over(
+        "T", [figures.Line("a", [1.0, 4.0], [5.0, 6.0], [1.0, 1.0], 9.0, 2.5)], "errors", "t"
+    ).axes[0]
     band = axes.patches[0].get_path().get_extents(axes.patches[0].get_patch_transform())
     assert (band.y0, band.y1) == pytest.approx((6.5, 11.5))
     assert axes.get_ylim()[1] > 11.5
@@ -118,7 +122,7 @@ def test_long_class_names_are_shortened():
 def test_lines():
     """Each model has a line through its means, and a dashed line of the same color for its hard labels."""
     lines = [figures.Line(name, [1.0, 4.0], [5.0, number], [1.0, 0.5], 6.0) for number, name in enumerate("ab")]
-    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "title").axes[0]
+    axes = figures.errors_over("T", [*lines, figures.Line("c", [None], [3.0], [0.2], None)], "errors", "title").axes[0]
     dashed = [line for line in axes.lines if line.is_dashed()]
     assert [line.get_ydata()[0] for line in dashed] == [6.0] * 2
     drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
@@ -132,7 +136,7 @@ def test_lines_far_apart(large, scale):
     """The axis is logarithmic if one network makes many times the errors of another, and shows all of both."""
     lines = [figures.Line("a", [1.0, 4.0], [large, large], [9.0, 8.0], 80.0)]
     lines.append(figures.Line("b", [1.0, 4.0], [100.0, 90.0], [4.0, 3.0], 130.0))
-    axes = figures.errors_over("T", lines, "title").axes[0]
+    axes = figures.errors_over("T", lines, "errors", "title").axes[0]
     assert axes.get_yscale() == scale
     low, high = axes.get_ylim()
     assert low < 80.0

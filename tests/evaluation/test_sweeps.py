@@ -8,7 +8,7 @@ from kdistill import Sweep, TrainStudent
 from kdistill.errors import UsageError
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.sweeps import DISTILLED, HARD, Row, summarize
-from kdistill.settings import Objective
+from kdistill.settings import CLASSIFICATION, Objective
 
 
 def test_names_are_file_names():
@@ -32,10 +32,10 @@ def test_names_that_are_too_long():
     """All names are checked before training, including those of the longest seed and of controls."""
     model = [(f"/a/{'n' * 60}.keras", None)]
     digits = {"temperatures": (1.0, 1 / 3), "alphas": (0.1, 0.5), "losses": ("kd", "reverse-kl")}
-    sweeps.check_names(Sweep(**digits), model)
+    sweeps.check_names(Sweep(**digits), model, CLASSIFICATION)
     for longer in ({"seeds": (0, 2**32 - 1)}, {"controls": True}):
         with pytest.raises(UsageError, match="--temperature and --alpha"):
-            sweeps.check_names(Sweep(**digits, **longer), model)
+            sweeps.check_names(Sweep(**digits, **longer), model, CLASSIFICATION)
 
 
 def test_loss_without_temperature_is_one_setting():
@@ -43,7 +43,7 @@ def test_loss_without_temperature_is_one_setting():
     grid = sweeps.grid(Sweep(losses=("kd", "mse"), alphas=(0.1, 0.5)), [("small", "small")])
     assert len(grid) == 1 + 5 * 2 + 2
     assert len({setting.slug for setting in grid}) == len(grid)
-    assert {setting.student.objective.loss for setting in grid if setting.temperature is None} == {"kd", "mse"}
+    assert {setting.student.objective.loss for setting in grid if setting.temperature is None} == {None, "mse"}
 
 
 def row(kind, seed, validation, test, temperature=None):
@@ -51,7 +51,21 @@ def row(kind, seed, validation, test, temperature=None):
     loss = None if kind == HARD else "kd"
     alpha = 1.0 if kind == HARD else 0.1
     rows = None if validation is None else 100
-    return Row(f"{kind}{temperature}{seed}", kind, "m", loss, temperature, alpha, seed, validation, rows, test, 360)
+    return Row(
+        f"{kind}{temperature}{seed}",
+        kind,
+        "m",
+        loss,
+        temperature,
+        alpha,
+        seed,
+        "errors",
+        True,
+        validation,
+        rows,
+        test,
+        360,
+    )
 
 
 def test_best_setting_has_the_fewest_validation_errors():

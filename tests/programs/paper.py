@@ -209,7 +209,7 @@ class Results:
     def swept(self, sweep: str, kind: str) -> str:
         """Return the errors of the students of a kind in a sweep, over all seeds."""
         with (self.workspace / "sweeps" / sweep / "table.csv").open(newline="", encoding="utf-8") as stream:
-            return mean_sd([int(row["test_errors"]) for row in csv.DictReader(stream) if row["kind"] == kind])
+            return mean_sd([float(row["test"]) for row in csv.DictReader(stream) if row["kind"] == kind])
 
     def summary(self, sweep: str) -> list[dict[str, Any]]:
         return json.loads((self.workspace / "sweeps" / sweep / "summary.json").read_text(encoding="utf-8"))
@@ -265,7 +265,7 @@ class Results:
     def controls(self) -> str:
         rows = [("student", "errors", "minus hard labels, 95% interval", "NLL", "ECE", "agreement with the teacher")]
         for entry in self.summary("main"):
-            errors, sd = entry["test_errors"]["mean"], entry["test_errors"]["sd"]
+            errors, sd = entry["test"]["mean"], entry["test"]["sd"]
             agreement = f"{entry['agreement']['mean']:.2%}" if entry["agreement"] else ""
             metrics = [f"{entry[name]['mean']:.3f}" if entry[name] else "" for name in ("nll", "ece")]
             cells = [
@@ -286,7 +286,7 @@ class Results:
                     if entry["loss"] is not None or not suffix:
                         name = f"{entry['loss']}{suffix}" if entry["loss"] else "hard labels"
                         difference = f" ({interval(entry)})" if entry["difference"] else ""
-                        cell = f"{entry['test_errors']['mean']:,.1f}{difference}"
+                        cell = f"{entry['test']['mean']:,.1f}{difference}"
                         table.setdefault(name, []).append(cell)
             models.append(entry["model"])
         return markdown([("loss", *models), *((name, *cells) for name, cells in table.items())])
@@ -300,11 +300,11 @@ class Results:
         entries = [entry for size in ("small", "large") for entry in self.summary(f"temperatures-{size}")]
         for number, model in enumerate(dict.fromkeys(entry["model"] for entry in entries)):
             hard, *distilled = [entry for entry in entries if entry["model"] == model]
-            errors = [entry["test_errors"] for entry in distilled]
+            errors = [entry["test"] for entry in distilled]
             temperatures = [entry["temperature"] for entry in distilled]
             means, sds = [each["mean"] for each in errors], [each["sd"] or 0 for each in errors]
             axes.errorbar(temperatures, means, sds, color=f"C{number}", marker="o", capsize=3, label=model)
-            axes.axhline(hard["test_errors"]["mean"], color=f"C{number}", linestyle="--", linewidth=1)
+            axes.axhline(hard["test"]["mean"], color=f"C{number}", linestyle="--", linewidth=1)
         axes.set(xscale="log", xlabel="T", ylabel="test errors", title=f"{len(self.seeds)} seeds; dashed: hard labels")
         axes.set_ylim(bottom=0)
         axes.minorticks_off()

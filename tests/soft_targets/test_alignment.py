@@ -8,9 +8,9 @@ from helpers import mentions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdistill.data import NO_LABEL
 from kdistill.errors import KdistillError
 from kdistill.soft_targets import AlignedSoftTargets, SoftTargets, align
+from kdistill.tasks import NO_LABEL
 
 
 def aligned_logits(soft, keys, labels):

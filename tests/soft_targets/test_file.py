@@ -45,7 +45,7 @@ def test_plain_h5py_reads_it_as_documented(artifact, rows):
         np.testing.assert_allclose(file["soft_targets"][()], expected, rtol=1e-5)
         assert file.attrs["temperature"] == 4.0
         assert file.attrs["teacher"].decode() == "teacher"
-        assert file.attrs["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+        assert file.attrs["score"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert file.attrs["kdistill_format"] == 1
 
 
@@ -91,17 +91,17 @@ def test_moved_rows_are_noticed(artifact, rows, name):
 
 
 def test_moved_logits_with_a_matching_digest_are_noticed(tmp_path, rows, write):
-    """Even if the digest matches, the recorded number of correct rows does not."""
+    """Even if the digest matches, the recorded score of the teacher does not."""
     keys, logits, labels = rows
-    correct = int((logits.argmax(axis=1) == labels).sum())
+    score = float((logits.argmax(axis=1) == labels).sum())
     artifact = write(tmp_path, (keys, np.roll(logits, 1, axis=0), labels))
     manifest = SoftTargets.open(artifact).manifest
-    recorded = manifest.results["correct"]
-    text = manifest.to_json().replace(f'"correct": {recorded}', f'"correct": {correct}')
+    recorded = manifest.results["score"]
+    text = manifest.to_json().replace(f'"score": {recorded}', f'"score": {score}')
     set_attribute(artifact, "manifest", text)
     with pytest.raises(KdistillError) as error:
         read_all(artifact, rows)
-    assert mentions(str(error.value), artifact.path, correct, recorded)
+    assert mentions(str(error.value), artifact.path, int(score), int(recorded))
 
 
 def test_newer_format_is_refused(artifact):

@@ -10,7 +10,7 @@ from kdistill.backend import tf
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.soft_targets.storage import Logits, LogitStorage, check_usable
-from kdistill.training.losses import expand_top_k
+from kdistill.training.losses.classification import expand_top_k
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (50, 3, 9)).astype(np.float32)
 
@@ -42,7 +42,7 @@ def test_views_are_stored_as_single_views_are(dtype, top_k):
         for name, array in stored.at(rows, view).arrays().items():
             np.testing.assert_array_equal(array, expected.arrays()[name])
         np.testing.assert_array_equal(stored.dense()[rows, view], expected.dense())
-    np.testing.assert_array_equal(stored.most_likely(), LOGITS[:, 0].argmax(axis=1))
+    np.testing.assert_array_equal(stored.predictions(), LOGITS[:, 0].argmax(axis=1))
 
 
 def test_refused_logits_are_named_by_row():

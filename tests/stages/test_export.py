@@ -482,7 +482,12 @@ def test_student_of_a_sweep(run, workspace):
     assert (entry["state"], entry["command"]) == ("fresh", "kdistill export --network s/one")
     assert run("verify").code == 0
     manifest = recorded(workspace / "students/student")
-    sweep = {"kind": "sweep", "settings": {}, "outputs": {}, "results": {"students": {"one": "sha256:0"}}}
+    sweep = {
+        "kind": "sweep",
+        "settings": {},
+        "outputs": {},
+        "results": {"task": "classification", "students": {"one": "sha256:0"}},
+    }
     (workspace / "sweeps/s/manifest.json").write_text(json.dumps(manifest | sweep))
     lines = run("status").out.splitlines()
     depths = [line.index(entry) for entry in ("sweep s", "export s@one-tflite") for line in lines if entry in line]
@@ -504,7 +509,8 @@ def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path,
     export.mkdir(parents=True)
     manifest = recorded(workspace / "students/student")
     digits, settings = manifest["inputs"][0], {"format": "tflite", "quantize": "none"}
-    results = dict.fromkeys(KINDS["export"].makers[0].results, 1)
+    schema = KINDS["export"].makers[0].results
+    results = {name: "text" if kind is str else 1 for name, kind in schema.items()}
     for input_name, state in ((name, "damaged"), ("student", "fresh")):
         network = {"kind": "student", "name": input_name, "digest": manifest["outputs"]["saved_model"], "index": 1}
         inputs = [digits, network]

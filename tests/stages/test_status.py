@@ -56,7 +56,7 @@ def put_export_and_sweep(workspace):
         place.export(Export()),
         {"format": "tflite", "quantize": "none"},
         made_from,
-        {**both, "agreement": 1.0, "test_rows": 1, "threads": 1},
+        {**both, "task": "classification", "summary": "1 wrong", "test_rows": 1, "threads": 1},
     )
     put(
         place.corrected(CorrectBias()),
@@ -73,7 +73,7 @@ def put_export_and_sweep(workspace):
         place.sweep("sweep"),
         Sweep(models=("mlp-30",)).recorded(),
         student.inputs,
-        {"students": {"x": network}},
+        {"task": "classification", "students": {"x": network}},
     )
 
 

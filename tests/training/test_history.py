@@ -29,8 +29,8 @@ def test_columns():
 def test_round_trip(tmp_path):
     """What is written is read, also NaN."""
     history.write(tmp_path / "h.csv", [row(1, soft_loss=math.nan), row(2)])
-    held_out_name, table = history.read(tmp_path / "h.csv", "remedy")
-    assert held_out_name == "test"
+    held_out, metric, table = history.read(tmp_path / "h.csv", "remedy")
+    assert (held_out, metric) == ("test", "accuracy")
     assert list(table) == history.columns("test", student=True)
     assert table["epoch"] == [1, 2]
     assert math.isnan(table["soft_loss"][0])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from kdistill.backend import keras, tf
-from kdistill.settings import LOSSES, Objective
-from kdistill.training import losses
+from kdistill.settings import CLASSIFICATION, LOSSES, Objective
+from kdistill.training import losses as objective
+from kdistill.training.losses import classification as losses
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def batch():
 def test_objective_is_the_formula(batch, temperature, alpha):
     """Every row equals the formula to 1e-6 for any T and alpha."""
     labels, teacher, student = batch
-    found = losses.distillation_loss(labels, teacher, student, temperature=temperature, alpha=alpha)
+    found = objective.distillation_loss(labels, teacher, student, temperature=temperature, alpha=alpha)
     np.testing.assert_allclose(found, formula(labels, teacher, student, temperature, alpha), rtol=1e-6, atol=1e-12)
 
 
@@ -41,7 +42,7 @@ def test_objective_is_the_formula(batch, temperature, alpha):
 def test_float32_is_the_formula(batch, alpha):
     """In float32, which training uses, the mean of a batch equals the formula to 1e-6."""
     labels, teacher, student = batch
-    found = losses.distillation_loss(
+    found = objective.distillation_loss(
         labels, np.float32(teacher), np.float32(student), temperature=4.0, alpha=alpha
     ).numpy()
     assert found.dtype == np.float32
@@ -62,7 +63,7 @@ def test_soft_loss_of_equal_logits_is_0(batch):
     labels, teacher, _ = batch
     soft = losses.soft_loss(teacher, teacher, temperature=20.0)
     np.testing.assert_allclose(soft, 0.0, atol=1e-12)
-    loss = losses.distillation_loss(labels, teacher, teacher, temperature=20.0, alpha=0.1)
+    loss = objective.distillation_loss(labels, teacher, teacher, temperature=20.0, alpha=0.1)
     np.testing.assert_allclose(loss, 0.1 * np.asarray(losses.hard_loss(labels, teacher)), rtol=1e-9)
 
 
@@ -70,8 +71,8 @@ def test_soft_loss_of_equal_logits_is_0(batch):
 def test_shift_of_all_logits_changes_nothing(batch, shift):
     """A constant that is added to all logits of a row, of either side, does not change the loss."""
     labels, teacher, student = batch
-    before = losses.distillation_loss(labels, teacher, student, temperature=4.0, alpha=0.1)
-    after = losses.distillation_loss(labels, teacher + shift, student - shift, temperature=4.0, alpha=0.1)
+    before = objective.distillation_loss(labels, teacher, student, temperature=4.0, alpha=0.1)
+    after = objective.distillation_loss(labels, teacher + shift, student - shift, temperature=4.0, alpha=0.1)
     np.testing.assert_allclose(before, after, rtol=1e-9)
 
 
@@ -82,7 +83,7 @@ def test_large_logits_stay_finite(temperature):
     teacher = np.array([[100.0, -100.0, 0.0], [-100.0, 100.0, 0.0]], np.float32)
     student = tf.Variable(-teacher)
     with tf.GradientTape() as tape:
-        loss = losses.distillation_loss(labels, teacher, student, temperature=temperature, alpha=0.1)
+        loss = objective.distillation_loss(labels, teacher, student, temperature=temperature, alpha=0.1)
     gradient = tape.gradient(loss, student).numpy()
     assert np.isfinite(loss).all()
     assert np.isfinite(gradient).all()
@@ -111,7 +112,7 @@ def test_temperature_squared_at_alpha_0(batch):
     for temperature in (50.0, 500.0):
         student = tf.Variable(values)
         with tf.GradientTape() as tape:
-            loss = losses.distillation_loss(np.zeros(64, int), teacher, student, temperature=temperature, alpha=0.0)
+            loss = objective.distillation_loss(np.zeros(64, int), teacher, student, temperature=temperature, alpha=0.0)
         sizes.append(float(tf.norm(tape.gradient(loss, student))))
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
@@ -196,7 +197,7 @@ def definition(name, temperature):
     }[name]
 
 
-NAMES = list(LOSSES)
+NAMES = [name for name, loss in LOSSES.items() if CLASSIFICATION in loss.formulas]
 
 
 def soft_part(name, labels, teacher, student, temperature, *, compiled=False):
@@ -205,7 +206,9 @@ def soft_part(name, labels, teacher, student, temperature, *, compiled=False):
     def loss_and_gradient(student):
         with tf.GradientTape() as tape:
             tape.watch(student)
-            loss = losses.soft_part(Objective(loss=name), labels, teacher, student, temperature=temperature)
+            loss = objective.soft_part(
+                CLASSIFICATION, Objective(loss=name), labels, teacher, student, temperature=temperature
+            )
             mean = tf.reduce_mean(loss)
         return loss, tape.gradient(mean, student)
 

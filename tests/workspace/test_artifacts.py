@@ -18,6 +18,8 @@ from kdistill.workspace import Input, Manifest, Workspace, threads
 RESULTS = {
     "model": "cnn",
     "parameters": 3,
+    "task": "classification",
+    "summary": "1 of 2 test rows wrong",
     "test_errors": 1,
     "test_rows": 2,
     "held_out_rows": 2,

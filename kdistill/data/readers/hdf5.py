@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill.data.reader import (
     ARRAY_NAMES,
-    MAX_LABEL_BYTES,
+    MAX_NAMES_BYTES,
     Contents,
     Reader,
     array_contents,
@@ -72,7 +72,7 @@ class Hdf5(Reader):
             raise KdistillError(f"{where} stores its values in other files: copy them into this file")
         if node.dtype.hasobject and not h5py.check_string_dtype(node.dtype):
             raise KdistillError(f"{where} has type {node.dtype} of variable size: save plain numbers instead")
-        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > max(node.nbytes, MAX_LABEL_BYTES):
+        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > max(node.nbytes, MAX_NAMES_BYTES):
             raise KdistillError(
                 f"{where} has chunks of {node.chunks}, larger than its shape {node.shape}: save it again"
             )
@@ -110,7 +110,7 @@ class Hdf5Rows(StoredArray):
         strings = self._dataset.asstr()
         if not self.shape:
             return as_strings([strings[()]], self.where)
-        step = max(MIN_STRINGS_PER_BLOCK, MAX_LABEL_BYTES // max(1, self._path.stat().st_size))
+        step = max(MIN_STRINGS_PER_BLOCK, MAX_NAMES_BYTES // max(1, self._path.stat().st_size))
         blocks = (strings[start : start + step] for start in range(0, len(self), step))
         return np.concatenate([np.empty(0, object), *(as_strings(block.reshape(-1), self.where) for block in blocks)])
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.reader import Part, as_strings, explain_label_matrix
+from kdistill.data.reader import Part, as_strings
 from kdistill.data.rows import BLOCK_ROWS, Rows, check_values, native_dtype
 from kdistill.errors import KdistillError, first_line, one_line_errors
 
@@ -41,12 +41,11 @@ def _part(dataset: Any, where: str, name: str) -> Part:
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise KdistillError(f"{where} never ends: remove .repeat(), or end it with .take(ROWS)")
-    if len(pair) == 2 and pair[1].shape.rank not in (0, None) and pair[1].shape.as_list() != [1]:
-        fix = "call .unbatch() on a batched dataset"
-        if pair[1].shape.is_fully_defined():
-            labels = next((labels for _, labels in _blocks(dataset.take(BLOCK_ROWS), BLOCK_ROWS, where)), None)
-            fix = "the dataset is empty" if labels is None else explain_label_matrix(labels, "tf.argmax(label)")
-        raise KdistillError(f"{where} yields labels of shape {pair[1].shape} (expected one number per row): {fix}")
+    if len(pair) == 2 and not (pair[1].shape.rank in (0, None) or (pair[1].shape.rank == 1 and pair[1].shape[0])):
+        raise KdistillError(
+            f"{where} yields labels of shape {pair[1].shape} (expected a label, or a fixed number of them, per row): call "
+            ".unbatch() on a batched dataset"
+        )
     return _first_pass(dataset, where, name)
 
 
@@ -62,7 +61,7 @@ def _first_pass(dataset: Any, where: str, name: str) -> Part:
             )
         checksums.append(_checksums(inputs, labels))
         if labels is not None:
-            all_labels.append(labels.reshape(-1))
+            all_labels.append(labels)
     if row_shape is None:
         raise KdistillError(f"{where} is empty (expected at least one row)")
     rows = StreamRows(dataset, row_shape, native_dtype(dtype), np.concatenate(checksums), where)

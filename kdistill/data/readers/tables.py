@@ -49,23 +49,26 @@ class Table(Reader):
     def contents(self) -> Contents:
         options = self.options
         names = self._column_names(self.path)
-        labels = options.labels or self.labels
-        inputs = [name for name in names if name != labels]
+        label_columns = _label_columns(options.labels or self.labels, names)
+        inputs = [name for name in names if name not in label_columns]
         if options.inputs:
             inputs = options.inputs.split(",")
         elif self.columns:
             inputs = list(self.columns)
         if not inputs:
-            raise KdistillError(f"{self.place} has no column besides the labels, {labels} (expected inputs)")
-        if labels in inputs or len(set(inputs)) < len(inputs):
+            raise KdistillError(
+                f"{self.place} has no column besides the labels, {','.join(label_columns)} (expected inputs)"
+            )
+        if set(label_columns) & set(inputs) or len(set(inputs)) < len(inputs):
+            labels = ",".join(label_columns)
             raise KdistillError(f"--inputs {','.join(inputs)} repeats a column or names the labels ({labels})")
-        has_labels = bool(options.labels) or labels in names
+        has_labels = bool(options.labels) or label_columns[0] in names
         return Contents(
-            train=self._part(self.path, inputs, labels if has_labels else None),
-            test=self._part(Path(options.test_inputs), inputs, labels) if options.test_inputs else None,
+            train=self._part(self.path, inputs, label_columns if has_labels else ()),
+            test=self._part(Path(options.test_inputs), inputs, label_columns) if options.test_inputs else None,
             categories=True,
             columns=inputs,
-            preprocessing={"table": {"inputs": inputs, "labels": labels}},
+            preprocessing={"table": {"inputs": inputs, "labels": ",".join(label_columns)}},
         )
 
     def _is_csv(self, path: Path) -> bool:
@@ -81,8 +84,8 @@ class Table(Reader):
             _check_header(path)
             return [str(name) for name in pd.read_csv(path, nrows=0, sep=_separator(path), compression=None).columns]
 
-    def _part(self, path: Path, inputs: Sequence[str], labels: str | None) -> Part:
-        columns = [*inputs, *([labels] if labels else [])]
+    def _part(self, path: Path, inputs: Sequence[str], labels: Sequence[str]) -> Part:
+        columns = [*inputs, *labels]
         names = self._column_names(path)
         if missing := [name for name in columns if name not in names]:
             raise KdistillError(
@@ -95,17 +98,28 @@ class Table(Reader):
             for index, name in enumerate(inputs):
                 fix = "leave it out of --inputs" if labels else f"pass --labels {name} if it is the label"
                 values[:, index] = _numbers(frame[name], f"{path}: column {name}", fix)
-            label_values = _labels(frame[labels], f"{path}: column {labels}") if labels else None
+            if len(labels) > 1:
+                fix = "leave it out of --labels"
+                numbers = [_numbers(frame[name], f"{path}: column {name}", fix) for name in labels]
+                label_values = np.stack(numbers, axis=1)
+            else:
+                label_values = _labels(frame[labels[0]], f"{path}: column {labels[0]}") if labels else None
         no_labels = f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{did_you_mean(DEFAULT_LABELS, names)}"
         return Part(
             inputs=ArrayRows(values, str(path), check=False),
             labels=label_values,
             name="the table",
-            labels_name=f"column {labels}" if labels else no_labels,
+            labels_name=f"column {','.join(labels)}" if labels else no_labels,
+            columns=labels,
         )
 
 
-def _read_csv(path: Path, columns: Sequence[str], labels: str | None) -> Any:
+def _label_columns(option: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that an option names: one, or several separated by commas. A name may have a comma itself."""
+    return [option] if option in names else option.split(",")
+
+
+def _read_csv(path: Path, columns: Sequence[str], labels: Sequence[str]) -> Any:
     import pandas as pd
 
     warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas warns of values that it drops
@@ -113,7 +127,7 @@ def _read_csv(path: Path, columns: Sequence[str], labels: str | None) -> Any:
         path,
         sep=_separator(path),
         index_col=False,  # otherwise the first values of rows longer than the header become row names
-        na_values={name: [""] if name == labels else MISSING for name in columns},
+        na_values={name: [""] if [name] == list(labels) else MISSING for name in columns},
         keep_default_na=False,
         low_memory=False,
         compression=None,

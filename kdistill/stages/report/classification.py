@@ -1,197 +1,90 @@
-"""Sections of a report for classes: the headline, calibration, dark knowledge, and which rows changed."""
+"""A report on classification: calibration, dark knowledge, and the rows that changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data
 from kdistill.console import Table
-from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.evaluation.intervals import mcnemar, wilson
-from kdistill.evaluation.sweeps import Summary
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.dark_knowledge import examples_of, table_columns
-from kdistill.stages.evaluate import short_count
-from kdistill.stages.measurement import Measurement, NetworkToMeasure
-from kdistill.stages.report.general import Material
+from kdistill.stages.measurement import Measurement
 from kdistill.stages.report.html import Content, Html, Section, element, join, missing, paragraphs, table
 from kdistill.stages.report.pictures import picture
-from kdistill.workspace import Artifact
+from kdistill.stages.report.task_report import Compared, Material, TaskReport
 
 MOST_ROWS = 24  # pictures of rows in a gallery
 MOST_CASES = 20  # classes or pairs of classes in a table
 PLOT = 200  # size of a reliability diagram, in the units of its coordinates
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a network predicts for the test rows.
+class ClassificationReport(TaskReport):
+    """Keeps the class that each network predicts for each test row, and its probability."""
 
-    Attributes:
-        role: `teacher`, `hard` or `distilled`; also its class in the style sheet.
-        measurement: of the test rows.
-        predicted: class numbers, (rows,).
-        confidence: the largest probability, (rows,).
-    """
+    def keep(self, outputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        return outputs.argmax(axis=1), metrics.confidence(outputs)
 
-    role: str
-    measurement: Measurement
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
+    def headline(self, material: Material, compared: Sequence[Compared]) -> str:
+        *others, last = compared
+        count = last.measurement.measures["errors"]
+        text = f"The {last.title.lower()} makes {count:,} error{'s' * (count != 1)} on {last.measurement.rows:,} test rows"
+        if not others:
+            return f"{text}."
+        whose = "the same network from hard labels" if material.subject.hard else "its teacher"
+        return f"{text}; {whose} makes {others[-1].measurement.measures['errors']:,}."
 
-    @property
-    def title(self) -> str:
-        """What the report calls it."""
-        return {"teacher": "Teacher", "hard": "Hard-label student", "distilled": "Distilled student"}[self.role]
+    def interval(self, measurement: Measurement) -> tuple[float, float, float]:
+        errors = int(measurement.measures["errors"])
+        low, high = wilson(errors, measurement.rows)
+        return low, errors / measurement.rows, high
 
+    def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
+        yield from super().facts(material)
+        train = material.dataset.train
+        counts = np.bincount(train.labels[train.labeled], minlength=material.dataset.classes)
+        yield "Balance", f"{counts.min():,} to {counts.max():,} training rows per class"
 
-class Outcomes:
-    """Collects what the networks predict for the test rows, while they are measured."""
+    def gain(self, material: Material, compared: Sequence[Compared]) -> Iterator[Content]:
+        yield from super().gain(material, compared)
+        if material.subject.hard:
+            gained, lost = (int(mask.sum()) for mask in _changes(material, compared))
+            yield paragraphs(
+                f"Both students have the same architecture, settings and seed. Of {compared[-1].measurement.rows:,} test "
+                f"rows, only the distilled student is correct on {gained:,}, and only the student from hard labels on "
+                f"{lost:,}. If both were equally good, a difference at least as large would have probability "
+                f"{mcnemar(gained, lost):.2g} (exact McNemar test). This holds for this seed; a sweep measures how much "
+                "results differ between seeds."
+            )
 
-    def __init__(self) -> None:
-        self._blocks: dict[NetworkToMeasure, list[tuple[NDArray[Any], ...]]] = {}
-
-    def __call__(self, network: NetworkToMeasure, split: data.Split, logits: NDArray[Any]) -> None:
-        """Take a block of logits (rows, classes)."""
-        if split.name == "test":
-            self._blocks.setdefault(network, []).append((logits.argmax(axis=1), metrics.confidence(logits)))
-
-    def compared(self, material: Material) -> list[Outcome]:
-        """Return the outcomes of the teacher, the student from hard labels and the distilled student, if there are such.
-
-        Raises:
-            KdistillError: if the network that the report is about was not measured.
-        """
-        subject = material.subject
-        found = self._find(subject.network.name, subject.network.kind)
-        if found is None:
-            raise KdistillError(f"{subject.network} could not be measured: {subject.network.remedy}")
-        hard = self._find(subject.hard.name, "student") if subject.hard else None
-        role = "distilled" if subject.distilled else {"teacher": "teacher", "student": "hard"}[subject.network.kind]
-        roles = {found.teacher: "teacher", hard: "hard", found: role}
-        return [self._outcome(material, network, role) for network, role in roles.items() if network in self._blocks]
-
-    def _find(self, name: str, role: str) -> NetworkToMeasure | None:
-        return next((network for network in self._blocks if (network.name, network.role) == (name, role)), None)
-
-    def _outcome(self, material: Material, network: NetworkToMeasure | None, role: str) -> Outcome:
-        assert network is not None
-        measured = next(
-            each
-            for each in material.result.measurements
-            if (each.name, each.role, each.split) == (network.name, network.role, "test")
-        )
-        return Outcome(role, measured, *map(np.concatenate, zip(*self._blocks[network], strict=True)))
+    def sections(self, material: Material, compared: Sequence[Compared]) -> Iterator[Section]:
+        yield dark_knowledge(material)
+        yield calibration(material, compared)
+        yield changed_rows(material, compared)
 
 
-def headline(material: Material, compared: Sequence[Outcome]) -> str:
-    """Return the main result in a sentence."""
-    *others, last = compared
-    rows = f"{last.measurement.rows:,} test rows"
-    text = f"The {last.title.lower()} makes {_errors(last)} on {rows}"
-    if material.subject.hard:
-        return f"{text}; the same network from hard labels makes {others[-1].measurement.errors:,}."
-    return f"{text}; its teacher makes {others[-1].measurement.errors:,}." if others else f"{text}."
+def _predicted(each: Compared) -> NDArray[np.int64]:
+    """Return the predicted classes of the test rows, (rows,)."""
+    return each.kept[0]
 
 
-def _errors(outcome: Outcome) -> str:
-    count = outcome.measurement.errors
-    return f"{count:,} error{'s' * (count != 1)}"
+def _correct(material: Material, each: Compared) -> NDArray[np.bool_]:
+    """Return which test rows a network classifies correctly, (rows,)."""
+    return np.asarray(_predicted(each) == material.dataset.test.labels)
 
 
-def gain_over_seeds(sweep: Artifact, summary: Summary) -> str | None:
-    """Return the gain of a sweep's setting in a sentence; None without an interval."""
-    difference = summary.difference
-    if difference is None or difference.low is None or difference.high is None:
-        return None
-    more = "fewer" if difference.mean < 0 else "more"
-    verdict = (
-        "The interval contains 0, so the difference may be chance." if difference.low <= 0 <= difference.high else ""
-    )
-    return (
-        f"In {sweep}, over {difference.n} seeds, {data.short_name(summary.model)} at {summary} makes {abs(difference.mean):,.1f} {more} "
-        f"errors than from hard labels (difference {difference.mean:+,.1f}, 95% interval {difference.low:+,.1f} to "
-        f"{difference.high:+,.1f}). {verdict}"
-    ).strip()
-
-
-def tiles(compared: Sequence[Outcome]) -> Html:
-    """Return the compared networks side by side, with their error rates on one scale."""
-    intervals = [wilson(each.measurement.errors, each.measurement.rows) for each in compared]
-    scale = max(high for _, high in intervals) * 1.05
-    return element(
-        "ul",
-        (_tile(outcome, *interval, scale) for outcome, interval in zip(compared, intervals, strict=True)),
-        class_="tiles",
-    )
-
-
-def _tile(outcome: Outcome, low: float, high: float, scale: float) -> Html:
-    each = outcome.measurement
-    start, middle, end = (100 * value / scale for value in (low, each.error_rate, high))
-    size = [f"{short_count(each.parameters)} parameters"] if each.parameters else []
-    size += [f"{short_count(each.bytes)}B"] if each.bytes else []
-    return element(
-        "li",
-        element("p", outcome.title, class_="role"),
-        element("p", element("strong", f"{each.errors:,}"), f" error{'s' * (each.errors != 1)}", class_="number"),
-        element(
-            "div",
-            element("span", class_="range", style=f"left:{start:.2f}%;width:{end - start:.2f}%"),
-            element("span", class_="dot", style=f"left:{middle:.2f}%"),
-            class_="track",
-            aria_hidden="true",
-        ),
-        paragraphs(f"{each.error_rate:.2%} of test rows, 95% interval {low:.2%} to {high:.2%}"),
-        paragraphs(", ".join([each.name, *size]), class_="note"),
-        class_=outcome.role,
-    )
-
-
-def facts(material: Material) -> Iterator[tuple[str, Content]]:
-    """Yield facts about the classes of the data: terms and their descriptions."""
-    dataset = material.dataset
-    counts = np.bincount(dataset.train.labels[dataset.train.labels != data.NO_LABEL], minlength=dataset.classes)
-    shown = ", ".join(dataset.class_names[:MOST_CASES]) + ", ..." * (dataset.classes > MOST_CASES)
-    yield "Classes", f"{dataset.classes:,}: {shown}"
-    yield "Balance", f"{counts.min():,} to {counts.max():,} training rows per class"
-
-
-def gain(material: Material, compared: Sequence[Outcome]) -> Iterator[Content]:
-    """Yield the comparison of the distilled student with the one from hard labels, row by row."""
-    subject = material.subject
-    if not subject.hard:
-        if subject.distilled:
-            yield missing("No student with the same settings from hard labels yet", subject.hard_command())
-        else:
-            yield missing("No distilled student yet", material.next_command())
-        return
-    hard, distilled = compared[-2:]
-    gained, lost = (mask.sum() for mask in _changes(material, hard, distilled))
-    p = mcnemar(int(gained), int(lost))
-    yield paragraphs(
-        f"Both students have the same architecture, settings and seed. Of {hard.measurement.rows:,} test rows, only the "
-        f"distilled student is correct on {gained:,}, and only the student from hard labels on {lost:,}. If both were "
-        f"equally good, a difference at least as large would have probability {p:.2g} (exact McNemar test). This holds "
-        "for this seed; a sweep measures how much results differ between seeds."
-    )
-
-
-def _changes(material: Material, hard: Outcome, distilled: Outcome) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _changes(material: Material, compared: Sequence[Compared]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which test rows only the distilled student classifies correctly, and which only the other one."""
-    before, after = (each.predicted == material.dataset.test.labels for each in (hard, distilled))
+    before, after = (_correct(material, each) for each in compared[-2:])
     return after & ~before, before & ~after
 
 
-def calibration(material: Material, compared: Sequence[Outcome]) -> Section:
+def calibration(material: Material, compared: Sequence[Compared]) -> Section:
     """Return the section with a reliability diagram per network."""
-    diagrams = (_reliability(outcome, outcome.predicted == material.dataset.test.labels) for outcome in compared)
     return Section(
         "calibration",
         "Calibration",
@@ -200,14 +93,14 @@ def calibration(material: Material, compared: Sequence[Outcome]) -> Section:
                 "Each dot is a bin of test rows of similar confidence: its confidence against its accuracy. Its area shows "
                 "the number of rows. Dots below the diagonal are overconfident. ECE is the mean distance to the diagonal."
             ),
-            element("div", diagrams, class_="diagrams"),
+            element("div", (_reliability(each, _correct(material, each)) for each in compared), class_="diagrams"),
         ],
     )
 
 
-def _reliability(outcome: Outcome, correct: NDArray[np.bool_]) -> Html:
-    bins = [each for each in zip(*metrics.reliability(outcome.confidence, correct), strict=True) if each[0]]
-    each, lines, dots = outcome.measurement, [], []
+def _reliability(compared: Compared, correct: NDArray[np.bool_]) -> Html:
+    bins = [each for each in zip(*metrics.reliability(compared.kept[1], correct), strict=True) if each[0]]
+    each, lines, dots = compared.measurement, [], []
     for rows, confidence, accuracy in bins:
         x, y, diagonal = (round(PLOT * value, 1) for value in (confidence, 1 - accuracy, 1 - confidence))
         lines.append(element("line", x1=x, x2=x, y1=diagonal, y2=y, class_="gap"))
@@ -230,39 +123,38 @@ def _reliability(outcome: Outcome, correct: NDArray[np.bool_]) -> Html:
             viewBox=f"-54 -20 {PLOT + 76} {PLOT + 64}",
             role="img",
             aria_label=f"Reliability diagram of {each.name}. {described}.",
-            class_=outcome.role,
+            class_=compared.role,
         ),
-        element("figcaption", f"{outcome.title} ({each.name}): ECE {each.ece:.3f}, NLL {each.nll:.3f}"),
+        element("figcaption", f"{compared.title} ({each.name}): ECE {each.measures['ece']:.3f}, NLL {each.measures['nll']:.3f}"),
     )
 
 
-def changed_rows(material: Material, compared: Sequence[Outcome]) -> Section:
+def changed_rows(material: Material, compared: Sequence[Compared]) -> Section:
     """Return the section with errors per class, confusions, and the rows that distillation gained and lost."""
     content: list[Content] = [table(_classes(material, compared)), table(_confusions(material, compared))]
     if material.subject.hard:
-        gained, lost = _changes(material, *compared[-2:])
+        gained, lost = _changes(material, compared)
         for title, mask in (
             ("Gained: rows that only the distilled student classifies correctly", gained),
             ("Lost: rows that only the student from hard labels classifies correctly", lost),
         ):
-            content.append(element("h3", title))
-            content.append(_gallery(material, compared, mask))
+            content += [element("h3", title), _gallery(material, compared, mask)]
     return Section("rows", "Errors and changed rows", content)
 
 
-def _classes(material: Material, compared: Sequence[Outcome]) -> Table:
+def _classes(material: Material, compared: Sequence[Compared]) -> Table:
     labels, names = material.dataset.test.labels, material.dataset.class_names
     rows, *wrong = (
         np.bincount(labels[mask], minlength=len(names))
-        for mask in [np.ones(len(labels), bool), *(each.predicted != labels for each in compared)]
+        for mask in [np.ones(len(labels), bool), *(~_correct(material, each) for each in compared)]
     )
     cases = [(name, f"{count:,}") for name, count in zip(names, rows, strict=True)]
     return _counts(material, compared, "errors per class", ("class", "test rows"), cases, np.array(wrong))
 
 
-def _confusions(material: Material, compared: Sequence[Outcome]) -> Table:
+def _confusions(material: Material, compared: Sequence[Compared]) -> Table:
     labels, names = material.dataset.test.labels, material.dataset.class_names
-    pairs = [(labels * len(names) + each.predicted)[each.predicted != labels] for each in compared]
+    pairs = [(labels * len(names) + _predicted(each))[~_correct(material, each)] for each in compared]
     keys = np.unique(np.concatenate(pairs))
     cases = [(f"{names[label]} as {names[other]}",) for label, other in zip(*np.divmod(keys, len(names)), strict=True)]
     counts = np.array([np.bincount(np.searchsorted(keys, pair), minlength=len(keys)) for pair in pairs])
@@ -271,7 +163,7 @@ def _confusions(material: Material, compared: Sequence[Outcome]) -> Table:
 
 def _counts(
     material: Material,
-    compared: Sequence[Outcome],
+    compared: Sequence[Compared],
     title: str,
     headings: Sequence[str],
     cases: Sequence[Sequence[str]],
@@ -298,7 +190,7 @@ def _counts(
     return Table(title, columns, rows, note)
 
 
-def _gallery(material: Material, compared: Sequence[Outcome], mask: NDArray[np.bool_]) -> Content:
+def _gallery(material: Material, compared: Sequence[Compared], mask: NDArray[np.bool_]) -> Content:
     """Return the pictures of the first rows that a mask selects, or their values, with what each network predicts."""
     places = np.flatnonzero(mask)
     if not len(places):
@@ -309,7 +201,7 @@ def _gallery(material: Material, compared: Sequence[Outcome], mask: NDArray[np.b
     inputs = material.dataset.test.select(first).read()
     cards, columns = [], table_columns(material.dataset.preprocessing)
     for row, place in zip(inputs, places[:MOST_ROWS], strict=True):
-        said = [f"{each.role}: {names[each.predicted[place]]}" for each in compared]
+        said = [f"{each.role}: {names[_predicted(each)[place]]}" for each in compared]
         label = names[labels[place]]
         cards.append(
             element(

@@ -1,9 +1,10 @@
-"""Sections of a report for every kind of outcome: data, networks, sweeps, learning curves and lineage."""
+"""Sections of a report that all tasks have: data, networks, sweeps, learning curves and lineage."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdistill import data
@@ -12,52 +13,14 @@ from kdistill.evaluation import sweeps
 from kdistill.evaluation.sweeps import Summary
 from kdistill.settings import Export
 from kdistill.stages import sweep_report
-from kdistill.stages.evaluate import EvaluateResult, short_count
+from kdistill.stages.evaluate import short_count
+from kdistill.stages.export import formatted
 from kdistill.stages.plot import curve
 from kdistill.stages.report.html import Content, Html, Section, command, element, image, missing, paragraphs, table
-from kdistill.stages.report.subject import Subject
+from kdistill.stages.report.task_report import Material
 from kdistill.stages.status import describe
-from kdistill.workspace import Artifact, Manifest, Workspace, commands
-from kdistill.workspace.staleness import Staleness
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a report is made from.
-
-    Attributes:
-        workspace: where the artifacts are.
-        subject: the networks that are compared.
-        artifacts: all artifacts that were made from the dataset, upstream first, with their manifests.
-        dataset: the dataset.
-        digest: of the dataset.
-        result: the measurements of all networks.
-        look: at the staleness of the artifacts.
-    """
-
-    workspace: Workspace
-    subject: Subject
-    artifacts: Mapping[Artifact, Manifest]
-    dataset: data.Dataset
-    digest: str
-    result: EvaluateResult
-    look: Staleness
-
-    def of_kind(self, *kinds: str) -> dict[Artifact, Manifest]:
-        """Return the artifacts of some kinds with their manifests."""
-        return {artifact: manifest for artifact, manifest in self.artifacts.items() if artifact.kind in kinds}
-
-    def command(self, name: str, **values: Any) -> str:
-        """Return a command line on the workspace."""
-        return commands.command(self.workspace.root, name, **values)
-
-    def next_command(self) -> str:
-        """Return the next command on the way to a distilled student."""
-        for soft, manifest in self.of_kind("soft targets").items():
-            return commands.after_soften(self.workspace.root, soft.name, manifest.results)
-        for teacher in self.of_kind("teacher"):
-            return commands.after_teacher(self.workspace.root, teacher.name)
-        return self.command("train-teacher", dataset=self.dataset.name)
+from kdistill.tasks import Task
+from kdistill.workspace import Artifact, Manifest
 
 
 def figure(content: bytes, media_type: str, alt: str, caption: str) -> Html:
@@ -96,9 +59,9 @@ def describe_data(material: Material, *facts: tuple[str, Content]) -> Section:
 def networks(material: Material) -> Section:
     """Return the section with all measurements, and the speed and size of exports."""
     exports = material.of_kind("export")
-    content: list[Content] = [table(material.result.table())]
+    content: list[Content] = [map(table, material.result.tables())]
     if exports:
-        content.append(table(_speed(exports)))
+        content.append(table(_speed(material, exports)))
     else:
         name = material.subject.network.name
         content.append(
@@ -107,31 +70,35 @@ def networks(material: Material) -> Section:
     return Section("networks", "All networks", content)
 
 
-def _speed(exports: Mapping[Artifact, Manifest]) -> Table:
+def _speed(material: Material, exports: Mapping[Artifact, Manifest]) -> Table:
+    task = material.dataset.task
     rows: dict[str, tuple[str, ...]] = {}
     for artifact, manifest in exports.items():
         results, network = manifest.results, manifest.inputs_of("student", "teacher")[0].name
         saved = f"{network}, SavedModel"
-        rows.setdefault(saved, _export_row(saved, results, "original_", ""))
+        rows.setdefault(saved, _export_row(task, saved, results, "original_"))
         settings = Export.named(artifact.name) or Export()
         how = settings.format + (f" {settings.quantize}" if settings.quantize != "none" else "")
-        rows[artifact.name] = _export_row(f"{network}, {how}", results, "", f"{results['agreement']:.2%}")
+        closeness = formatted(task.closeness, results.get("closeness"))
+        rows[artifact.name] = _export_row(task, f"{network}, {how}", results, "", closeness)
     threads = sorted({manifest.results["threads"] for manifest in exports.values()})
     run_by = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])}"
     return Table(
-        f"exported networks, {next(iter(exports.values())).results['test_rows']:,} test rows",
-        ("network", "errors", "agree", "size", "ms/row"),
+        f"exported networks, {len(material.dataset.test):,} test rows",
+        ("network", task.headline.label, task.closeness.head, "size", "ms/row"),
         list(rows.values()),
-        "agree: rows for which it predicts the same class as its SavedModel\n"
+        f"{task.closeness.head}: how close the outputs are to those of its SavedModel\n"
         f"ms/row: median of calls with one row when it was exported; CPU, {run_by}",
     )
 
 
-def _export_row(name: str, results: Mapping[str, Any], prefix: str, agreement: str) -> tuple[str, ...]:
+def _export_row(
+    task: Task, name: str, results: Mapping[str, Any], prefix: str, closeness: str = ""
+) -> tuple[str, ...]:
     return (
         name,
-        f"{results[f'{prefix}test_errors']:,}",
-        agreement,
+        formatted(task.headline, results.get(f"{prefix}test_{task.headline.measure}")),
+        closeness,
         f"{short_count(results[f'{prefix}bytes'])}B",
         f"{results[f'{prefix}latency_ms']:.3f}",
     )
@@ -143,9 +110,20 @@ def summaries(material: Material) -> dict[Artifact, list[Summary]]:
     return {sweep: sweeps.summarize(sweeps.read(sweep.path / "table.csv", sweep.remedy)) for sweep in found}
 
 
-def chosen(found: Sequence[Summary]) -> Summary:
-    """Return the summary of a sweep that has the controls of its first model."""
-    return next(summary for summary in found if summary.chosen and summary.kind == sweeps.DISTILLED)
+def gain_over_seeds(material: Material, sweep: Artifact, found: Sequence[Summary]) -> str | None:
+    """Return the gain of a sweep's chosen setting over hard labels in a sentence; None without an interval."""
+    chosen = next(summary for summary in found if summary.chosen and summary.kind == sweeps.DISTILLED)
+    difference, headline = chosen.difference, material.dataset.task.headline
+    if difference is None or difference.low is None or difference.high is None:
+        return None
+    values = difference.mean, difference.low, difference.high
+    mean, low, high = (headline.mean_form.replace(":", ":+").format(value) for value in values)
+    verdict = "the interval contains 0, so it may be chance" if difference.low <= 0 <= difference.high else ""
+    better = f"{'lower' if headline.lower_is_better else 'higher'} is better"
+    return (
+        f"In {sweep}, over {difference.n} seeds, {data.short_name(chosen.model)} at {chosen} differs from hard labels by "
+        f"{mean} {headline.label} (95% interval {low} to {high}; {'; '.join(filter(None, [better, verdict]))})."
+    )
 
 
 def describe_sweeps(material: Material, found: Mapping[Artifact, Sequence[Summary]]) -> Iterator[Content]:
@@ -153,7 +131,7 @@ def describe_sweeps(material: Material, found: Mapping[Artifact, Sequence[Summar
     manifest = material.subject.manifest
     for sweep, its in found.items():
         yield element("h3", f"Sweep {sweep.name!r}")
-        yield map(table, sweep_report.tables(its))
+        yield map(table, sweep_report.tables(its, material.dataset.task.headline))
         picture = sweep.path / "errors.png"
         if picture.exists():
             alt = f"Test errors of the settings of {sweep}; the numbers are in the table above."
@@ -171,15 +149,19 @@ def learning_curves(material: Material) -> Section:
     from kdistill.evaluation import figures
 
     networks = [*material.of_kind("teacher"), *material.subject.compared]
-    drawn = [curve(network) for network in dict.fromkeys(networks) if (network.path / "history.csv").exists()]
+    task = material.dataset.task
+    drawn = [curve(network, task) for network in dict.fromkeys(networks) if (network.path / "history.csv").exists()]
     if not drawn:
         return Section("curves", "Learning curves", paragraphs("Only the biases of this network were changed, so there are no epochs."))
     last = "; ".join(
-        f"{each.name}: {each.held_out_accuracy[-1]:.2%} of {each.held_out} rows correct after {len(each.epochs)} epochs"
+        f"{each.name}: {each.metric} {each.held_out_metric[-1]:.4g} on {each.held_out} rows after {len(each.epochs)} epochs"
         for each in drawn
     )
-    picture = figures.encode(figures.learning_curves(drawn, ""), "svg")
-    caption = "Accuracy and cross-entropy with the labels after each epoch"
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "curves.svg"
+        figures.save(figures.learning_curves(drawn, "", task.loss_title), file)
+        picture = file.read_bytes()
+    caption = f"{task.metric.replace('_', ' ').capitalize()} and loss after each epoch"
     return Section("curves", "Learning curves", figure(picture, "image/svg+xml", f"{caption}. {last}.", caption))
 
 

@@ -12,7 +12,7 @@ from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.evaluate import measure_networks
 from kdistill.stages.inputs import recorded_dataset, staleness
 from kdistill.stages.report import subject
-from kdistill.stages.report.general import Material
+from kdistill.stages.report.task_report import Material, TaskReport
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
@@ -53,14 +53,14 @@ def run(
     from kdistill.stages.report import page
 
     start = time.perf_counter()
-    outcomes = page.Outcomes()
     dataset = source.load()
+    report = page.REPORTS.get(dataset.task.name, TaskReport)()
     networks = {each: manifest for each, manifest in artifacts.items() if each.kind in ("teacher", "student")}
-    result = measure_networks(workspace, networks, dataset, reporter, outcomes)
+    result = measure_networks(workspace, networks, dataset, reporter, report)
     listed = {each: manifest for each, manifest in artifacts.items() if "/" not in each.name}
     material = Material(workspace, about, listed, dataset, digest, result, look)
     with artifact.writing() as staging:
-        (staging.path / FILE).write_text(page.render(material, outcomes), encoding="utf-8")
+        (staging.path / FILE).write_text(page.render(material, report), encoding="utf-8")
         manifest = staging.commit(identity, results={}, seconds=time.perf_counter() - start)
     path = artifact.path / FILE
     reporter.say(f"Wrote {path}: {size(path) / 1e6:.1f} MB in {manifest.seconds:.1f} s")

@@ -38,7 +38,7 @@ def test_datasets_named_by_options(tmp_path):
 
 def test_strings_are_read_in_blocks(tmp_path, monkeypatch):
     """Variable-length strings are read in small blocks if the file is large."""
-    monkeypatch.setattr("kdistill.data.readers.hdf5.MAX_LABEL_BYTES", 0)
+    monkeypatch.setattr("kdistill.data.readers.hdf5.MAX_NAMES_BYTES", 0)
     monkeypatch.setattr("kdistill.data.readers.hdf5.MIN_STRINGS_PER_BLOCK", 7)
     labels = np.array(NAMES)[Y].tolist()
     path = save_h5(tmp_path, x_train=X, y_train=labels)
@@ -122,7 +122,11 @@ BAD_ARRAYS = {
         ["y_train", "1,001", "row 1"],
     ),
     "long string": ({"x_train": X, "y_train": np.array(["a" * 1001, "b"] * 30, "S")}, {}, ["y_train", "1,001"]),
-    "multi-label": ({"x_train": X, "y_train": _multi_label()}, {}, ["multi-label", "row 4", "3 ones"]),
+    "several classes": (
+        {"x_train": X, "y_train": _multi_label()},
+        {"task": "classification", **HALF},
+        ["y_train", "--task multi-label"],
+    ),
     "integers beyond int32": ({"x_train": X.astype(np.int64) << 40, "y_train": Y}, HALF, ["x_train", "int32"]),
     "floats beyond float32": (
         {"x_train": np.full((60, 3), 1e39), "y_train": Y},

@@ -102,8 +102,8 @@ OF_FILES = {
     "missing file of labels": (lambda p: save_npy(p, x_train=X), {"labels": "/nosuch.npy"}, ["--labels /nosuch.npy"]),
     "no labels": (lambda p: save_npy(p, x_train=X), {}, ["--labels FILE.npy"]),
     "no test labels": (
-        lambda p: save_npy(p, x_train=X),
-        {"labels": "x_train.npy", "test_inputs": "x_train.npy"},
+        lambda p: save_npy(p, x_train=X, y_train=Y),
+        {"labels": "y_train.npy", "test_inputs": "x_train.npy"},
         ["--test-labels FILE.npy"],
     ),
     "10^12 rows": (lambda p: _header(p / "x.npy", (10**12, 28)), {"labels": "x.npy"}, ["x.npy", "1000000000000"]),

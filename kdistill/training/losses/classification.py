@@ -1,4 +1,4 @@
-"""Losses: pure functions of tensors that return one value per row. The caller averages over the batch.
+"""Losses of classification: pure functions of tensors that return one value per row. The caller averages over the batch.
 
 The objective of Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, arXiv:1503.02531, sections 2 and
 2.1, for a student with logits z_s and a teacher with logits z_t:
@@ -11,9 +11,6 @@ T^2 keeps the size of the soft gradients as T changes. For large T and logits wi
 Everywhere, `labels` are (rows,) integers, below 0 for rows without a label; logits are (rows, classes); `temperature` is
 T, above 0; and a loss is (rows,) in nats. Soft losses are 0 where student and teacher have the same logits, and except
 for `mse_loss` they ignore a constant that is added to all logits of a row.
-
-`settings.LOSSES` lists the soft losses, and `soft_part` calls the one that an objective names. `DistillationLoss` is the
-objective for Keras's `compile` and `fit`.
 """
 
 from __future__ import annotations
@@ -23,10 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kdistill.backend import keras, tf
-from kdistill.errors import KdistillError
-from kdistill.settings import LOSSES, Objective, check_value
-from kdistill.soft_targets.keras_dataset import unpack_targets
+from kdistill.backend import tf
 
 Tensor = Any
 
@@ -50,6 +44,11 @@ def hard_loss(labels: Tensor, student_logits: Tensor, *, label_smoothing: float 
         uniform = -tf.reduce_mean(tf.nn.log_softmax(student_logits), axis=-1)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
     return tf.where(labels >= 0, loss, tf.zeros_like(loss))
+
+
+def accuracy(labels: Tensor, student_logits: Tensor) -> Tensor:
+    """Return 1.0 for rows whose most likely class is the label and 0.0 for others, (rows,)."""
+    return tf.cast(tf.argmax(student_logits, axis=1, output_type=tf.int32) == labels, tf.float32)
 
 
 def soft_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:
@@ -195,21 +194,6 @@ def standardized(logits: Tensor, *, axis: int = -1) -> Tensor:
     return deviations * tf.math.rsqrt(tf.where(varies, variance, 1.0))
 
 
-def soft_part(
-    objective: Objective, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor, *, temperature: Tensor
-) -> Tensor:
-    """Return the soft part of an objective: the loss that it names, of the logits or their z-scores.
-
-    The temperature is a tensor and not the objective's, so that one compiled step serves every T.
-    """
-    if objective.standardize_logits:
-        teacher_logits, student_logits = standardized(teacher_logits), standardized(student_logits)
-    loss = LOSSES[objective.loss]
-    inputs = (labels, teacher_logits, student_logits) if loss.labels else (teacher_logits, student_logits)
-    options = {"temperature": temperature} if loss.temperature else {}
-    return globals()[loss.function](*inputs, **options)
-
-
 def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: float) -> Tensor:
     """Return the logits of all classes from the k largest. The classes of the rest share its probability equally.
 
@@ -226,80 +210,3 @@ def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: flo
     logits = tf.repeat(values[:, k:] - rest, classes, axis=1)
     positions = tf.stack([tf.repeat(tf.range(rows)[:, None], k, axis=1), top_classes], axis=-1)
     return tf.tensor_scatter_nd_update(logits, positions, values[:, :k])
-
-
-def weighted(hard: Tensor, soft: Tensor, *, alpha: float) -> Tensor:
-    """Return alpha * hard + (1 - alpha) * soft."""
-    return alpha * hard + (1.0 - alpha) * soft
-
-
-def distillation_loss(
-    labels: Tensor, teacher_logits: Tensor, student_logits: Tensor, *, temperature: float, alpha: float
-) -> Tensor:
-    """Return the objective: alpha * hard_loss + (1 - alpha) * soft_loss.
-
-    Args:
-        labels: (rows,) integers, below 0 for rows without a label.
-        teacher_logits: (rows, classes).
-        student_logits: (rows, classes).
-        temperature: T, above 0.
-        alpha: weight of the hard labels, from 0 to 1.
-
-    Returns:
-        (rows,) in nats.
-    """
-    hard = hard_loss(labels, student_logits)
-    soft = soft_loss(teacher_logits, student_logits, temperature=temperature)
-    return weighted(hard, soft, alpha=alpha)
-
-
-@keras.saving.register_keras_serializable("kdistill")
-class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The objective for `Model.compile`, with labels and teacher logits in `y_true` and student logits in `y_pred`.
-
-    `SoftTargets.dataset` yields such a `y_true`, and `pack_targets` returns one. For rows without teacher logits, e.g. in
-    `validation_data`, it is `keras.utils.to_categorical(labels, 2 * classes)`: zeros in place of the logits. The loss of
-    such rows is the cross-entropy only, as for held-out rows in kdistill's own training.
-
-    Args:
-        temperature: T, above 0.
-        alpha: weight of the hard labels, from 0 to 1.
-        reduction: of any Keras loss; by default the mean over the rows.
-        name: of any Keras loss.
-        dtype: of any Keras loss; by default float32.
-
-    Raises:
-        UsageError: if temperature or alpha is out of range.
-        KdistillError: when called, if `y_true` has another shape.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 20.0,
-        alpha: float = 0.1,
-        *,
-        reduction: str | None = "sum_over_batch_size",
-        name: str = "distillation_loss",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.temperature = check_value(Objective, "temperature", temperature)
-        self.alpha = check_value(Objective, "alpha", alpha)
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the loss of each row, (rows,)."""
-        classes = y_pred.shape[-1]
-        if len(y_true.shape) != len(y_pred.shape) or y_true.shape[-1] not in (2 * classes, None):
-            raise KdistillError(
-                f"y_true has shape {tuple(y_true.shape)}, expected (rows, {2 * classes}) for {classes} logits: use "
-                f"SoftTargets.dataset, or without a teacher keras.utils.to_categorical(labels, {2 * classes})"
-            )
-        labels, teacher_logits = unpack_targets(y_true, classes)
-        hard = hard_loss(labels, y_pred)
-        soft = soft_loss(teacher_logits, y_pred, temperature=self.temperature)
-        has_teacher = tf.reduce_any(teacher_logits != 0, axis=-1)
-        return tf.where(has_teacher, weighted(hard, soft, alpha=self.alpha), hard)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for Keras to save."""
-        return {**super().get_config(), "temperature": self.temperature, "alpha": self.alpha}

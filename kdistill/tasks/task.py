@@ -1,0 +1,201 @@
+"""What a task answers: the interface between the tasks and the rest of the package."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.settings import LOSSES, default_loss
+from kdistill.tasks.labels import RawLabels
+
+Floats = NDArray[np.floating[Any]]
+Measures = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the labels of a dataset can be.
+
+    Attributes:
+        size: the number of classes, or of numbers per row.
+        names: of the classes or numbers; empty if the data does not name them.
+        warnings: lines for the user.
+    """
+
+    size: int
+    names: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The measure by which networks are compared.
+
+    Attributes:
+        measure: its key in the measures of a task.
+        label: its name in tables and figures.
+        form: the format of a value.
+        mean_form: the format of a mean over several networks.
+        lower_is_better: whether a lower value is better.
+    """
+
+    measure: str
+    label: str
+    form: str
+    mean_form: str
+    lower_is_better: bool = True
+
+    def __call__(self, value: float) -> str:
+        """Return a value as it is printed."""
+        return self.form.format(value)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table that `evaluate` prints: its head, the key of its measure, and the format of a value."""
+
+    head: str
+    measure: str
+    form: str
+
+    def __call__(self, value: float) -> str:
+        """Return a value as it is printed."""
+        return self.form.format(value)
+
+
+class Task(ABC):
+    """A kind of outcome.
+
+    `outputs` are (rows, outputs) float32: what networks and soft-target files hold. `labels` are an array whose first axis
+    is the rows, of the type and shape that `label_type` says; rows without a label hold `NO_LABEL` or NaN.
+
+    Attributes:
+        name: a key of `settings.TASKS`.
+        loss_title: the title of the loss in figures: of the hard part, or of the soft part if there is no hard part.
+        metric: the measure that is printed after each epoch, a function in the task's module of losses.
+        headline: the measure by which networks are compared.
+        columns: of the table that `evaluate` prints.
+        gap: the measure whose gap between training and test rows `evaluate` prints, a fraction; None for none.
+        needs_labels: whether a dataset without labels is refused.
+        output: the name of the output of a network.
+        unit: what messages call one of the outputs, e.g. `class`.
+        closeness: how close the outputs of a network are to those of another one, e.g. of its teacher.
+        note: explains the columns.
+    """
+
+    name: ClassVar[str]
+    loss_title: ClassVar[str]
+    metric: ClassVar[str]
+    headline: ClassVar[Headline]
+    columns: ClassVar[Sequence[Column]]
+    closeness: ClassVar[Column]
+    gap: ClassVar[str | None] = None
+    needs_labels: ClassVar[bool] = True
+    output: ClassVar[str] = "logits"
+    unit: ClassVar[str] = "class"
+    note: ClassVar[str] = ""
+
+    def count(self, outputs: int) -> str:
+        """Return a number of outputs in words, e.g. `10 classes`."""
+        return f"{outputs:,} {self.unit if outputs == 1 else self.plural}"
+
+    @property
+    def uses_temperature(self) -> bool:
+        """Whether the default loss depends on T."""
+        return LOSSES[default_loss(self.name)].temperature
+
+    @property
+    def plural(self) -> str:
+        """What messages call several outputs."""
+        return f"{self.unit}{'es' if self.unit.endswith('s') else 's'}"
+
+    # Labels
+
+    def fits(self, labels: RawLabels) -> bool:
+        """Return whether labels are clearly those of this task, if `--task` is not given."""
+        return False
+
+    @abstractmethod
+    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+        """Return what labels can be, from those of a dataset.
+
+        Raises:
+            KdistillError: if these are not labels of the task.
+        """
+
+    @abstractmethod
+    def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[Any]:
+        """Return labels as numbers, (rows, ...).
+
+        Raises:
+            KdistillError: if a label is not in the vocabulary.
+        """
+
+    @abstractmethod
+    def label_type(self, outputs: int) -> tuple[tuple[int, ...], str]:
+        """Return the shape and type of a row's label in a soft-target file, for a number of outputs."""
+
+    @abstractmethod
+    def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the group of each row, (rows,): rows of a group have alike labels.
+
+        `--fraction` keeps the fraction in each group, and `--permute-soft-targets` permutes within each group.
+        """
+
+    # Soft targets
+
+    def activation(self, outputs: Floats, temperature: float) -> Floats | None:
+        """Return the soft targets of outputs (rows, ..., outputs) at a temperature; None if the outputs are the targets."""
+        return None
+
+    @abstractmethod
+    def predict(self, outputs: Floats) -> NDArray[Any]:
+        """Return what outputs (rows, outputs) predict, (rows, ...), in the form of the labels."""
+
+    @abstractmethod
+    def score(self, predictions: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        """Return how good predictions are, (rows,); 0 for rows without a label.
+
+        The sum is recorded with the soft targets. Another sum when rows are matched again shows that labels have changed.
+        """
+
+    @abstractmethod
+    def describe_score(self, score: float, labeled: int, outputs: int) -> str:
+        """Return how good a teacher is, as a phrase, from the sum of its scores over the labeled rows."""
+
+    # Measures
+
+    @abstractmethod
+    def measure(
+        self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None
+    ) -> Measures:
+        """Return the measures of a network.
+
+        Args:
+            outputs: in blocks of rows.
+            labels: of all rows.
+            teacher_outputs: in the same blocks; None if there is no teacher to compare with.
+        """
+
+    @abstractmethod
+    def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
+        """Return how good a network is on some rows, as a phrase."""
+
+    def probe(
+        self,
+        train_outputs: Iterable[Floats],
+        train_labels: NDArray[Any],
+        outputs: Iterable[Floats],
+        labels: NDArray[Any],
+    ) -> Measures:
+        """Return measures of a network on some rows that need its outputs of the training rows too."""
+        return {}
+
+    def rescaling(self, labels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return offset and scale (outputs,) of the outputs of a network, from the training labels; None for 0 and 1."""
+        return None

@@ -1,0 +1,45 @@
+"""Losses of regression: pure functions of tensors that return one value per row.
+
+Everywhere, `labels` and outputs are (rows, numbers). The training loop divides both by the standard deviations of the
+training labels, so a loss has no unit. Labels are NaN where a number is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdistill.backend import tf
+
+Tensor = Any
+
+
+def hard_loss(labels: Tensor, student_outputs: Tensor) -> Tensor:
+    """Return the squared error, averaged over the numbers of a row that have a label; 0 for rows without one."""
+    return _known_mean(labels, tf.square(student_outputs - labels))
+
+
+def mae(labels: Tensor, student_outputs: Tensor) -> Tensor:
+    """Return the absolute error, averaged as in `hard_loss`."""
+    return _known_mean(labels, tf.abs(student_outputs - labels))
+
+
+def mse_loss(teacher_outputs: Tensor, student_outputs: Tensor) -> Tensor:
+    """Return the squared error of the student to the teacher, averaged over the numbers of a row, (rows,)."""
+    return tf.reduce_mean(tf.square(student_outputs - teacher_outputs), axis=-1)
+
+
+def huber_loss(teacher_outputs: Tensor, student_outputs: Tensor) -> Tensor:
+    """Return the mean over a row of e^2 where |e| <= 1, and 2 |e| - 1 beyond, for the error e of the student to the teacher.
+
+    This is twice the loss of Huber, Robust Estimation of a Location Parameter, doi:10.1214/aoms/1177703732, so that it equals
+    `mse_loss` for small errors. Rows on which the teacher is far off have less weight.
+    """
+    distance = tf.abs(student_outputs - teacher_outputs)
+    return tf.reduce_mean(tf.where(distance <= 1, tf.square(distance), 2 * distance - 1), axis=-1)
+
+
+def _known_mean(labels: Tensor, values: Tensor) -> Tensor:
+    missing = tf.math.is_nan(labels)
+    known = tf.cast(~missing, values.dtype)
+    sums = tf.reduce_sum(tf.where(missing, tf.zeros_like(values), values), axis=-1)
+    return tf.math.divide_no_nan(sums, tf.reduce_sum(known, axis=-1))
