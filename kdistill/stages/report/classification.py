@@ -32,7 +32,9 @@ class ClassificationReport(TaskReport):
     def headline(self, material: Material, compared: Sequence[Compared]) -> str:
         *others, last = compared
         count = last.measurement.measures["errors"]
-        text = f"The {last.title.lower()} makes {count:,} error{'s' * (count != 1)} on {last.measurement.rows:,} test rows"
+        text = (
+            f"The {last.title.lower()} makes {count:,} error{'s' * (count != 1)} on {last.measurement.rows:,} test rows"
+        )
         if not others:
             return f"{text}."
         whose = "the same network from hard labels" if material.subject.hard else "its teacher"
@@ -125,7 +127,10 @@ def _reliability(compared: Compared, correct: NDArray[np.bool_]) -> Html:
             aria_label=f"Reliability diagram of {each.name}. {described}.",
             class_=compared.role,
         ),
-        element("figcaption", f"{compared.title} ({each.name}): ECE {each.measures['ece']:.3f}, NLL {each.measures['nll']:.3f}"),
+        element(
+            "figcaption",
+            f"{compared.title} ({each.name}): ECE {each.measures['ece']:.3f}, NLL {each.measures['nll']:.3f}",
+        ),
     )
 
 

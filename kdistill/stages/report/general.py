@@ -92,9 +92,7 @@ def _speed(material: Material, exports: Mapping[Artifact, Manifest]) -> Table:
     )
 
 
-def _export_row(
-    task: Task, name: str, results: Mapping[str, Any], prefix: str, closeness: str = ""
-) -> tuple[str, ...]:
+def _export_row(task: Task, name: str, results: Mapping[str, Any], prefix: str, closeness: str = "") -> tuple[str, ...]:
     return (
         name,
         formatted(task.headline, results.get(f"{prefix}test_{task.headline.measure}")),
@@ -134,8 +132,9 @@ def describe_sweeps(material: Material, found: Mapping[Artifact, Sequence[Summar
         yield map(table, sweep_report.tables(its, material.dataset.task.headline))
         picture = sweep.path / "errors.png"
         if picture.exists():
-            alt = f"Test errors of the settings of {sweep}; the numbers are in the table above."
-            yield figure(picture.read_bytes(), "image/png", alt, f"Test errors of {sweep}")
+            caption = f"{material.dataset.task.headline.label} of {sweep} on test rows"
+            alt = f"Settings of {sweep}; the numbers are in the table above."
+            yield figure(picture.read_bytes(), "image/png", alt, caption)
         if not any(summary.kind in sweep_report.CONTROLS for summary in its):
             line = f"{sweep.command_for(material.artifacts[sweep])} --controls"
             yield missing("No controls yet, which test why distillation helps", line)
@@ -152,7 +151,11 @@ def learning_curves(material: Material) -> Section:
     task = material.dataset.task
     drawn = [curve(network, task) for network in dict.fromkeys(networks) if (network.path / "history.csv").exists()]
     if not drawn:
-        return Section("curves", "Learning curves", paragraphs("Only the biases of this network were changed, so there are no epochs."))
+        return Section(
+            "curves",
+            "Learning curves",
+            paragraphs("Only the biases of this network were changed, so there are no epochs."),
+        )
     last = "; ".join(
         f"{each.name}: {each.metric} {each.held_out_metric[-1]:.4g} on {each.held_out} rows after {len(each.epochs)} epochs"
         for each in drawn
@@ -161,7 +164,7 @@ def learning_curves(material: Material) -> Section:
         file = Path(directory) / "curves.svg"
         figures.save(figures.learning_curves(drawn, "", task.loss_title), file)
         picture = file.read_bytes()
-    caption = f"{task.metric.replace('_', ' ').capitalize()} and loss after each epoch"
+    caption = f"Loss and {task.metric.replace('_', ' ')} after each epoch"
     return Section("curves", "Learning curves", figure(picture, "image/svg+xml", f"{caption}. {last}.", caption))
 
 

@@ -126,7 +126,9 @@ class TaskReport:
         """Return the main result in a sentence."""
         headline, subject = material.dataset.task.headline, material.subject
         *others, last = (f"{headline(each.measurement.measures[headline.measure])}" for each in compared)
-        text = f"The {compared[-1].title.lower()} has {headline.label} {last} on {len(material.dataset.test):,} test rows"
+        text = (
+            f"The {compared[-1].title.lower()} has {headline.label} {last} on {len(material.dataset.test):,} test rows"
+        )
         if not others:
             return f"{text}."
         return f"{text}; {'the same network from hard labels' if subject.hard else 'its teacher'} has {others[-1]}."
@@ -171,9 +173,7 @@ def _test_rows(material: Material, network: NetworkToMeasure) -> Measurement:
     )
 
 
-def _tile(
-    material: Material, compared: Compared, interval: tuple[float, float, float] | None, scale: float
-) -> Html:
+def _tile(material: Material, compared: Compared, interval: tuple[float, float, float] | None, scale: float) -> Html:
     each, headline = compared.measurement, material.dataset.task.headline
     value = headline(each.measures[headline.measure])
     size = [f"{short_count(each.parameters)} parameters"] if each.parameters else []
