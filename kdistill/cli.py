@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import inspect
 import io
 import json
@@ -23,9 +22,11 @@ from kdistill.console import Reporter, interrupts, printable, printable_lines
 from kdistill.console.native_stderr import keep_log, log_hint, report_death, silence_native_stderr
 from kdistill.errors import KdistillError, UsageError, first_line
 from kdistill.settings import COMMANDS, Field, Settings, build, option, options_of
+from kdistill.stages.dry_run import result_of
 from kdistill.workspace import Workspace
 
 READ_ONLY = ("evaluate", "status", "verify")
+OF_WRITERS = ("force", "dry_run")  # options that read-only commands do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Session(Settings):
         str, option("Workspace directory.", group="General", short="-w", variable="KDISTILL_WORKSPACE", metavar="DIR")
     ] = "workspace"
     force: Annotated[bool, option("Re-run even if the result is up to date.", group="General")] = False
+    dry_run: Annotated[bool, option("Print what would be done and why, and write nothing.", group="General")] = False
     quiet: Annotated[bool, option("Print only results, warnings and errors.", group="General", short="-q")] = False
     json: Annotated[bool, option("Print the result as JSON, and nothing else.", group="General")] = False
     debug: Annotated[bool, option("Show tracebacks and the messages of TensorFlow.", group="General")] = False
@@ -125,7 +127,7 @@ def register(name: str, kind: type[Settings]) -> None:
     """Add the command of a settings class to the app."""
     fields = [
         *options_of(kind),
-        *(field for field in options_of(Session) if field.name != "force" or name not in READ_ONLY),
+        *(field for field in options_of(Session) if not (name in READ_ONLY and field.name in OF_WRITERS)),
     ]
 
     def command(**values: Any) -> None:
@@ -145,10 +147,9 @@ def register(name: str, kind: type[Settings]) -> None:
 def execute(name: str, kind: type[Settings], values: Mapping[str, Any]) -> None:
     """Run a command and print its result."""
     session: Session = build(Session, values)
-    workspace, chosen = Workspace(session.workspace), build(kind, values)
-    stage = importlib.import_module(f"kdistill.stages.{name.replace('-', '_')}")
-    reporter = Reporter(quiet=session.quiet or session.json)
-    result = stage.run(workspace, chosen, reporter=reporter, **({} if name in READ_ONLY else {"force": session.force}))
+    workspace, chosen = Workspace(session.workspace, dry_run=session.dry_run), build(kind, values)
+    reporter = Reporter(quiet=session.quiet or session.json or session.dry_run)
+    result = result_of(name, workspace, chosen, reporter, **({} if name in READ_ONLY else {"force": session.force}))
     if session.json:
         print(json.dumps(result.as_json(), indent=2))
     else:

@@ -1,7 +1,7 @@
 """The README and the guides: links, names of commands and options, and examples that run as they are written.
 
 In a Markdown file, `bash` blocks (kdistill commands) and `python` blocks are run, in order, in one directory. A Python block
-that starts with `# NAME.py` is saved as that file. `console` and `text` blocks are not run.
+that starts with `# NAME.py` is saved as that file. `console` and `text` blocks are not run. `toml` blocks are read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typer.main import get_command
 import kdistill
 from kdistill import SoftTargets, row_keys
 from kdistill.cli import app
+from kdistill.stages import configuration
 
 GUIDES = sorted((ROOT / "kdistill/guides").glob("*.md"))
 DOCUMENTS = [README, *GUIDES]
@@ -92,7 +93,8 @@ def options(command):
 
 def quicker(command):
     """Return a command that does less work: few epochs, seeds and views."""
-    command = [*command, *QUICKER.get(command[0], [])]
+    if not {"--config", "--write-config"} & set(command):  # these exclude all other options
+        command = [*command, *QUICKER.get(command[0], [])]
     if "--views" in command:
         command[command.index("--views") + 1] = "2"
     return command
@@ -226,8 +228,17 @@ def test_every_block_has_a_known_language():
     """Each fenced block says whether it is run."""
     for path in DOCUMENTS:
         languages = {language for language, _ in blocks(path)}
-        assert languages <= {"bash", "python", "console", "text"}, path
+        assert languages <= {"bash", "python", "console", "text", "toml"}, path
         assert path.read_text(encoding="utf-8").count("```") == 2 * len(blocks(path)), path
+
+
+def test_configuration_files_are_valid(tmp_path):
+    """The configuration files in the documents have stages, and only options that these have."""
+    files = [content for path in DOCUMENTS for language, content in blocks(path) if language == "toml"]
+    assert files
+    for content in files:
+        (tmp_path / "kdistill.toml").write_text(content)
+        configuration.read(str(tmp_path / "kdistill.toml"))
 
 
 def test_links_resolve():

@@ -14,7 +14,7 @@ from kdistill.settings.checks import (
 )
 from kdistill.settings.groups import AUGMENT, SEEDS, ReadOptions, Selection, Training
 from kdistill.settings.objective import Objective
-from kdistill.settings.options import Only, Settings, option
+from kdistill.settings.options import Only, Settings, option, options_of, override, overrides
 from kdistill.settings.shared import (
     Dataset,
     Formats,
@@ -228,11 +228,17 @@ class TrainStudent(ReadsDataset):
         return replace(self, training=replace(self.training, seed=seed))
 
 
+APART = ("epochs", "batch_size", "learning_rate", "seed", "dropout")  # what `run` sets for one network
+TEACHER_TRAINING = overrides(Training, "teacher", *APART, "augment")
+STUDENT_TRAINING = overrides(Training, "student", *APART)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(Settings):
-    """Run all four stages, then evaluate.
+    """Run all four stages, then evaluate; or the stages of a configuration file.
 
-    Stages that are up to date are skipped. Training options apply to both networks.
+    Stages that are up to date are skipped. Training options apply to both networks, except --teacher-* and --student-*,
+    which come first. A configuration file can set every option of every stage.
     """
 
     dataset: Dataset = TrainTeacher.dataset
@@ -242,11 +248,36 @@ class Run(Settings):
     temperature: TemperatureOption = Soften.temperature
     objective: Annotated[Objective, Only(omit=("temperature",))] = Objective()
     training: Training = Training()
+    teacher_training: Settings = TEACHER_TRAINING()
+    student_training: Settings = STUDENT_TRAINING()
     formats: Formats = ("png",)
     tensorboard: TensorBoard = False
+    config: Annotated[
+        str | None,
+        option(
+            "Run the stages of this file instead, e.g. kdistill.toml: a table per stage, and its options as keys.",
+            nonempty(),
+            "Configuration",
+            metavar="FILE",
+        ),
+    ] = None
+    write_config: Annotated[
+        bool,
+        option(
+            "Write the file that makes the artifacts of the workspace, to --config or kdistill.toml.",
+            group="Configuration",
+        ),
+    ] = False
 
     def check_combinations(self) -> None:
-        self.student  # noqa: B018 - all settings are checked before any work
+        self.teacher, self.student  # noqa: B018 - all settings are checked before any work
+        if self.config is not None or self.write_config:
+            for each in options_of(Run):
+                if each.option.group != "Configuration" and each.get(self) != each.default:
+                    raise UsageError(
+                        f"--{each.flag} has no effect with {'--write-config' if self.write_config else '--config'}: remove "
+                        "it, or set it in the file, in the table of a stage"
+                    )
 
     @property
     def teacher(self) -> TrainTeacher:
@@ -257,7 +288,7 @@ class Run(Settings):
             read=self.read,
             model=self.model,
             objective=Objective(alpha=1.0, label_smoothing=smoothing),
-            training=self.training,
+            training=override(self.training, self.teacher_training),
             tensorboard=self.tensorboard,
         )
 
@@ -267,6 +298,6 @@ class Run(Settings):
         return TrainStudent(
             objective=self.objective,
             model=self.student_model,
-            training=self.training,
+            training=override(self.training, self.student_training),
             tensorboard=self.tensorboard,
         )

@@ -193,6 +193,13 @@ class Status(Settings):
     Also shows why an artifact is stale, and work that was interrupted.
     """
 
+    check: Annotated[
+        bool,
+        option(
+            "Exit with 1 if an artifact is stale, damaged or unfinished, if one that it needs is missing, or if there is none."
+        ),
+    ] = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(ReadsDataset):

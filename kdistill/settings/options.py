@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -191,10 +191,11 @@ def _options(settings: type[Any], defaults: Mapping[str, Any]) -> Iterator[Field
     hints = get_type_hints(settings, include_extras=True)
     for name, hint in ((item.name, hints[item.name]) for item in fields(settings)):
         kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        kind = type(defaults[name]) if kind is Settings else kind
         if is_dataclass(kind):
             only = next((extra for extra in extras if isinstance(extra, Only)), Only())
             nested = {item.name: getattr(defaults[name], item.name) for item in fields(kind)}
-            for each in _options(kind, nested):  # type: ignore[arg-type]
+            for each in _options(kind, nested):
                 if only.includes(each.name):
                     yield replace(each, path=(name, *each.path))
             continue
@@ -253,6 +254,26 @@ def _rebuild(instance: Any, tree: Mapping[str, Any]) -> Any:
         for name, value in tree.items()
     }
     return replace(instance, **values)
+
+
+def overrides(settings: type[Settings], prefix: str, *names: str) -> type[Settings]:
+    """Return a class with some options of another one, named `PREFIX-OPTION`, that are None by default.
+
+    Its help refers to the original options. A field with the class is annotated as `Settings`.
+    """
+    chosen: dict[str, Any] = {}
+    for each in options_of(settings):
+        if each.name in names:
+            changed = replace(each.option, help=f"--{each.flag} of the {prefix} only.", group=prefix.title(), name=None)
+            chosen[f"{prefix}_{each.name}"] = Annotated[each.type | None, changed]
+    members = [(name, hint, None) for name, hint in chosen.items()]
+    return make_dataclass(f"{prefix.title()}Overrides", members, bases=(Settings,), frozen=True, kw_only=True)
+
+
+def override(settings: Any, given: Settings) -> Any:
+    """Return settings changed by the options that are given in an instance of their `overrides`."""
+    values = {each.name.partition("_")[2]: each.get(given) for each in options_of(type(given))}
+    return replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
 def check_value(settings: type, name: str, value: Any) -> Any:

@@ -12,7 +12,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.stages.inputs import recorded_dataset, staleness
-from kdistill.workspace import Artifact, Manifest, Workspace, commands, unfinished
+from kdistill.workspace import Artifact, Manifest, MissingArtifactError, Workspace, WouldWrite, commands, unfinished
 from kdistill.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
@@ -44,17 +44,19 @@ def find_networks(
     if matches := [network for network in networks if prefix + network.name == name]:
         return [workspace.student(name)] if sweep else matches
     role = "network" if teachers and not sweep else "student"
+    wanted = [workspace.student(name), *([workspace.teacher(name)] if role == "network" else [])]
     if not networks:
         missing, remedy = f"{role} for {command}", workspace.student("student").command
         if sweep:
             missing, remedy = f"students of a sweep {sweep!r}", workspace.sweep(sweep).command
-        raise KdistillError(f"{workspace.root} has no {missing}: {remedy}")
+        raise MissingArtifactError(f"{workspace.root} has no {missing}: {remedy}", *wanted)
     names = [prefix + network.name for network in networks]
     available = ", ".join(names[:LISTED_NAMES]) + ", ..." * (len(names) > LISTED_NAMES)
     example: dict[str, Any] = {option: names[0]}
-    raise KdistillError(
+    raise MissingArtifactError(
         f"there is no {role} {name!r} in {workspace.root} (available: {available}): "
-        f"{commands.command(workspace.root, command, **example)}"
+        f"{commands.command(workspace.root, command, **example)}",
+        *wanted,
     )
 
 
@@ -137,9 +139,14 @@ def reason_to_run(
 
     Raises:
         KdistillError: If the artifact is a symbolic link, or if interrupted work would be discarded.
+        WouldWrite: In a dry run, with the reason.
     """
     artifact.refuse_links()
     reason = out_of_date(artifact, identity) or ("--force" if force else None)
+    if reason and not force:
+        unfinished.protect(artifact, identity, staleness(Workspace(artifact.root)))
+    if artifact.dry_run:
+        raise WouldWrite(artifact, reason, identity.inputs)
     if reason is None:
         unfinished.tidy(artifact, identity)
         reporter.say(f"Up to date: {artifact.place} (--force re-runs)")
@@ -147,8 +154,6 @@ def reason_to_run(
             from kdistill.training.tensorboard import write_events
 
             write_events(artifact, events)
-    elif not force:
-        unfinished.protect(artifact, identity, staleness(Workspace(artifact.root)))
     return reason
 
 

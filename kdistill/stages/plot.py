@@ -16,7 +16,7 @@ from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.tasks import Task
 from kdistill.training import history
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands
+from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace, commands
 
 if TYPE_CHECKING:
     from kdistill.evaluation.figures import Curve
@@ -96,7 +96,7 @@ def _open_soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     artifact = workspace.soft_targets(name)
     soft = SoftTargets.open(artifact)
     if soft is None and name != Plot.soft_targets:
-        raise KdistillError(f"there are no soft targets {name!r}: {artifact.command}")
+        raise MissingArtifactError(f"there are no soft targets {name!r}: {artifact.command}", artifact)
     return soft
 
 

@@ -9,7 +9,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import Promote
 from kdistill.stages.common import find_networks
 from kdistill.stages.result import Result
-from kdistill.workspace import Workspace, commands, digest, exchange, flush
+from kdistill.workspace import Workspace, WouldWrite, commands, digest, exchange, flush
 
 
 def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporter: Reporter = Reporter()) -> Result:
@@ -37,6 +37,8 @@ def run(workspace: Workspace, settings: Promote, *, force: bool = False, reporte
                 f"{commands.command(workspace.root, 'promote', student=settings.student, name=artifact.name)} --force"
             )
         if artifact.damage(manifest) is None:
+            if workspace.dry_run:
+                raise WouldWrite(artifact, None)
             reporter.say(f"Up to date: {artifact.place}")
             return Result(artifact, manifest)
     with artifact.writing() as staging:

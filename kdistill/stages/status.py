@@ -145,7 +145,7 @@ def _show_children(
 
 def run(
     workspace: Workspace,
-    settings: Status = Status(),  # noqa: ARG001 - every stage takes its settings
+    settings: Status = Status(),
     *,
     reporter: Reporter = Reporter(),  # noqa: ARG001
 ) -> StatusResult:
@@ -159,7 +159,9 @@ def run(
     begun = [artifact for artifact in workspace.interrupted() if artifact not in artifacts]
     found += [_unfinished(artifact, *work) for artifact in begun if (work := _interrupted(look, artifact))]
     found.sort(key=lambda status: list(KINDS).index(status.kind))  # stable: students of a sweep follow the others
-    return StatusResult(workspace, found, _repair(workspace, found) or _next(workspace, look, found))
+    current = bool(found) and all(status.state == "fresh" and not status.interrupted for status in found)
+    following = _repair(workspace, found) or _next(workspace, look, found)
+    return StatusResult(workspace, found, following, exit_status=int(settings.check and not current))
 
 
 def describe(look: Staleness, artifact: Artifact) -> ArtifactStatus:

@@ -17,7 +17,7 @@ from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, TrainSt
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.inputs import staleness
 from kdistill.training.training_rows import TrainingRows
-from kdistill.workspace import Artifact, Input, Manifest, Workspace
+from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
 if TYPE_CHECKING:
     from kdistill.training.run import Compiled
@@ -248,9 +248,10 @@ def _open_soft_targets(
     artifact = workspace.soft_targets(name)
     soft = SoftTargets.open(artifact)
     if soft is None:
-        raise KdistillError(
+        raise MissingArtifactError(
             f"no soft targets {name!r} in {artifact.path.parent}: run {artifact.command}, or train from hard labels only "
-            "with --alpha 1"
+            "with --alpha 1",
+            artifact,
         )
     for reason in staleness(workspace, known_digests).reasons(soft.manifest):
         reporter.warn(f"{artifact} is stale, {reason}: {artifact.command_for(soft.manifest)}")

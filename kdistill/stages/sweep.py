@@ -18,7 +18,7 @@ from kdistill.stages.common import reason_to_run
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.stages.sweep_students import SweepPlan, SweepStudent, measure_controls
-from kdistill.workspace import Workspace, unfinished
+from kdistill.workspace import Workspace, WouldWrite, unfinished
 from kdistill.workspace.kinds import SWEEP
 
 TABLE, SUMMARY, PICTURE = "table.csv", "summary.json", "errors.png"
@@ -53,6 +53,7 @@ def run(
 
     Raises:
         KdistillError: As in `train_student.run`, with the name of the student.
+        WouldWrite: In a dry run.
     """
     plan = SweepPlan.open(workspace, settings, reporter)
     artifact, identity = plan.artifact, plan.identity()
@@ -63,6 +64,8 @@ def run(
         look = staleness(workspace)
         for student in plan.grid_students():
             unfinished.protect(student.artifact, student.identity, look)
+    if workspace.dry_run:
+        raise WouldWrite(artifact, "--force" if force else plan.out_of_date(identity), identity.inputs)
 
     start = time.perf_counter()
     with artifact.writing() as staging:

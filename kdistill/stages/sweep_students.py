@@ -166,6 +166,16 @@ class SweepPlan:
             return None
         return sweeps.read(self.artifact.path / table, self.artifact.remedy)
 
+    def out_of_date(self, identity: Manifest) -> str:
+        """Return why the sweep has work to do, in words."""
+        grid = list(self.grid_students())
+        waiting = sum(student.artifact.out_of_date(student.identity) is not None for student in grid)
+        reasons = [
+            self.artifact.out_of_date(identity),
+            f"{waiting} of {len(grid)} students to train" if waiting else None,
+        ]
+        return "; ".join(filter(None, reasons)) or "its students have changed"
+
     @staticmethod
     def digests(students: Sequence[SweepStudent]) -> dict[str, str]:
         """Return the digest of each student's network, by the name of the student."""

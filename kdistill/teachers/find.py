@@ -14,7 +14,7 @@ from kdistill.settings import NAME, Soften
 from kdistill.soft_targets.storage import check_usable
 from kdistill.teachers.ensemble import Ensemble
 from kdistill.teachers.outputs import PROBED_ROWS, ZERO_MASS, check_classes, gives_probabilities
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, digest
+from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace, digest
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
@@ -53,7 +53,8 @@ def find_teacher(place: Workspace, name: str) -> UnloadedTeacher:
             return UnloadedTeacher(identity, artifact.path / "saved_model", artifact, manifest)
         if not path.exists() and path.suffix != ".keras":
             names = ", ".join(teacher.name for teacher in place.artifacts("teacher")) or "none"
-            raise KdistillError(f"there is no {artifact} in {place.root} (teachers: {names}): {artifact.command}")
+            message = f"there is no {artifact} in {place.root} (teachers: {names}): {artifact.command}"
+            raise MissingArtifactError(message, artifact)
     if not path.exists():
         raise KdistillError(
             f"--teacher {name}: there is no such file or directory, and no such teacher in {place.root}"

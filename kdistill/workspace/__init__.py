@@ -6,7 +6,7 @@ current, `unfinished` what was interrupted, and `commands` which command line ma
 """
 
 from kdistill.workspace import commands
-from kdistill.workspace.artifact import Artifact, Staging
+from kdistill.workspace.artifact import Artifact, MissingArtifactError, Staging, WouldWrite
 from kdistill.workspace.files import digest, exchange, flush, link_in, short_digest, size
 from kdistill.workspace.kinds import KINDS, Kind
 from kdistill.workspace.layout import Workspace
@@ -20,8 +20,10 @@ __all__ = [
     "Input",
     "Kind",
     "Manifest",
+    "MissingArtifactError",
     "Staging",
     "Workspace",
+    "WouldWrite",
     "commands",
     "digest",
     "exchange",

@@ -11,8 +11,8 @@ import contextlib
 import errno
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,35 @@ from kdistill.workspace.files import (
 )
 from kdistill.workspace.kinds import KINDS, Kind
 from kdistill.workspace.manifest import Manifest
+from kdistill.workspace.schema import Input
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # NumPy and HDF5 do not say which file was too large
+
+
+class MissingArtifactError(KdistillError):
+    """A stage needs an artifact that does not exist.
+
+    Attributes:
+        artifacts: the artifact, or those that the name could mean.
+    """
+
+    def __init__(self, message: str, *artifacts: Artifact) -> None:
+        super().__init__(message)
+        self.artifacts = artifacts
+
+
+class WouldWrite(Exception):  # noqa: N818 - not an error
+    """Ends a stage in a dry run, where it would write its artifact or leave it as it is.
+
+    Attributes:
+        artifact: what the stage writes.
+        reason: why it must be written; None if it is up to date.
+        inputs: what it is made from, as far as that is known.
+    """
+
+    def __init__(self, artifact: Artifact, reason: str | None, inputs: Sequence[Input] = ()) -> None:
+        super().__init__(str(artifact))
+        self.artifact, self.reason, self.inputs = artifact, reason, inputs
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,7 @@ class Artifact:
         root: the workspace.
         place: its path in the workspace.
         whole: the artifact that it is a part of.
+        dry_run: whether nothing is written.
     """
 
     kind: str
@@ -51,6 +79,7 @@ class Artifact:
     root: Path
     place: str
     whole: Artifact | None = None
+    dry_run: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
@@ -164,7 +193,7 @@ class Artifact:
         """
         manifest = self.manifest()
         if manifest is None:
-            raise KdistillError(f"there is no {self} in {self.root}: {self.command}")
+            raise MissingArtifactError(f"there is no {self} in {self.root}: {self.command}", self)
         if damage := self.damage(manifest, *outputs):
             raise KdistillError(f"{self}: {damage}: {self.command_for(manifest)}{self.force}")
         return manifest
@@ -227,8 +256,11 @@ class Artifact:
 
         Raises:
             KdistillError: if another process is writing it, or kdistill did not make what is in its place or beside it.
+            WouldWrite: in a dry run.
         """
         self.refuse_links()
+        if self.dry_run:
+            raise WouldWrite(self, "--force" if self.path.exists() else "it does not exist")
         keep = self.record.resumed_from or ""
         made = make_directories(self.path.parent)
         try:

@@ -48,15 +48,20 @@ def command(root: Path, name: str, /, *, always: tuple[str, ...] = (), **values:
 def default(artifact: Artifact) -> str:
     """Return the command that makes an artifact of this kind and name, otherwise with defaults."""
     if artifact.kind == "export":
-        settings = Export.named(artifact.name) or Export()
-        return command(artifact.root, "export", **settings.recorded(), network=settings.network)
+        return command(artifact.root, "export", **_export_options(artifact.name))
     return command(artifact.root, artifact.record.makers[0].command, name=artifact.name)
 
 
 def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
     """Return the command that makes what a manifest describes, with every option that is not a default."""
+    name, values = options(artifact, manifest)
+    return command(artifact.root, name, **values)
+
+
+def options(artifact: Artifact, manifest: Manifest) -> tuple[str, dict[str, Any]]:
+    """Return the command that makes what a manifest describes, and the values of its options by name."""
     if artifact.kind == "export":
-        return default(artifact)
+        return "export", _export_options(artifact.name)
     maker = artifact.record.maker(tuple(each.kind for each in manifest.inputs))
     values: dict[str, Any] = {}
     for option in options_of(maker.settings):
@@ -67,15 +72,18 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
     values |= dict(manifest.settings)
     if _is_upstream(artifact, manifest):
         values.pop("dataset", None)
-    if maker.command != "soften" and values.get("dataset") == TrainTeacher.dataset:  # `soften` has no default dataset
-        values.pop("dataset")
     if "loss" in values and values["loss"] == default_loss(manifest.results.get("task", CLASSIFICATION)):
         values.pop("loss")
     if values.get("teacher") == [TrainTeacher.name]:
         values.pop("teacher")
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
         values["name"] = artifact.name
-    return command(artifact.root, maker.command, **values)
+    return maker.command, values
+
+
+def _export_options(name: str) -> dict[str, Any]:
+    settings = Export.named(name) or Export()
+    return settings.recorded() | {"network": settings.network}
 
 
 def _is_upstream(artifact: Artifact, manifest: Manifest) -> bool:

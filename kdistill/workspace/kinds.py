@@ -28,6 +28,7 @@ class Maker:
         outputs: the files that it always writes.
         results: keys and types of the results that later commands read.
         marker: the kind of input that only this command records; empty for the first maker of a kind.
+        gathers: kinds of artifacts of which it takes all, unless the user names some.
     """
 
     command: str
@@ -35,6 +36,7 @@ class Maker:
     outputs: tuple[str, ...] = ()
     results: Schema = field(default_factory=dict)
     marker: str = ""
+    gathers: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[Settings]:
@@ -251,7 +253,7 @@ EXPORT = Kind(
 PLOTS = Kind(
     "plots",
     "plots",
-    (Maker("plot"),),
+    (Maker("plot", gathers=("teacher", "student")),),
     ("format",),
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",
@@ -261,7 +263,14 @@ PLOTS = Kind(
 REPORT = Kind(
     "report",
     "report",
-    (Maker("report", (("dataset",), ("teacher", "student")), ("report.html",)),),
+    (
+        Maker(
+            "report",
+            (("dataset",), ("teacher", "student")),
+            ("report.html",),
+            gathers=("teacher", "soft targets", "student", "sweep", "export"),
+        ),
+    ),
     (),
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, CorrectBias, Export
+from kdistill.settings import NAME, CorrectBias, Export, Settings
 from kdistill.workspace.artifact import Artifact
 from kdistill.workspace.files import refuse_links
 from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, REPORT, SOFT_TARGETS, STUDENT, SWEEPS, TEACHER, Kind
@@ -19,19 +19,23 @@ from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, REPORT, SOFT_TARGETS,
 class Workspace:
     """The directory that the stages share. It need not exist yet.
 
+    In a dry run, a stage raises `WouldWrite` instead of writing an artifact.
+
     Raises:
         KdistillError: if the path is a file.
     """
 
     root: Path
+    dry_run: bool
 
-    def __init__(self, root: str | os.PathLike[str] = "workspace") -> None:
+    def __init__(self, root: str | os.PathLike[str] = "workspace", *, dry_run: bool = False) -> None:
         object.__setattr__(self, "root", Path(root))
+        object.__setattr__(self, "dry_run", dry_run)
         if self.root.exists() and not self.root.is_dir():
             raise KdistillError(f"--workspace {self.root} is a file (expected a directory, or the name of a new one)")
 
     def _artifact(self, kind: Kind, name: str) -> Artifact:
-        return Artifact(kind.name, name, self.root, f"{kind.directory}/{name}{kind.suffix}")
+        return Artifact(kind.name, name, self.root, f"{kind.directory}/{name}{kind.suffix}", dry_run=self.dry_run)
 
     def teacher(self, name: str) -> Artifact:
         return self._artifact(TEACHER, name)
@@ -50,7 +54,8 @@ class Workspace:
 
     def sweep_student(self, sweep: str, name: str) -> Artifact:
         whole = self.sweep(sweep)
-        return Artifact(STUDENT.name, name, self.root, f"{whole.place}/{STUDENT.directory}/{name}", whole)
+        place = f"{whole.place}/{STUDENT.directory}/{name}"
+        return Artifact(STUDENT.name, name, self.root, place, whole, self.dry_run)
 
     def export(self, settings: Export) -> Artifact:
         return self._artifact(EXPORT, settings.name)
@@ -72,8 +77,15 @@ class Workspace:
         if kind == STUDENT.name:
             return self.student(name)
         if KINDS[kind].single:
-            return Artifact(kind, name, self.root, KINDS[kind].directory)
+            return Artifact(kind, name, self.root, KINDS[kind].directory, dry_run=self.dry_run)
         return self._artifact(KINDS[kind], name)
+
+    def made_by(self, command: str, settings: Settings) -> Artifact:
+        """Return the artifact that a command makes."""
+        kind = next(kind for kind in KINDS.values() if command in (maker.command for maker in kind.makers))
+        if kind.single:
+            return self.artifact(kind.name, kind.name)
+        return self._artifact(kind, getattr(settings, "corrected", None) or getattr(settings, "name"))  # noqa: B009
 
     @property
     def cache(self) -> Path:

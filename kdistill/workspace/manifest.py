@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kdistill.errors import KdistillError
+from kdistill.settings import format_value
 from kdistill.workspace import schema
 from kdistill.workspace.schema import Input
 
@@ -151,7 +152,7 @@ class Manifest:
 
 
 def _in_words(value: Any) -> str:
-    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "none" if value is None else format_value(value)
 
 
 def _versions() -> dict[str, str]:

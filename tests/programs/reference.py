@@ -32,7 +32,7 @@ def _section(title: str, text: str, fields: tuple[Field, ...], command: str = ""
     if text:
         lines.append(f"{text}\n")
     if command in READ_ONLY:
-        lines.append("Writes nothing, so it has no `--force`.\n")
+        lines.append("Writes nothing, so it has no `--force` and no `--dry-run`.\n")
     groups: dict[str, list[Field]] = {}
     for field in fields:
         groups.setdefault(field.option.group, []).append(field)

@@ -61,7 +61,7 @@ def changed(settings):
 def test_every_option_is_on_the_command_line(name):
     """A command has the options that its settings declare, those of every command, and no others."""
     declared = {f"--{each.flag}" for each in (*options_of(COMMANDS[name]), *options_of(Session))}
-    declared -= {"--force"} if name in READ_ONLY else set()
+    declared -= {"--force", "--dry-run"} if name in READ_ONLY else set()
     command = get_command(app).commands[name]
     assert {flag for each in command.params for flag in each.opts if flag.startswith("--")} == declared
     assert all(each.option.help and each.option.group for each in options_of(COMMANDS[name]))

@@ -269,3 +269,20 @@ def test_run_prints_its_table_when_quiet(run, workspace):
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("test split, 360 rows")
     assert "student" in outcome.out
+
+
+def test_check_is_an_exit_status(run, workspace):
+    """`status --check` exits with 0 only if there are artifacts, and all are current and finished."""
+    assert run("status", "--check").code == 0
+    partial = workspace / "students/.other.partial"
+    shutil.copytree(workspace / "students/student", partial)
+    (partial / "manifest.json").unlink()
+    assert run("status", "--check").code == 1
+    assert run("status").code == 0
+    shutil.rmtree(partial)
+    shutil.move(workspace / "teachers/teacher", workspace / "gone")
+    assert run("status", "--check", "--json").code == 1
+    shutil.move(workspace / "gone", workspace / "teachers/teacher")
+    (workspace / "students/student/model.keras").unlink()
+    assert run("status", "--check").code == 1
+    assert run("status", "--check", "-w", "empty").code == 1

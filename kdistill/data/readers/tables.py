@@ -98,12 +98,7 @@ class Table(Reader):
             for index, name in enumerate(inputs):
                 fix = "leave it out of --inputs" if labels else f"pass --labels {name} if it is the label"
                 values[:, index] = _numbers(frame[name], f"{path}: column {name}", fix)
-            if len(labels) > 1:
-                fix = "leave it out of --labels"
-                numbers = [_numbers(frame[name], f"{path}: column {name}", fix) for name in labels]
-                label_values = np.stack(numbers, axis=1)
-            else:
-                label_values = _labels(frame[labels[0]], f"{path}: column {labels[0]}") if labels else None
+            label_values = _label_values(frame, labels, path)
         no_labels = f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{did_you_mean(DEFAULT_LABELS, names)}"
         return Part(
             inputs=ArrayRows(values, str(path), check=False),
@@ -216,6 +211,15 @@ def _labels(column: Any, where: str) -> NDArray[Any]:
     if column.dtype.kind not in "iuf":
         return as_strings(column, where)
     return _finite(column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64), where)
+
+
+def _label_values(frame: Any, labels: Sequence[str], path: Path) -> NDArray[Any] | None:
+    """Return the labels of a frame: (rows,) of one column, (rows, columns) numbers of several, None without any."""
+    if len(labels) > 1:
+        return np.stack(
+            [_numbers(frame[name], f"{path}: column {name}", "leave it out of --labels") for name in labels], 1
+        )
+    return _labels(frame[labels[0]], f"{path}: column {labels[0]}") if labels else None
 
 
 def _finite(values: NDArray[Any], where: str) -> NDArray[Any]:
