@@ -125,7 +125,7 @@ class TaskReport:
     def headline(self, material: Material, compared: Sequence[Compared]) -> str:
         """Return the main result in a sentence."""
         headline, subject = material.dataset.task.headline, material.subject
-        *others, last = (f"{headline(each.measurement.measures[headline.measure])}" for each in compared)
+        *others, last = (_value(each.measurement) for each in compared)
         text = (
             f"The {compared[-1].title.lower()} has {headline.label} {last} on {len(material.dataset.test):,} test rows"
         )
@@ -165,6 +165,13 @@ class TaskReport:
         yield from ()
 
 
+def _value(measurement: Measurement) -> str:
+    """Return the measure by which networks are compared; `unknown` e.g. without a teacher to compare with."""
+    headline = measurement.task.headline
+    value = measurement.measures.get(headline.measure)
+    return "unknown" if value is None else headline(value)
+
+
 def _test_rows(material: Material, network: NetworkToMeasure) -> Measurement:
     return next(
         each
@@ -175,7 +182,6 @@ def _test_rows(material: Material, network: NetworkToMeasure) -> Measurement:
 
 def _tile(material: Material, compared: Compared, interval: tuple[float, float, float] | None, scale: float) -> Html:
     each, headline = compared.measurement, material.dataset.task.headline
-    value = headline(each.measures[headline.measure])
     size = [f"{short_count(each.parameters)} parameters"] if each.parameters else []
     size += [f"{short_count(each.bytes)}B"] if each.bytes else []
     track, lines = None, []
@@ -193,7 +199,7 @@ def _tile(material: Material, compared: Compared, interval: tuple[float, float, 
     return element(
         "li",
         element("p", compared.title, class_="role"),
-        element("p", element("strong", value), f" {headline.label}", class_="number"),
+        element("p", element("strong", _value(each)), f" {headline.label}", class_="number"),
         track,
         paragraphs(*lines),
         element("p", ", ".join([each.name, *size]), class_="note"),
