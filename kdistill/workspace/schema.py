@@ -109,7 +109,7 @@ def is_input(value: Any) -> bool:
     mark = {"student": "/", "export": "@"}.get(value["kind"])  # SWEEP/STUDENT, and SWEEP@STUDENT-FORMAT
     parts = name.split(mark) if mark else [name]
     named = kind.artifact is not None and len(parts) <= 2 and all(map(NAME.fullmatch, parts))
-    return named or (kind.file and PurePath(name).is_absolute())
+    return named or kind.is_function(name) or (kind.file and PurePath(name).is_absolute())
 
 
 def fits(value: Any, hint: Any) -> bool:
