@@ -126,7 +126,8 @@ def measure_networks(
         observer: Is given the outputs.
     """
     with reporter.steps("evaluate", len(manifests)) as bar:
-        return EvaluateResult(measure(_Plan(workspace, manifests).networks, dataset, reporter, bar, observer))
+        plan = _Plan(workspace, manifests, dataset)
+        return EvaluateResult(measure(plan.networks, dataset, reporter, bar, observer))
 
 
 def _group_by_dataset(
