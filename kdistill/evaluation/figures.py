@@ -199,7 +199,7 @@ def dark_knowledge(
     """
     with mpl.rc_context(STYLE):
         class_names = [shorten(printable(name), CLASS_NAME) for name in class_names]
-        orders = [_shown(example.logits, top) for example in examples]
+        orders = [most_likely(example.logits, top) for example in examples]
         longest = max((len(class_names[place]) for order in orders for place in order), default=0)
         crowded = longest * max(map(len, orders), default=0) > 24
         columns = min(2, len(examples))
@@ -229,7 +229,7 @@ def dark_knowledge(
         return figure
 
 
-def _shown(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
+def most_likely(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
     """Return all classes in order, or the `top` most likely ones, the most likely first."""
     return np.arange(len(logits)) if len(logits) <= top else np.argsort(-logits, kind="stable")[:top]
 

@@ -58,7 +58,7 @@ def run(
         by_task.setdefault(manifest.results["task"], []).append(network)
     for name, drawn in by_task.items():
         task, suffix = tasks.get(name), f"-{name}" if len(by_task) > 1 else ""
-        curves = [_curve(network, task) for network in drawn]
+        curves = [curve(network, task) for network in drawn]
         pictures[f"learning-curves{suffix}"] = figures.learning_curves(curves, title, task.loss_title)
     if soft and soft.task.name == CLASSIFICATION:
         pictures["dark-knowledge"] = dark_knowledge(workspace, soft)
@@ -100,7 +100,8 @@ def _open_soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     return soft
 
 
-def _curve(network: Artifact, task: Task) -> Curve:
+def curve(network: Artifact, task: Task) -> Curve:
+    """Return the history of a network as it is drawn."""
     from kdistill.evaluation.figures import Curve
 
     held_out, metric, table = history.read(network.path / "history.csv", network.remedy)
