@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Predict,
         Promote,
         ReadOptions,
+        Report,
         Run,
         Selection,
         Soften,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from kdistill.stages.plot import run as plot
     from kdistill.stages.predict import run as predict
     from kdistill.stages.promote import run as promote
+    from kdistill.stages.report import run as report
     from kdistill.stages.run import run
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
@@ -57,8 +59,8 @@ __version__ = "0.1.0"
 UNSUPPORTED = "kdistill runs on Linux and macOS; on Windows, use the Windows Subsystem for Linux (WSL)"
 
 STAGES = (
-    *("correct_bias", "evaluate", "export", "plot", "predict", "promote", "run", "soften", "status", "sweep"),
-    *("train_student", "train_teacher", "verify"),
+    *("correct_bias", "evaluate", "export", "plot", "predict", "promote", "report", "run", "soften", "status"),
+    *("sweep", "train_student", "train_teacher", "verify"),
 )
 _PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
     "DistillationLoss": "kdistill.training.losses:DistillationLoss",
@@ -84,6 +86,7 @@ __all__ = [
     "Predict",
     "Promote",
     "ReadOptions",
+    "Report",
     "Reporter",
     "Run",
     "Selection",
@@ -105,6 +108,7 @@ __all__ = [
     "plot",
     "predict",
     "promote",
+    "report",
     "row_keys",
     "run",
     "soft_loss",

@@ -30,7 +30,7 @@ from kdistill.settings.checks import (
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
 from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
-from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Predict, Status, Verify
+from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Predict, Report, Status, Verify
 from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
@@ -43,7 +43,7 @@ from kdistill.settings.options import (
     option,
     options_of,
 )
-from kdistill.settings.shared import NEW_WEIGHTS
+from kdistill.settings.shared import NEW_WEIGHTS, Tracking
 from kdistill.settings.sweep import Promote, Sweep
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -53,6 +53,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "sweep": Sweep,
     "promote": Promote,
     "plot": Plot,
+    "report": Report,
     "evaluate": Evaluate,
     "export": Export,
     "predict": Predict,
@@ -89,12 +90,14 @@ __all__ = [
     "Predict",
     "Promote",
     "ReadOptions",
+    "Report",
     "Run",
     "Selection",
     "Settings",
     "Soften",
     "Status",
     "Sweep",
+    "Tracking",
     "TrainStudent",
     "TrainTeacher",
     "Training",

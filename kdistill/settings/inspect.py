@@ -1,4 +1,4 @@
-"""The settings of the commands that use networks: plot, evaluate, export, predict, correct-bias, status and verify."""
+"""The settings of the commands that use networks: plot, report, evaluate, export, predict, correct-bias, status, verify."""
 
 from __future__ import annotations
 
@@ -52,6 +52,27 @@ class Plot(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(ReadsDataset):
+    """Write a report to show to others: one HTML file that needs no network.
+
+    It compares a distilled student with its teacher and with the same network from hard labels, and describes all
+    artifacts that were made from their dataset.
+    """
+
+    student: Annotated[
+        str | None,
+        option(
+            "Student to report on, or SWEEP/STUDENT. Default: student, or else the first one with soft targets.",
+            network_name(),
+            "Data",
+            metavar="NAME",
+        ),
+    ] = None
+    dataset: MovedDataset = None
+    read: ReadOptions = ReadOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(ReadsDataset):
     """Measure networks on their training and test rows."""
 
@@ -68,6 +89,9 @@ class Evaluate(ReadsDataset):
     ] = ()
     dataset: MovedDataset = None
     read: ReadOptions = ReadOptions()
+    per_class: Annotated[
+        bool, option("Also print the measures of each class on the test rows, and what it is confused with.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

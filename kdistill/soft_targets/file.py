@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from kdistill import tasks
 from kdistill.errors import KdistillError
-from kdistill.settings import CLASSIFICATION, Objective, check_value
+from kdistill.settings import Objective, check_value
 from kdistill.soft_targets.storage import UNUSABLE, Logits, LogitStorage, check_usable
 from kdistill.soft_targets.transfer_sets import teacher_names
 from kdistill.tasks import Task
@@ -177,7 +177,7 @@ class SoftTargets:
     @property
     def exact_at_any_temperature(self) -> bool:
         """Whether the logits are exact at any temperature, and not only at the one of the file."""
-        averaged_at_t = self.manifest.settings["mean"] == "arithmetic" and self.task.name == CLASSIFICATION
+        averaged_at_t = self.manifest.settings["mean"] == "arithmetic" and self.task.uses_temperature
         return self.storage.top_k is None and not averaged_at_t
 
     @property

@@ -196,7 +196,7 @@ def _describe(
     views = f"{settings['views']} views ({settings['augment']}) of " if settings["views"] else ""
     transfer_sets = " + ".join(each.name for each in identity.inputs_of("transfer_set"))
     labeled = f" ({rows.labeled_rows:,} labeled)" if rows.labeled_rows < len(rows) else ""
-    mean = f" ({settings['mean']} mean)" if len(names) > 1 and dataset.task.name == CLASSIFICATION else ""
+    mean = f" ({settings['mean']} mean)" if len(names) > 1 and dataset.task.uses_temperature else ""
     at_temperature = f" at T = {settings['temperature']:g}" if dataset.task.uses_temperature else ""
     reporter.say(
         f"Softening {views}{len(rows):,} rows of {transfer_sets or dataset.name}{labeled} with {' + '.join(names)}{mean}"

@@ -16,6 +16,8 @@ from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
+SUM_TOLERANCE = 1e-2  # probabilities in half precision do not sum to exactly 1
+MOST_CONFUSED = 3  # classes that `per_class` names
 MANY_CLASSES = 10_000  # more classes than this cause a warning
 
 
@@ -89,6 +91,30 @@ class Classification(Task):
     def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return labels
 
+    def balanced_weights(self, labels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return rows / (classes * rows of the class), as scikit-learn's `class_weight="balanced"`."""
+        known = labels != NO_LABEL
+        counts = np.bincount(labels[known])
+        weights = np.ones(len(labels), np.float32)
+        weights[known] = known.sum() / (np.count_nonzero(counts) * counts[labels[known]])
+        return weights
+
+    def are_probabilities(self, outputs: Floats) -> bool:
+        sums = outputs.sum(axis=1, dtype=np.float64)
+        return bool((outputs >= 0).all() and np.allclose(sums, 1.0, atol=SUM_TOLERANCE))
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        """Return centered logarithms. No zero gets more than the smallest other probability of its row."""
+        zero = probabilities == 0
+        smallest = np.where(zero, np.inf, probabilities).min(axis=1, keepdims=True)
+        floor = np.minimum(smallest, zero_mass / probabilities.shape[1])
+        return centered(np.log(np.where(zero, floor, probabilities).astype(np.float32)))
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        log_probabilities = np.stack([metrics.log_softmax(logits, temperature) for logits in outputs])
+        peak = log_probabilities.max(axis=0)
+        return centered(temperature * (peak + np.log(np.exp(log_probabilities - peak).mean(axis=0))))
+
     def activation(self, outputs: Floats, temperature: float) -> Floats:
         return metrics.softmax(outputs, temperature)
 
@@ -145,8 +171,46 @@ class Classification(Task):
             )
         return measures
 
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        known = labels != NO_LABEL
+        classes = len(names)
+        confusion = np.zeros((classes, classes), np.int64)  # by label and prediction
+        np.add.at(confusion, (labels[known], outputs.argmax(axis=1)[known]), 1)
+        right, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        return [
+            {
+                "class": names[number],
+                "rows": int(actual[number]),
+                "errors": int(actual[number] - right[number]),
+                "recall": _ratio(right[number], actual[number]),
+                "precision": _ratio(right[number], predicted[number]),
+                "F1": _ratio(2 * right[number], actual[number] + predicted[number]),
+                "taken for": _most_frequent(confusion[number], number, names),
+            }
+            for number in range(classes)
+        ]
+
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"{measures['errors']:,} of {rows:,} {split} rows wrong ({measures['errors'] / rows:.2%})"
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _most_frequent(counts: NDArray[np.int64], own: int, names: Sequence[str]) -> str:
+    """Return the wrong classes that rows of a class are taken for, with how often, the most frequent first."""
+    order = [number for number in np.argsort(-counts, kind="stable") if number != own and counts[number]]
+    return ", ".join(f"{names[number]} ({counts[number]:,})" for number in order[:MOST_CONFUSED])
+
+
+def centered(logits: Floats) -> NDArray[np.float32]:
+    """Shift each row of logits to a mean of 0, which leaves the probabilities as they are.
+
+    Logarithms of probabilities are far below 0, by T * log(classes) or more, and a student that matches logits would learn
+    little else.
+    """
+    return np.asarray(logits - logits.mean(axis=-1, keepdims=True), np.float32)
 
 
 def _by_name(labels: RawLabels) -> bool:

@@ -85,6 +85,19 @@ class MultiLabel(Task):
     def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
+    def are_probabilities(self, outputs: Floats) -> bool:
+        return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        clipped = np.clip(probabilities.astype(np.float64), zero_mass, 1 - zero_mass)
+        return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        mean = np.mean([metrics.sigmoid(logits, temperature) for logits in outputs], axis=0)
+        tiny = np.finfo(np.float64).eps
+        mean = np.clip(mean, tiny, 1 - tiny)
+        return np.asarray(temperature * np.log(mean / (1 - mean)), np.float32)
+
     def activation(self, outputs: Floats, temperature: float) -> Floats:
         return metrics.sigmoid(outputs, temperature)
 
@@ -127,6 +140,23 @@ class MultiLabel(Task):
         if teacher_outputs is not None:
             measures["agreement"] = float(((logits > 0) == (np.concatenate(list(teacher_outputs)) > 0)).mean())
         return measures
+
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        known, guess = labels != NO_LABEL, outputs > 0
+        precisions = metrics.average_precisions(outputs, labels, known)
+        right = (guess & (labels == 1)).sum(axis=0)
+        missed, false = ((~guess & (labels == 1)).sum(axis=0), (guess & (labels == 0)).sum(axis=0))
+        return [
+            {
+                "class": names[number],
+                "rows": int(right[number] + missed[number]),
+                "missed": int(missed[number]),
+                "false": int(false[number]),
+                "average precision": None if np.isnan(precisions[number]) else float(precisions[number]),
+                "F1": float(2 * right[number] / max(1, 2 * right[number] + missed[number] + false[number])),
+            }
+            for number in range(len(names))
+        ]
 
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"mAP {measures['map']:.4f}, micro-F1 {measures['micro_f1']:.4f} on {rows:,} {split} rows"

@@ -25,7 +25,7 @@ class Regression(Task):
     """
 
     name = "regression"
-    metric = "mae"
+    metric = "absolute_error"
     headline = Headline("rmse", "RMSE", "{:,.5g}", "{:,.5g}")
     columns = (
         Column("MAE", "mae", "{:,.5g}"),
@@ -131,6 +131,14 @@ class Regression(Task):
             distance = predicted - np.concatenate(list(teacher_outputs))
             measures["rmse_to_teacher"] = float(np.sqrt(np.mean(distance**2)))
         return measures
+
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the measures of each number of a row."""
+        each = [metrics.regression_measures(outputs[:, [number]], labels[:, [number]]) for number in range(len(names))]
+        return [
+            {"number": name, "MAE": measures["mae"], "RMSE": measures["rmse"], "R^2": measures["r2"]}
+            for name, measures in zip(names, each, strict=True)
+        ]
 
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"RMSE {measures['rmse']:,.5g}, R^2 {measures['r2']:.4f} on {rows:,} {split} rows"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.errors import UsageError
 from kdistill.settings import LOSSES, default_loss
 from kdistill.tasks.labels import RawLabels
 
@@ -162,7 +163,27 @@ class Task(ABC):
         `--fraction` keeps the fraction in each group, and `--permute-soft-targets` permutes within each group.
         """
 
-    # Soft targets
+    def balanced_weights(self, labels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return weights (rows,) with which all classes have the same total; 1 for rows without a label.
+
+        Raises:
+            UsageError: if labels of the task are not classes.
+        """
+        raise UsageError(f"--class-weights balanced does not apply to the task {self.name}: remove it")
+
+    # Teachers and soft targets
+
+    def are_probabilities(self, outputs: Floats) -> bool:
+        """Return whether outputs (rows, outputs) of a teacher are probabilities, and not logits."""
+        return False
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        """Return logits with these probabilities (rows, outputs). Those that are exactly 0 share at most `zero_mass`."""
+        raise NotImplementedError
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        """Return the mean of several teachers' outputs: if they are logits, those of the mean probabilities at T."""
+        return np.asarray(np.mean(outputs, axis=0, dtype=np.float64), np.float32)
 
     def activation(self, outputs: Floats, temperature: float) -> Floats | None:
         """Return the soft targets of outputs (rows, ..., outputs) at a temperature; None if the outputs are the targets."""
@@ -208,6 +229,16 @@ class Task(ABC):
             labels: of all rows.
             teacher_outputs: in the same blocks; None if there is no teacher to compare with.
         """
+
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the measures of each class, by the head of their column; an empty list if there are no classes.
+
+        Args:
+            outputs: of all rows.
+            labels: of all rows.
+            names: of the classes.
+        """
+        return []
 
     @abstractmethod
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
-from kdistill.evaluation import metrics
 from kdistill.soft_targets.storage import check_usable
-from kdistill.teachers.outputs import Floats, ZeroCount, centered, to_logits
+from kdistill.tasks import Task
+from kdistill.teachers.outputs import Floats, ZeroCount, to_logits
 
 if TYPE_CHECKING:
     from kdistill.data.augmentation import Views
@@ -38,10 +38,12 @@ class Ensemble:
         members: the teachers.
         probabilities: for each member, whether it gives probabilities instead of logits.
         mean: `arithmetic` averages the probabilities at `temperature` (Hinton, Vinyals and Dean 2015, section 5), so that
-            the logits are T times the log of the mean; `geometric` averages the logits.
+            the logits are T times the log of the mean; `geometric` averages the logits. Outputs that are not logits are
+            averaged as they are.
         temperature: T of the arithmetic mean.
         batch_size: the most rows that a member gets in one call.
         outputs: the number of outputs per row.
+        task: what the outputs are.
         views: the views of each row that the teachers see; None for each row as it is.
     """
 
@@ -51,6 +53,7 @@ class Ensemble:
     temperature: float
     batch_size: int
     outputs: int
+    task: Task
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
@@ -82,14 +85,12 @@ class Ensemble:
         each = []
         for member, gives_probabilities in zip(self.members, self.probabilities, strict=True):
             outputs = usable_outputs(member, inputs, self.batch_size, first_row)
-            each.append(to_logits(outputs, self.zeros, member) if gives_probabilities else outputs)
+            each.append(to_logits(outputs, self.zeros, member, self.task) if gives_probabilities else outputs)
         if len(each) == 1:
             return each[0]
         if self.mean == "geometric":
             return np.asarray(np.mean(each, axis=0, dtype=np.float64), np.float32)
-        log_probabilities = np.stack([metrics.log_softmax(logits, self.temperature) for logits in each])
-        peak = log_probabilities.max(axis=0)
-        return centered(self.temperature * (peak + np.log(np.exp(log_probabilities - peak).mean(axis=0))))
+        return self.task.average(each, self.temperature)
 
 
 def usable_outputs(member: Member, inputs: NDArray[Any], batch_size: int, first_row: int = 0) -> Floats:

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdistill import workspace
+from kdistill import tasks, workspace
 from kdistill.data import Dataset, Split, user_code
 from kdistill.errors import KdistillError
-from kdistill.settings import CLASSIFICATION, FUNCTION_NAME, NAME, Soften
+from kdistill.settings import FUNCTION_NAME, NAME, Soften
 from kdistill.teachers import onnx_networks
 from kdistill.teachers.ensemble import Ensemble, Member, usable_outputs
 from kdistill.teachers.functions import FunctionTeacher
@@ -158,13 +158,10 @@ def load_ensemble(teachers: Sequence[UnloadedTeacher], settings: Soften, dataset
         from kdistill.data.augmentation import Views
 
         views = Views(settings.augment, settings.seed or 0, settings.views)
-    mean, width = _mean(settings.mean, dataset.task.name), outputs.shape[1]
-    return Ensemble(members, probabilities, mean, settings.temperature, settings.batch_size, width, views)
-
-
-def _mean(mean: str | None, task: str) -> str:
-    """Return how several teachers are averaged: outputs without a softmax as they are, which `geometric` does."""
-    return mean or Soften.mean if task == CLASSIFICATION else "geometric"
+    width = outputs.shape[1]
+    return Ensemble(
+        members, probabilities, settings.mean, settings.temperature, settings.batch_size, width, dataset.task, views
+    )
 
 
 def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
@@ -185,8 +182,9 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
         members = [teacher.load(settings, results["classes"]) for teacher in teachers]
     except (KdistillError, OSError):
         return None
-    mean, batch_size = _mean(settings["mean"], results["task"]), settings.get("batch_size") or Soften.batch_size
-    return Ensemble(members, probabilities, mean, settings["temperature"], batch_size, results["classes"])
+    mean, batch_size = settings["mean"] or Soften.mean, settings.get("batch_size") or Soften.batch_size
+    task = tasks.get(results["task"])
+    return Ensemble(members, probabilities, mean, settings["temperature"], batch_size, results["classes"], task)
 
 
 def reload_for_test_rows(place: Workspace, manifest: Manifest, dataset: Dataset) -> Ensemble | StoredTeacher | None:

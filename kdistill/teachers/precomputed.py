@@ -16,7 +16,7 @@ from kdistill.data.keys import positions, row_keys
 from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import check_usable
-from kdistill.tasks import NO_LABEL, as_string
+from kdistill.tasks import NO_LABEL, Task, as_string
 from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_classes, gives_probabilities, to_logits
 
 
@@ -28,6 +28,7 @@ class PrecomputedLogits:
         positions: (rows,), the number of each row in the file.
         order: how the order of the rows was checked, as a sentence.
         probabilities: whether the file has probabilities; a sequence of one, as an ensemble has one per member.
+        task: what the outputs are.
     """
 
     rows: Rows
@@ -35,6 +36,7 @@ class PrecomputedLogits:
     path: Path
     order: str
     probabilities: Sequence[bool]
+    task: Task
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
     @property
@@ -47,7 +49,7 @@ class PrecomputedLogits:
         pairs = zip(split.blocks(rows), self.rows.blocks(rows), strict=True)
         for number, (inputs, values) in enumerate(islice(pairs, skip, None), skip):
             outputs = _as_float32(values, self.path, self.positions[number * rows :])
-            yield inputs, to_logits(outputs, self.zeros, self.path) if self.probabilities[0] else outputs
+            yield inputs, to_logits(outputs, self.zeros, self.path, self.task) if self.probabilities[0] else outputs
 
 
 def _as_float32(values: NDArray[np.floating[Any]], path: Path, row_numbers: NDArray[np.int64]) -> Floats:
@@ -103,9 +105,8 @@ def read_logits(
         )
     ordered = _ordered(file.logits, rows, path)
     first_rows = _as_float32(next(ordered.blocks(PROBED_ROWS)), path, rows)
-    return PrecomputedLogits(
-        ordered, rows, path, order, [gives_probabilities(first_rows, teacher_output, path, dataset.task)]
-    )
+    probabilities = [gives_probabilities(first_rows, teacher_output, path, dataset.task)]
+    return PrecomputedLogits(ordered, rows, path, order, probabilities, dataset.task)
 
 
 def _find_rows(

@@ -29,6 +29,7 @@ class Maker:
         outputs: the files that it always writes.
         results: keys and types of the results that later commands read.
         marker: the kind of input that only this command records; empty for the first maker of a kind.
+        gathers: kinds of artifacts of which it takes all, unless the user names some.
     """
 
     command: str
@@ -36,6 +37,7 @@ class Maker:
     outputs: tuple[str, ...] = ()
     results: Schema = field(default_factory=dict)
     marker: str = ""
+    gathers: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[Settings]:
@@ -59,6 +61,7 @@ class Kind:
         resumed_from: the file that interrupted work is resumed from.
         repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
         shared: whether its directory holds other files too, so that files are replaced one by one.
+        single: whether a workspace has only one, made from many artifacts, whose name and directory are the kind's.
         beside: whether it is a file whose manifest is a file beside it, `FILE.json`.
         option: of the commands that make it, which names it.
     """
@@ -73,6 +76,7 @@ class Kind:
     suffix: str = ""
     resumed_from: str | None = None
     shared: bool = False
+    single: bool = False
     repaired_by_force: bool = True
     beside: bool = False
     option: str = "name"
@@ -121,7 +125,8 @@ INPUTS = {
     "student": InputKind(artifact="student", options=("student", "network")),
     "soft_targets": InputKind(artifact="soft targets"),
     "other_soft_targets": InputKind(artifact="soft targets"),
-    "export": InputKind(file=True, options=("network",)),
+    "sweep": InputKind(artifact="sweep"),
+    "export": InputKind(artifact="export", file=True, options=("network",)),
     "logits": InputKind(file=True),
     "test_logits": InputKind(file=True),
     "model": InputKind(file=True),
@@ -235,6 +240,7 @@ SWEEPS = Kind(
     ("model", "temperature", "alpha", "loss", "seeds"),
     lambda manifest: f"{len(manifest.results['students'])} students",
     "kdistill.stages.verify:check_files",
+    output="table.csv",
     resumed_from=SWEEP,
     shared=True,
     repaired_by_force=False,
@@ -264,11 +270,28 @@ EXPORT = Kind(
 PLOTS = Kind(
     "plots",
     "plots",
-    (Maker("plot"),),
+    (Maker("plot", gathers=("teacher", "student")),),
     ("format",),
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",
     shared=True,
+    single=True,
+)
+REPORT = Kind(
+    "report",
+    "report",
+    (
+        Maker(
+            "report",
+            (("dataset",), ("teacher", "student")),
+            ("report.html",),
+            gathers=("teacher", "soft targets", "student", "sweep", "export"),
+        ),
+    ),
+    (),
+    lambda manifest: ", ".join(manifest.outputs),
+    "kdistill.stages.verify:check_files",
+    single=True,
 )
 PREDICTIONS = Kind(
     "predictions",
@@ -282,5 +305,5 @@ PREDICTIONS = Kind(
     option="output",
 )
 KINDS = {  # upstream first
-    kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS, PREDICTIONS)
+    kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS, REPORT, PREDICTIONS)
 }

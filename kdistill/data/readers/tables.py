@@ -39,7 +39,7 @@ class Table(Reader):
     columns: tuple[str, ...] | None = None
     labels: str = DEFAULT_LABELS
     format = "a table"
-    takes = ("inputs", "labels", "test-inputs", "test-fraction", "data-format")
+    takes = ("inputs", "labels", "row-weights", "test-inputs", "test-fraction", "data-format")
     files = ("test-inputs",)
 
     def matching(self, spec: RowSpec) -> Table:
@@ -52,7 +52,7 @@ class Table(Reader):
         options = self.options
         names = self._column_names(self.path)
         label_columns = _label_columns(options.labels or self.labels, names)
-        inputs = [name for name in names if name not in label_columns]
+        inputs = [name for name in names if name not in (*label_columns, options.row_weights)]
         if options.inputs:
             inputs = options.inputs.split(",")
         elif self.columns:
@@ -66,7 +66,7 @@ class Table(Reader):
             raise KdistillError(f"--inputs {','.join(inputs)} repeats a column or names the labels ({labels})")
         has_labels = bool(options.labels) or label_columns[0] in names
         return Contents(
-            train=self._part(self.path, inputs, label_columns if has_labels else ()),
+            train=self._part(self.path, inputs, label_columns if has_labels else (), options.row_weights),
             test=self._part(Path(options.test_inputs), inputs, label_columns) if options.test_inputs else None,
             categories=True,
             columns=inputs,
@@ -86,8 +86,8 @@ class Table(Reader):
             _check_header(path)
             return [str(name) for name in pd.read_csv(path, nrows=0, sep=_separator(path), compression=None).columns]
 
-    def _part(self, path: Path, inputs: Sequence[str], labels: Sequence[str]) -> Part:
-        columns = [*inputs, *labels]
+    def _part(self, path: Path, inputs: Sequence[str], labels: Sequence[str], weights: str | None = None) -> Part:
+        columns = [*inputs, *labels, *([weights] if weights else [])]
         names = self._column_names(path)
         if missing := [name for name in columns if name not in names]:
             raise KdistillError(
@@ -101,6 +101,8 @@ class Table(Reader):
                 fix = "leave it out of --inputs" if labels else f"pass --labels {name} if it is the label"
                 values[:, index] = _numbers(frame[name], f"{path}: column {name}", fix)
             label_values = _label_values(frame, labels, path)
+            fix = "name a column of numbers with --row-weights"
+            row_weights = _numbers(frame[weights], f"{path}: column {weights}", fix) if weights else None
         no_labels = f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{did_you_mean(DEFAULT_LABELS, names)}"
         return Part(
             inputs=ArrayRows(values, str(path), check=False),
@@ -108,6 +110,7 @@ class Table(Reader):
             name="the table",
             labels_name=f"column {','.join(labels)}" if labels else no_labels,
             columns=labels,
+            weights=row_weights,
         )
 
 
