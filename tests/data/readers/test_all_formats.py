@@ -140,7 +140,7 @@ def test_data_format(tmp_path):
 
 def test_link_to_a_device(tmp_path):
     (tmp_path / "x.npz").symlink_to("/dev/zero")
-    check_error(tmp_path / "x.npz", "--dataset", "x.npz", "regular file")
+    check_error(tmp_path / "x.npz", "x.npz", "regular file")
 
 
 @pytest.mark.parametrize(
