@@ -130,12 +130,15 @@ class StudentInputs:
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
         soft, temperature = self._soft_for(settings), self.objective(settings).temperature
-        if soft is None or temperature in (None, soft.temperature) or soft.exact_at_any_temperature:
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
         made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
-        return (
-            f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so T = {temperature:g} is approximate"
+        use = (
+            f"--loss {self.objective(settings).loss}, which has no T,"
+            if temperature is None
+            else f"T = {temperature:g}"
         )
+        return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
 
     def training_rows(self, settings: TrainStudent) -> TrainingRows:
         """Return the rows that a student learns from, with their soft targets unless alpha is 1.
