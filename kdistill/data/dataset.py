@@ -26,12 +26,14 @@ class Split:
         inputs: (rows, ...), read when needed.
         labels: (rows,) or (rows, ...), as the task encodes them; `NO_LABEL` or NaN for rows without a label.
         warnings: lines for the user about a transfer set. The warnings about a dataset are in `Dataset.warnings`.
+        notes: lines for the user about what is as expected in a transfer set.
     """
 
     name: str
     inputs: Rows
     labels: NDArray[Any]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,6 +84,7 @@ class Dataset:
         class_names: their names, in order.
         preprocessing: what was done to the stored inputs, in JSON types, for programs that use a trained network.
         warnings: lines for the user.
+        notes: lines for the user about what is as expected, e.g. the number of categories in a column of texts.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Dataset:
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -127,4 +131,5 @@ def concatenate(splits: Sequence[Split]) -> Split:
         inputs=Concat([split.inputs for split in splits]),
         labels=np.concatenate([split.labels for split in splits]),
         warnings=tuple(warning for split in splits for warning in split.warnings),
+        notes=tuple(note for split in splits for note in split.notes),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
+from kdistill.data.preprocessing import TablePreprocessing
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import (
@@ -41,7 +42,8 @@ def dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     made_from = soft.manifest.require_input("dataset")
     dataset = data.resolve(made_from.name, cache=workspace.cache).load()
     rows = transfer_set(soft.manifest, dataset, workspace.cache)
-    columns = dataset.preprocessing.get("table", {}).get("inputs", ())
+    table = TablePreprocessing.from_json(dataset.preprocessing)
+    columns = table.columns if table else ()
     sources = [source.name for source in transfer_sources(soft.manifest)] or [made_from.name]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of "
@@ -58,7 +60,7 @@ def select_examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] 
     Args:
         soft: The soft targets.
         rows: All rows of the soft targets.
-        columns: The names of a table's inputs; empty for other data.
+        columns: The names of the inputs of a table; empty for other data.
     """
     from kdistill.evaluation.figures import Example
 
@@ -83,7 +85,7 @@ def describe_input(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
 
     Args:
         values: The inputs of one row, of any shape. Those of a table are standardized.
-        columns: The names of a table's inputs; empty for other data.
+        columns: The names of the inputs of a table; empty for other data.
 
     Returns:
         The values of a table's row that deviate most, with their columns; else the first values.
