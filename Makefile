@@ -8,10 +8,10 @@ ROUNDS ?= 20
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint fast check test reference bench chaos paper lowest clean
+.PHONY: help install demo lint fast check test reference bench chaos paper cifar10 lowest clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/installed  ## create .venv with kdistill, its extras and the development tools
 
@@ -54,6 +54,9 @@ chaos: install  ## kill stages at random times, ROUNDS=20 times
 
 paper: install  ## reproduce the paper's results in .paper; DATA=mnist.npz SEEDS=0,1,2 QUICK=1
 	$(RUN)/python tests/programs/paper.py --seeds $(SEEDS) $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick --place .paper/quick)
+
+cifar10: install  ## distill on CIFAR-10 in .cifar10; DATA=DIRECTORY SEEDS=0,1,2
+	$(RUN)/python tests/programs/cifar10.py --data $(DATA) --seeds $(SEEDS)
 
 lowest: install  ## replace the dependencies in .venv by the lowest supported versions
 	sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",$$/\1==\2.*/p' pyproject.toml | xargs $(RUN)/python -m pip install --quiet

@@ -25,6 +25,7 @@ from typer.main import get_command
 import kdistill
 from kdistill import SoftTargets, row_keys
 from kdistill.cli import app
+from kdistill.networks import exports
 from kdistill.stages import configuration
 
 GUIDES = sorted((ROOT / "kdistill/guides").glob("*.md"))
@@ -42,10 +43,18 @@ NEEDS = {  # packages of optional extras, by document
     "README": ["ai_edge_litert"],
     "data": ["pandas", "pyarrow"],
     "sweeps": ["ai_edge_litert"],
+    "teachers": ["tf2onnx", "onnx", "onnxruntime"],
     "export": ["ai_edge_litert", "tf2onnx", "onnxruntime"],
 }
 OTHER_OPTIONS = {"--help", "--logdir", "--only", "--runs"}  # Click's own, and those of other programs
 ROWS = 300
+CENTROIDS = """
+import numpy as np
+with np.load("mnist.npz") as data:
+    centroids = np.stack([data["x_train"][data["y_train"] == label].mean(axis=0).ravel() for label in range(10)])
+def teacher(rows):
+    return -((rows.reshape(-1, 1, 784) - centroids) ** 2).mean(axis=2)
+"""
 
 
 def blocks(path):
@@ -126,6 +135,8 @@ def write_data(place, digits, made):
     shutil.copyfile(made / "teachers/teacher/model.keras", place / "net.keras")
     logits = SoftTargets(made / "soft-targets/soft-targets.h5").logits()[:ROWS]
     np.savez(place / "logits.npz", logits=logits, row_keys=row_keys(x))
+    np.savez(place / "outputs.npz", train=logits, test=np.eye(10, dtype=np.float32)[y_test])
+    (place / "centroids.py").write_text(CENTROIDS)
 
 
 def run_python(code, place):
@@ -200,23 +211,28 @@ def test_guide_examples(path, run, workspace, digits, made):
     if not any(language in ("bash", "python") for language, _ in blocks(path)):
         pytest.skip("no examples to run")
     write_data(workspace.parent, digits, made)
+    if "onnx" in NEEDS.get(path.stem, []):
+        exports.write_onnx(made / "teachers/teacher/saved_model", workspace.parent / "net.onnx", "none", None)
     run_document(path, workspace.parent, run)
     verified = run("verify")
     assert verified.code == 0, verified.out
 
 
 def test_pytorch_example(run, tmp_path, digits, made):
-    """The PyTorch example writes logits that `kdistill soften` stores unchanged."""
-    pytest.importorskip("torch", reason="PyTorch is not installed")
+    """The PyTorch example is a teacher as it is written."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     write_data(tmp_path, digits, made)
-    (tmp_path / "logits.npz").unlink()
     (example,) = (content for path in GUIDES for _, content in blocks(path) if "import torch" in content)
-    run_python(example, tmp_path)
-    outcome = run("soften", "--logits", "logits.npz", "--dataset", "mnist.npz")
+    (tmp_path / "torch_teacher.py").write_text(example)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    outcome = run("soften", "--teacher", "torch_teacher:logits", "--dataset", "mnist.npz")
     assert outcome.code == 0, outcome.err
-    with np.load(tmp_path / "logits.npz") as arrays:
-        stored = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5").logits()
-        np.testing.assert_array_equal(stored, arrays["logits"])
+    stored = SoftTargets(tmp_path / "workspace/soft-targets/soft-targets.h5").logits()
+    weights, bias = (parameter.detach().numpy() for parameter in network.parameters())
+    with np.load(tmp_path / "mnist.npz") as data:
+        inputs = data["x_train"].reshape(-1, 784).astype(np.float32) / 255
+    np.testing.assert_allclose(stored, inputs @ weights.T + bias, atol=1e-4)
 
 
 def test_readme_is_short():

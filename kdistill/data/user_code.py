@@ -1,10 +1,13 @@
-"""User code named `module:function`: find its source without running it, import it, and locate its errors.
+"""User code named `module:function`: find and digest its source without running it, import it, and locate its errors.
 
 Uses only the standard library, because every command with such a name needs it.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -12,10 +15,13 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from kdistill.errors import KdistillError
+from kdistill import workspace
+from kdistill.errors import KdistillError, first_line, one_line_errors
 
 
 def find_source(name: str, option: str) -> Path:
@@ -50,6 +56,75 @@ def find_source(name: str, option: str) -> Path:
     if not (spec.origin and spec.origin.endswith(".py")):
         raise KdistillError(f"--{option} {name}: module {module!r} is not written in Python (expected a .py file)")
     return Path(spec.origin).absolute()
+
+
+def digest(name: str, option: str) -> str:
+    """Return a digest of a function: its name, the source of its module, and the files that the module's `ARTIFACTS` names.
+
+    The module is not imported, so `ARTIFACTS` must be a literal list of paths, relative to the directory of the module.
+
+    Args:
+        name: `module:function`.
+        option: the command-line option with the name, for messages.
+
+    Raises:
+        KdistillError: if there is no such module, its `ARTIFACTS` is not such a list, or a file is missing.
+    """
+    source = find_source(name, option)
+    parts = [name.partition(":")[2], workspace.digest(source)]
+    for artifact in _artifacts(source):
+        if not (path := source.parent / artifact).exists():
+            raise KdistillError(f"--{option} {name}: {path} is missing, which ARTIFACTS in {source} names")
+        parts += [artifact, workspace.digest(path)]
+    return "sha256:" + hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _artifacts(source: Path) -> list[str]:
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError):  # the import of the module says where
+        return []
+    if not any(isinstance(node, ast.Name) and node.id == "ARTIFACTS" for node in ast.walk(tree)):
+        return []
+    values = []
+    for node in tree.body:
+        match node:
+            case ast.Assign([ast.Name("ARTIFACTS")], value) | ast.AnnAssign(
+                ast.Name("ARTIFACTS"), _, ast.expr() as value
+            ):
+                values.append(value)
+    with contextlib.suppress(ValueError):
+        (value,) = map(ast.literal_eval, values)
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return list(value)
+    raise KdistillError(
+        f'{source}: ARTIFACTS must be assigned once, a list of paths written out, e.g. ARTIFACTS = ["weights.pt"]'
+    )
+
+
+def load_function(name: str, source: Path) -> Callable[..., Any]:
+    """Import the module in `module:function` from its source, and return the function.
+
+    Raises:
+        KdistillError: if the import fails, or the module has no such function.
+    """
+    module, _, function_name = name.rpartition(":")
+    with one_line_failures(name, source):
+        function = vars(import_file(module, source)).get(function_name)
+    if not callable(function):
+        raise KdistillError(f"{name}: {source} has no function {function_name}")
+    return function  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def one_line_failures(name: str, source: Path) -> Iterator[None]:
+    """Raise any error of user code as one line with its location. What the code prints goes to standard error."""
+
+    def describe(error: BaseException) -> str:
+        return f"{type(error).__name__}: {first_line(error)} ({error_location(error, source) or source})"
+
+    with one_line_errors(f"{name} failed", describe=describe), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def import_file(module: str, file: Path) -> ModuleType:

@@ -38,6 +38,7 @@ def build_network(
     weights: str | None = None,
     dropout: str | None = None,
     max_norm: float | None = None,
+    l2: float | None = None,
     rescaling: Rescaling | None = None,
     projection: int | None = None,
 ) -> keras.Model:
@@ -56,6 +57,7 @@ def build_network(
         dropout: as in `settings.parse_dropout`; for built-in networks only, after the input and each hidden dense layer.
         max_norm: upper bound for the norm of the weights into each unit or filter, except those of the logits
             (Srivastava et al. 2014, Dropout, section 5.1).
+        l2: the network's losses get l2 / 2 times the sum of the squared kernels. Biases and normalization layers are excluded.
         rescaling: offset and scale (classes,) of a fixed last layer. A `.keras` file with its own weights gets none.
         projection: the width of a linear layer after the outputs, which `without_projection` removes.
 
@@ -77,18 +79,20 @@ def build_network(
         rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
         if not is_built_in:
             return user_defined.build(source, rows, classes, precision)
-        hidden = _with_dropout(hidden_layers(model, input_shape), *parse_dropout(dropout or "0,0"))
+        hidden = hidden_layers(model, input_shape)
+        if dropout:
+            hidden = _with_dropout(hidden, *parse_dropout(dropout), model)
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
-        return keras.Sequential([rows, *hidden, logits], name=role)
+        to_floats = [layers.Rescaling(1.0)] if is_integer else []  # convolutions do not take integers
+        return keras.Sequential([rows, *to_floats, *hidden, logits], name=role)
 
     network = _in_new_thread(build)
     if source.weights_file:
         load_weights(network, source.weights_file)
     if max_norm is not None:
-        with_kernel = [operation for operation in operations_in(network) if isinstance(operation, WITH_KERNEL)]
-        for layer in with_kernel[:-1]:
-            axes = list(range(len(layer.kernel.shape) - 1))
-            layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+        _limit_norms(network, max_norm)
+    if l2 is not None:
+        _penalize_kernels(network, l2, model)
     pretrained = source.name.endswith(".keras") and source.weights != NEW_WEIGHTS
     if projection is None and (rescaling is None or pretrained):
         return network
@@ -140,10 +144,31 @@ def _in_new_thread(build: Callable[[], keras.Model]) -> keras.Model:
         return thread.submit(build_in_scope).result()
 
 
-def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float) -> list[Any]:
+def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float, model: str) -> list[Any]:
+    if hidden_rate and not any(isinstance(layer, layers.Dense) for layer in hidden):
+        raise UsageError(
+            f"--dropout {input_rate:g},{hidden_rate:g} would drop units of hidden dense layers, which {model} lacks: use --dropout "
+            f"{input_rate or 0.2:g},0"
+        )
     result = [layers.Dropout(input_rate)] if input_rate else []
     for layer in hidden:
         result.append(layer)
         if hidden_rate and isinstance(layer, layers.Dense):
             result.append(layers.Dropout(hidden_rate))
     return result
+
+
+def _limit_norms(network: keras.Model, max_norm: float) -> None:
+    with_kernel = [operation for operation in operations_in(network) if isinstance(operation, WITH_KERNEL)]
+    for layer in with_kernel[:-1]:
+        axes = list(range(len(layer.kernel.shape) - 1))
+        layer.kernel.constraint = keras.constraints.MaxNorm(max_norm, axis=axes)
+
+
+def _penalize_kernels(network: keras.Model, l2: float, model: str) -> None:
+    for kernel in (weight for weight in network.trainable_variables if weight.name.endswith("kernel")):
+        if kernel.regularizer is not None:
+            raise UsageError(
+                f"--l2 does not apply to {model}, where {kernel.path} already has a regularizer: remove --l2"
+            )
+        kernel.regularizer = keras.regularizers.L2(l2 / 2)

@@ -194,7 +194,7 @@ def runtime_inputs(inputs: NDArray[Any]) -> Inputs:
     return np.asarray(scale_inputs(tf.convert_to_tensor(inputs)))
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return the message of a converter's or runtime's error in one line, without TensorFlow's location in the graph."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return line.rsplit("): ", 1)[-1]

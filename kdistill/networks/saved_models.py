@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console.native_stderr import silent_stdout
 from kdistill.errors import KdistillError, first_line
+from kdistill.networks import conventions
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
 from kdistill.networks.keras_files import load_keras_file
 from kdistill.networks.layers import operations_in
@@ -94,6 +95,9 @@ class SavedNetwork:
     loaded: Any
     raw: bool = False
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     @classmethod
     def load(
         cls, path: Path, *, signature: str | None = None, output: str | None = None, raw: bool = False
@@ -120,17 +124,13 @@ class SavedNetwork:
             KdistillError: with both shapes, or both numbers of classes.
         """
         shape = None if self.input_shape is None else self.input_shape[1:]
-        fits = shape is None or (
-            len(shape) == len(input_shape)
-            and all(size in (None, actual) for size, actual in zip(shape, input_shape, strict=True))
-        )
+        fits = shape is None or conventions.fits(shape, input_shape)
         if not fits or not (self.input_dtype.is_floating or self.input_dtype.is_integer):
             raise KdistillError(
                 f"{self.path} takes rows of shape {'any' if shape is None else shape} {self.input_dtype.name}, but the "
                 f"rows of {dataset} have shape {input_shape} {input_dtype}"
             )
-        if None not in (self.classes, classes) and self.classes != classes:
-            raise KdistillError(f"{self.path} has {self.classes} outputs, but {dataset} needs {classes}")
+        conventions.check_outputs(self.classes, classes, self.path, dataset)
 
     def restore(self, path: Path) -> SavedNetwork | None:
         """Read the weights of another SavedModel with the same graph, both written by `save`, into this network.
@@ -158,21 +158,17 @@ class SavedNetwork:
         Raises:
             KdistillError: if the network fails or its output has another shape.
         """
-        batch = self.input_shape[0] if self.input_shape else None
-        if batch is not None and len(inputs) != batch:  # the network takes batches of one size
-            blocks = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]
-            return np.concatenate([self.logits(_pad(block, batch))[: len(block)] for block in blocks])
+        return conventions.in_batches(self._call, inputs, self.input_shape[0] if self.input_shape else None)
+
+    def _call(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         tensor = tf.convert_to_tensor(inputs)
-        raw = self.raw or (self.input_dtype == tensor.dtype == tf.uint8)
+        raw = self.raw or (tensor.dtype == tf.uint8 and self.input_dtype.is_integer)
         tensor = tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)
         try:
             output = np.asarray(tf.cast(self.call(tensor), tf.float32))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
             raise KdistillError(f"{self.path} fails on rows of shape {inputs.shape[1:]}: {first_line(error)}") from None
-        if output.ndim != 2 or len(output) != len(inputs):
-            raise KdistillError(
-                f"{self.path} outputs {output.shape} for {len(inputs)} rows (expected (rows, classes): a logit per class)"
-            )
+        conventions.check_output(output, inputs, self.path)
         return output
 
 
@@ -190,11 +186,11 @@ def _open_saved_model(path: Path, signature: str | None, output: str | None) -> 
             f"{path} lacks signatures; write it with tf.saved_model.save(model, path, signatures=function)"
         )
     default = "serving_default" if "serving_default" in loaded.signatures else None
-    function = loaded.signatures[_choose("signature", list(loaded.signatures), signature or default, path)]
+    function = loaded.signatures[conventions.choose("signature", list(loaded.signatures), signature or default, path)]
     inputs = function.structured_input_signature[1]
-    _check_one_input(path, list(inputs))
+    conventions.check_one_input(path, list(inputs))
     ((input_name, spec),) = inputs.items()
-    output = _choose("output", list(function.structured_outputs), output, path)
+    output = conventions.choose("output", list(function.structured_outputs), output, path)
     shape = function.structured_outputs[output].shape
     return SavedNetwork(
         path=path,
@@ -208,9 +204,9 @@ def _open_saved_model(path: Path, signature: str | None, output: str | None) -> 
 
 def _open_keras(path: Path, output: str | None) -> SavedNetwork:
     model = load_keras_file(path, "save it as a SavedModel, which needs no code: model.export(DIRECTORY)")
-    _check_one_input(path, model.inputs)
+    conventions.check_one_input(path, model.inputs)
     names = [str(name) for name in getattr(model, "output_names", ["output"])]
-    place = names.index(_choose("output", names, output, path))
+    place = names.index(conventions.choose("output", names, output, path))
     predict = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False))[place])
     return SavedNetwork(
         path=path,
@@ -220,22 +216,3 @@ def _open_keras(path: Path, output: str | None) -> SavedNetwork:
         classes=model.outputs[place].shape[-1],
         loaded=model,
     )
-
-
-def _check_one_input(path: Path, inputs: Sequence[Any]) -> None:
-    if len(inputs) != 1:
-        raise KdistillError(f"{path} has {len(inputs)} inputs (expected one)")
-
-
-def _choose(option: str, names: list[str], name: str | None, path: Path) -> str:
-    """Return the name if it is one of the names, or the only one of the names if the name is None."""
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in names:
-        problem = f"has several {option}s" if name is None else f"has no {option} {name!r}"
-        raise KdistillError(f"{path} {problem}; pass --{option} with one of {', '.join(sorted(names))}")
-    return name
-
-
-def _pad(inputs: NDArray[Any], rows: int) -> NDArray[Any]:
-    return np.pad(inputs, [(0, rows - len(inputs)), *[(0, 0)] * (inputs.ndim - 1)])

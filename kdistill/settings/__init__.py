@@ -8,6 +8,7 @@ from kdistill.settings.catalog import (
     CLASSIFICATION,
     DATA_FORMATS,
     EMBEDDING,
+    FUNCTION_NAME,
     LOSSES,
     MULTI_LABEL,
     NETWORKS,
@@ -23,6 +24,7 @@ from kdistill.settings.checks import (
     parse_dropout,
     parse_frequencies,
     parse_image_size,
+    parse_schedule,
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
@@ -63,6 +65,7 @@ __all__ = [
     "COMMANDS",
     "DATA_FORMATS",
     "EMBEDDING",
+    "FUNCTION_NAME",
     "LOSSES",
     "MAX_PIXELS",
     "MULTI_LABEL",
@@ -104,5 +107,6 @@ __all__ = [
     "parse_dropout",
     "parse_frequencies",
     "parse_image_size",
+    "parse_schedule",
     "split_list",
 ]

@@ -139,8 +139,10 @@ NETWORKS = {
     "cnn": BuiltIn("cnn", "cnn", "two convolutions and four dense layers"),
     "small": BuiltIn("small", "small", "one hidden layer of 10 units"),
     "mlp-H": BuiltIn(r"mlp-([1-9]\d{0,4})", "mlp", "two hidden layers of H units, e.g. mlp-800"),
+    "resnet-8|14|20": BuiltIn(r"resnet-(8|14|20)", "resnet", "residual network of 8, 14 or 20 layers"),
 }
-OWN_NETWORK = re.compile(r".+\.keras|[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+FUNCTION_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:function
+OWN_NETWORK = re.compile(rf".+\.keras|{FUNCTION_NAME.pattern}")
 MODEL_NAMES = f"{', '.join(NETWORKS)}, MODULE:FUNCTION, FILE.keras or keras.applications:NAME"
 MODEL_HELP = (
     ", ".join(f"{name} ({network.help})" for name, network in NETWORKS.items())

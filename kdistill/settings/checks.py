@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from kdistill.errors import UsageError
@@ -146,6 +147,22 @@ def parse_dropout(dropout: str) -> tuple[float, float]:
     if not (0 <= inputs <= 0.9 and 0 <= hidden <= 0.9):
         raise ValueError(dropout)
     return inputs, hidden
+
+
+def parse_schedule(schedule: str) -> tuple[str, list[float]]:
+    """Return the kind of a learning rate schedule and the fractions of the run at which the rate drops.
+
+    The kinds are `constant` and `cosine`, both without fractions, and `step`, e.g. `step:0.5,0.75`.
+
+    Raises:
+        ValueError: if the kind is unknown, or the fractions do not increase from above 0 to below 1.
+    """
+    kind, _, fractions = schedule.partition(":")
+    drops = [float(item) for item in fractions.split(",")] if kind == "step" else []
+    increasing = all(low < high for low, high in pairwise([0, *drops, 1]))
+    if (schedule not in ("constant", "cosine") and kind != "step") or not increasing:
+        raise ValueError(schedule)
+    return kind, drops
 
 
 def parse_classes(classes: str) -> list[str]:

@@ -59,11 +59,11 @@ class Soften(ReadsDataset):
     teachers: Annotated[
         tuple[str, ...],
         option(
-            "Teacher: a name in the workspace, a SavedModel directory or a .keras file. Repeat to average several. "
-            "Default: teacher.",
+            "Teacher: a name in the workspace, a SavedModel directory, a .keras or .onnx file, or package.module:function, "
+            "called with rows. Repeat to average several. Default: teacher.",
             nonempty(),
             "Teacher",
-            metavar="NAME|PATH",
+            metavar="NAME|PATH|FUNCTION",
             name="teacher",
             recorded=False,
         ),
@@ -72,7 +72,8 @@ class Soften(ReadsDataset):
     mean: Annotated[
         str,
         option(
-            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits.",
+            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits. Tasks other than "
+            "classification always average the outputs.",
             one_of("arithmetic", "geometric"),
             "Teacher",
         ),
@@ -95,17 +96,36 @@ class Soften(ReadsDataset):
     teacher_input: Annotated[
         str,
         option(
-            "How external teachers take uint8 inputs: scaled to [0, 1], or raw, 0 to 255.",
+            "How external networks take uint8 inputs: scaled to [0, 1], or raw, 0 to 255.",
             one_of("scaled", "raw"),
             "Teacher",
         ),
     ] = "scaled"
+    teacher_layout: Annotated[
+        str,
+        option(
+            "Axis order of an ONNX network's images. auto decides by the shapes.",
+            one_of("auto", "channels-first", "channels-last"),
+            "Teacher",
+        ),
+    ] = "auto"
     logits: Annotated[
         str | None,
         option(
             "File of logits or probabilities (.npy, .npz, .h5) to use instead of a teacher, in the order of the transfer "
             "set. If it has labels, they are compared with those of the transfer set; if it has row_keys, rows are matched by "
             "them.",
+            nonempty(),
+            "Teacher",
+            metavar="FILE",
+            recorded=False,
+        ),
+    ] = None
+    test_logits: Annotated[
+        str | None,
+        option(
+            "File like that of --logits, with the test rows of the dataset, so that evaluate and the controls of sweep can "
+            "measure the teacher.",
             nonempty(),
             "Teacher",
             metavar="FILE",
@@ -156,6 +176,10 @@ class Soften(ReadsDataset):
     def check_combinations(self) -> None:
         if self.logits is not None and self.teachers:
             raise UsageError("--logits replaces the teacher: remove --teacher")
+        if self.test_logits is not None and self.logits is None:
+            raise UsageError(
+                "--test-logits needs --logits, since any other teacher can be run on the test rows: remove it"
+            )
         if self.augment is not None and self.logits is not None:
             raise UsageError("--augment needs a teacher, and --logits replaces it: remove one of them")
         if (self.augment is None) != (self.views is None):

@@ -20,6 +20,7 @@ from kdistill.settings.checks import (
     parse_classes,
     parse_dropout,
     parse_image_size,
+    parse_schedule,
     parsed_by,
     positive,
 )
@@ -29,6 +30,9 @@ SEEDS = integer(0, 2**32 - 1)
 MAX_PIXELS = 50_000_000  # the default of --max-pixels
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
 TASK_HELP = "; ".join(f"{name}: {task.help}" for name, task in TASKS.items())
+SCHEDULE = parsed_by(
+    parse_schedule, "constant, cosine, or step: with increasing fractions between 0 and 1, e.g. step:0.5,0.75"
+)
 CLASSES = parsed_by(parse_classes, "names or numbers of classes, each once, e.g. 3 or 7,8")
 
 
@@ -42,14 +46,20 @@ class Training(Settings):
     schedule: Annotated[
         str,
         option(
-            "Learning rate over the run: constant, or falling to 0 along a cosine.",
-            one_of("constant", "cosine"),
+            "Learning rate over the run: constant; cosine, which decays to 0; or e.g. step:0.5,0.75, which divides the rate "
+            "by 10 after these fractions of the run.",
+            SCHEDULE,
             "Optimization",
+            metavar="SCHEDULE",
         ),
     ] = "constant"
     optimizer: Annotated[
         str,
-        option("Optimizer. sgd has momentum 0.9.", one_of("adam", "sgd", "rmsprop", "adamw"), "Optimization"),
+        option(
+            "Optimizer. sgd has momentum 0.9, and nesterov is sgd with Nesterov momentum 0.9.",
+            one_of("adam", "sgd", "nesterov", "rmsprop", "adamw"),
+            "Optimization",
+        ),
     ] = "adam"
     early_stopping: Annotated[
         int | None,
@@ -88,6 +98,15 @@ class Training(Settings):
     max_norm: Annotated[
         float | None,
         option("Largest L2 norm of the weights into a hidden unit.", positive(), "Regularization", metavar="NORM"),
+    ] = None
+    l2: Annotated[
+        float | None,
+        option(
+            "L2 regularization: adds RATE / 2 times the sum of the squared kernels to the loss.",
+            positive(),
+            "Regularization",
+            metavar="RATE",
+        ),
     ] = None
     weight_decay: Annotated[
         float | None,

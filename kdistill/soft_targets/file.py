@@ -177,7 +177,8 @@ class SoftTargets:
     @property
     def exact_at_any_temperature(self) -> bool:
         """Whether the logits are exact at any temperature, and not only at the one of the file."""
-        return self.storage.top_k is None and self.manifest.settings["mean"] != "arithmetic"
+        averaged_at_t = self.manifest.settings["mean"] == "arithmetic" and self.task.uses_temperature
+        return self.storage.top_k is None and not averaged_at_t
 
     @property
     def keys(self) -> NDArray[np.uint8]:

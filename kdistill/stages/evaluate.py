@@ -22,7 +22,7 @@ GAP_NOTE = "gap: training accuracy minus test accuracy, in percentage points; al
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """The measurements of all networks: for each, one on the training rows and one on the test rows."""
+    """The measurements of all networks: for each, one on the training rows, if these are known, and one on the test rows."""
 
     measurements: Sequence[Measurement]
     exit_status = 0
@@ -35,25 +35,30 @@ class EvaluateResult:
         """Print a row per network for each task: measures on the test rows, and the gap to the training rows."""
         for task in dict.fromkeys(each.task for each in self.measurements):
             measured = [each for each in self.measurements if each.task is task]
-            train, test = ([each for each in measured if each.split == split] for split in ("train", "test"))
-            counts = sorted({each.rows for each in test})
+            previous = [None, *measured[:-1]]
+            test = [
+                (before if before and before.split == "train" else None, each)
+                for before, each in zip(previous, measured, strict=True)
+                if each.split == "test"
+            ]
+            counts = sorted({each.rows for _, each in test})
             gap = ["gap"] if task.gap else []
             reporter.table(
                 f"test split, {' or '.join(f'{count:,}' for count in counts)} rows",
                 ("network", "role", *(column.head for column in task.columns), *gap, "params", "size"),
-                [_table_row(*pair) for pair in zip(train, test, strict=True)],
+                [_table_row(*pair) for pair in test],
                 note=f"{GAP_NOTE * bool(gap)}{task.note}",
             )
 
 
-def _table_row(train: Measurement, test: Measurement) -> Sequence[str]:
+def _table_row(train: Measurement | None, test: Measurement) -> Sequence[str]:
     values = [(column, test.measures.get(column.measure)) for column in test.task.columns]
     gap = test.task.gap
     return (
         test.name,
         test.role,
         *("" if value is None else column(value) for column, value in values),
-        *([f"{100 * (train.measures[gap] - test.measures[gap]):.2f}"] if gap else []),
+        *(["" if train is None else f"{100 * (train.measures[gap] - test.measures[gap]):.2f}"] if gap else []),
         "" if test.parameters is None else _short(test.parameters),
         "" if test.bytes is None else _short(test.bytes) + "B",
     )
@@ -69,7 +74,8 @@ def _short(count: int) -> str:
 def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Reporter = Reporter()) -> EvaluateResult:
     """Measure networks, each on the training and test rows of the dataset that it was trained on.
 
-    By default these are all teachers and students, and the external teachers and ensembles of the students.
+    By default these are all teachers and students, and the external teachers and ensembles of the students. A teacher
+    whose logits are in files is measured on the test rows only.
 
     Reads: `teachers/*/saved_model`, `students/*/saved_model`, the teachers of soft targets, and the datasets.
     Writes: nothing.
@@ -91,7 +97,7 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
             except KdistillError as error:
                 reporter.warn(f"skipped {', '.join(map(str, group))}: {error}")
                 continue
-            measurements += measure(_Plan(workspace, group).networks, dataset, reporter, bar)
+            measurements += measure(_Plan(workspace, group, dataset).networks, dataset, reporter, bar)
     if not measurements:
         raise KdistillError(f"no network of {workspace.root} could be evaluated")
     return EvaluateResult(measurements)
@@ -135,8 +141,8 @@ def _group_by_dataset(
 class _Plan:
     """The networks of one dataset that are to be measured, and the teachers that students are compared with."""
 
-    def __init__(self, workspace: Workspace, manifests: Mapping[Artifact, Manifest]) -> None:
-        self._workspace, self._manifests = workspace, manifests
+    def __init__(self, workspace: Workspace, manifests: Mapping[Artifact, Manifest], dataset: data.Dataset) -> None:
+        self._workspace, self._manifests, self._dataset = workspace, manifests, dataset
         self._open = functools.cache(lambda name: SoftTargets.open(workspace.soft_targets(name)))
         self._entries: dict[str, NetworkToMeasure] = {}
         for artifact, manifest in manifests.items():
@@ -179,8 +185,9 @@ class _Plan:
             return None
         if name not in self._entries:
             members = " + ".join(Path(member).name for member in name.split(", "))
-            load = functools.partial(teachers.reload_ensemble, self._workspace, soft.manifest)
-            self._entries[name] = NetworkToMeasure(members, "teacher", lambda _: load())
+            load = functools.partial(teachers.reload_for_test_rows, self._workspace, soft.manifest, self._dataset)
+            splits = ("test",) if soft.manifest.input("test_logits") else ("train", "test")
+            self._entries[name] = NetworkToMeasure(members, "teacher", lambda _: load(), splits=splits)
         return self._entries[name]
 
     def _teacher_in_workspace(self, teacher: Artifact, student: Manifest) -> NetworkToMeasure | None:

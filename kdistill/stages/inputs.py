@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kdistill import data
+from kdistill import data, teachers
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
 from kdistill.workspace import Artifact, Input, Workspace, short_digest
+from kdistill.workspace.kinds import INPUTS
 from kdistill.workspace.staleness import Staleness
 
 
@@ -18,7 +19,12 @@ def staleness(workspace: Workspace, at_hand: Collection[str] = ()) -> Staleness:
         workspace: where they are.
         at_hand: digests of datasets that the user gave, which need not be at the recorded place.
     """
-    return Staleness(workspace, lambda name: data.resolve(name).digest(), at_hand)
+
+    def digest_of(made_from: Input) -> str:
+        name = made_from.name
+        return data.resolve(name).digest() if INPUTS[made_from.kind].data else teachers.digest(name)
+
+    return Staleness(workspace, digest_of, at_hand)
 
 
 def recorded_dataset(made_from: Input, given: str | None, artifact: Artifact) -> data.Source:

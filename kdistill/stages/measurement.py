@@ -18,7 +18,7 @@ from kdistill.tasks import Measures, Task
 if TYPE_CHECKING:
     from kdistill.networks.loading import NetworkLoader
     from kdistill.networks.saved_models import SavedNetwork
-    from kdistill.teachers import Ensemble
+    from kdistill.teachers import Ensemble, StoredTeacher
 
 CACHED_BYTES = 256 << 20  # limit for the inputs of a dataset, and another one for the logits of a teacher
 
@@ -60,12 +60,13 @@ class NetworkToMeasure:
 
     name: str
     role: str
-    load: Callable[[NetworkLoader], SavedNetwork | Ensemble | None]  # None if it has changed since it taught a student
+    load: Callable[[NetworkLoader], SavedNetwork | Ensemble | StoredTeacher | None]  # None if it has changed since then
     graph: tuple[object, ...] = ()  # sort key that puts networks with equal graphs next to each other
     parameters: int | None = None
     bytes: int | None = None
     teacher: NetworkToMeasure | None = None
     listed: bool = True  # otherwise it is only the teacher of other networks
+    splits: Sequence[str] = ("train", "test")
 
     def __str__(self) -> str:
         return f"{self.role} {self.name!r}"
@@ -93,8 +94,8 @@ def measure(
     logits are larger than `CACHED_BYTES`. A dataset that is larger than `CACHED_BYTES` is read again for each network.
 
     Returns:
-        Two measurements per network, of the training and the test rows, in the order of `networks`. Networks that fail
-        are left out with a warning.
+        One measurement per network and split, training rows first, in the order of `networks`. Networks that fail are
+        left out with a warning.
     """
     from kdistill.networks.loading import NetworkLoader
 
@@ -112,7 +113,7 @@ def measure(
         *,
         keep: bool = False,
     ) -> Sequence[BlockCache | None]:
-        """Measure a network, and return its logits of the training and test rows, or None for each if it fails."""
+        """Measure a network, and return its logits of the training and test rows, None for those it does not have."""
         if entry.listed:
             bar.advance()
         try:
@@ -120,7 +121,12 @@ def measure(
             if network is None:
                 return None, None
             network.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
-            logits = [BlockCache(functools.partial(map, network.logits, blocks), keep=keep) for blocks in inputs]
+            logits = [
+                BlockCache(functools.partial(map, network.logits, blocks), keep=keep)
+                if split.name in entry.splits
+                else None
+                for split, blocks in zip(splits, inputs, strict=True)
+            ]
             if entry.listed:
                 measurements[entry] = _measure_splits(entry, dataset, logits, teacher_logits)
         except KdistillError as error:
@@ -143,19 +149,21 @@ def measure(
 def _measure_splits(
     network: NetworkToMeasure,
     dataset: data.Dataset,
-    outputs: Sequence[BlockCache],
+    outputs: Sequence[BlockCache | None],
     teacher_outputs: Sequence[BlockCache | None],
 ) -> list[Measurement]:
-    """Measure one network on the training and the test rows."""
+    """Measure one network on the training and the test rows, if it has outputs for these."""
     task, (train, test) = dataset.task, (dataset.train, dataset.test)
-    train_measures, test_measures = (
-        task.measure(blocks, split.labels, of_teacher)
+    measured = [
+        (split, task.measure(blocks, split.labels, of_teacher))
         for split, blocks, of_teacher in zip((train, test), outputs, teacher_outputs, strict=True)
-    )
-    test_measures |= task.probe(outputs[0], train.labels, outputs[1], test.labels)
+        if blocks is not None
+    ]
+    if outputs[0] is not None and outputs[1] is not None:
+        measured[-1][1].update(task.probe(outputs[0], train.labels, outputs[1], test.labels))
     return [
         Measurement(
             network.name, network.role, split.name, task, len(split), measures, network.parameters, network.bytes
         )
-        for split, measures in ((train, train_measures), (test, test_measures))
+        for split, measures in measured
     ]

@@ -19,12 +19,11 @@ from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import announce_data, announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.teachers import ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
+from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
-from kdistill.workspace.kinds import BLOCKS
+from kdistill.workspace.kinds import BLOCKS, INPUTS
 from kdistill.workspace.resume_log import BlockLog
 
-EXTERNAL_OPTIONS = ("signature", "output", "teacher_output", "teacher_input")
 MIN_TIMES_CHANCE = 2.0  # below this many times the accuracy of guessing, there is a warning
 
 
@@ -66,10 +65,10 @@ def run(
     start = time.perf_counter()
     teacher: Ensemble | PrecomputedLogits
     if settings.logits:
-        teacher = logits = teachers.read_logits(
-            Path(identity.require_input("logits").name), settings, dataset, full, mask
-        )
+        path = Path(identity.require_input("logits").name)
+        teacher = logits = teachers.read_logits(path, settings.teacher_output, dataset, full, mask)
         reporter.say(logits.order)
+        _report_test_errors(identity, dataset, reporter)
     else:
         teacher = teachers.load_ensemble(members, settings, dataset, rows)
     announce_rerun(artifact, reason, reporter)
@@ -153,15 +152,17 @@ def _identity(settings: Soften, members: Sequence[UnloadedTeacher], dataset: Inp
         transfer_set = data.resolve(name, option="transfer-set")
         inputs.append(Input("transfer_set", transfer_set.name, transfer_set.digest(), index))
     inputs += [replace(member.identity, index=index) for index, member in enumerate(members, 1)]
-    if settings.logits:
-        path = Path(settings.logits).expanduser().absolute()
+    for kind, file in (("logits", settings.logits), ("test_logits", settings.test_logits)):
+        if file is None:
+            continue
+        path, option = Path(file).expanduser().absolute(), kind.replace("_", "-")
         if not path.exists():
-            raise KdistillError(f"--logits {settings.logits}: there is no such file")
+            raise KdistillError(f"--{option} {file}: there is no such file")
         if not path.is_file():  # Reading from a pipe or a device could wait forever.
             raise KdistillError(
-                f"--logits {settings.logits} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
+                f"--{option} {file} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
             )
-        inputs.append(Input("logits", str(path), digest(path)))
+        inputs.append(Input(kind, str(path), digest(path)))
     recorded = settings.recorded()
     recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
     if not external:  # These options have no effect on teachers of the workspace.
@@ -194,7 +195,7 @@ def _describe(
     views = f"{settings['views']} views ({settings['augment']}) of " if settings["views"] else ""
     transfer_sets = " + ".join(each.name for each in identity.inputs_of("transfer_set"))
     labeled = f" ({rows.labeled_rows:,} labeled)" if rows.labeled_rows < len(rows) else ""
-    mean = f" ({settings['mean']} mean)" if len(names) > 1 else ""
+    mean = f" ({settings['mean']} mean)" if len(names) > 1 and dataset.task.uses_temperature else ""
     at_temperature = f" at T = {settings['temperature']:g}" if dataset.task.uses_temperature else ""
     reporter.say(
         f"Softening {views}{len(rows):,} rows of {transfer_sets or dataset.name}{labeled} with {' + '.join(names)}{mean}"
@@ -227,6 +228,15 @@ def _fill_log(
         reporter.say(str(teacher.zeros))
 
 
+def _report_test_errors(identity: Manifest, dataset: Dataset, reporter: Reporter) -> None:
+    """Read the teacher's outputs of the test rows, if there is a file of them, and say how good they are."""
+    if file := identity.input("test_logits"):
+        stored = teachers.StoredTeacher.load(Path(file.name), identity.settings["teacher_output"], dataset)
+        measures = dataset.task.measure([stored.values], dataset.test.labels)
+        reporter.say(stored.order)
+        reporter.say(f"{file.name}: {dataset.task.describe(measures, len(dataset.test))}")
+
+
 def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: Dataset, reporter: Reporter) -> None:
     results, task = manifest.results, dataset.task
     rows, labeled, outputs = (results[name] for name in ("rows", "labeled", "classes"))
@@ -242,6 +252,8 @@ def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: D
         if not settings.logits:
             raw = " (--teacher-input raw passes values from 0 to 255)" if dataset.input_dtype == "uint8" else ""
             hint = f"check that the teacher expects such inputs{raw}"
+            if all(INPUTS[each.kind].is_function(each.name) for each in manifest.inputs_of("teacher")):
+                hint = f"check what the function does with its inputs, {dataset.input_dtype} rows as in the dataset"
         reporter.warn(f"the teacher's accuracy on the labels is close to chance: {hint}")
 
 

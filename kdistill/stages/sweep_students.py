@@ -263,13 +263,15 @@ def _teacher_classes(plan: SweepPlan) -> NDArray[np.int64] | None:
     assert soft is not None
     if plan.inputs.task != CLASSIFICATION:
         return None
-    ensemble = teachers.reload_ensemble(plan.workspace, soft.manifest)
-    if ensemble is None:
-        plan.reporter.warn(f"agreement is not measured: the teacher of {soft.path} has changed, or is not a network")
+    dataset = plan.inputs.dataset
+    teacher = teachers.reload_for_test_rows(plan.workspace, soft.manifest, dataset)
+    if teacher is None:
+        plan.reporter.warn(
+            f"agreement is not measured: the teacher of {soft.path} has changed, or its logits are in a file (kdistill "
+            "soften --test-logits adds those of the test rows)"
+        )
         return None
-    return np.concatenate(
-        [ensemble.logits(block).argmax(axis=1) for block in plan.inputs.dataset.test.blocks(BLOCK_ROWS)]
-    )
+    return np.concatenate([teacher.logits(block).argmax(axis=1) for block in dataset.test.blocks(BLOCK_ROWS)])
 
 
 def _logits(network: SavedNetwork, rows: data.Split) -> NDArray[np.float32]:

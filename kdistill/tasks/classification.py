@@ -16,6 +16,7 @@ from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabulary
 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
+SUM_TOLERANCE = 1e-2  # probabilities in half precision do not sum to exactly 1
 MANY_CLASSES = 10_000  # more classes than this cause a warning
 
 
@@ -90,6 +91,22 @@ class Classification(Task):
     def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return labels
 
+    def are_probabilities(self, outputs: Floats) -> bool:
+        sums = outputs.sum(axis=1, dtype=np.float64)
+        return bool((outputs >= 0).all() and np.allclose(sums, 1.0, atol=SUM_TOLERANCE))
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        """Return centered logarithms. No zero gets more than the smallest other probability of its row."""
+        zero = probabilities == 0
+        smallest = np.where(zero, np.inf, probabilities).min(axis=1, keepdims=True)
+        floor = np.minimum(smallest, zero_mass / probabilities.shape[1])
+        return centered(np.log(np.where(zero, floor, probabilities).astype(np.float32)))
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        log_probabilities = np.stack([metrics.log_softmax(logits, temperature) for logits in outputs])
+        peak = log_probabilities.max(axis=0)
+        return centered(temperature * (peak + np.log(np.exp(log_probabilities - peak).mean(axis=0))))
+
     def activation(self, outputs: Floats, temperature: float) -> Floats:
         return metrics.softmax(outputs, temperature)
 
@@ -140,6 +157,15 @@ class Classification(Task):
 
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"{measures['errors']:,} of {rows:,} {split} rows wrong ({measures['errors'] / rows:.2%})"
+
+
+def centered(logits: Floats) -> NDArray[np.float32]:
+    """Shift each row of logits to a mean of 0, which leaves the probabilities as they are.
+
+    Logarithms of probabilities are far below 0, by T * log(classes) or more, and a student that matches logits would learn
+    little else.
+    """
+    return np.asarray(logits - logits.mean(axis=-1, keepdims=True), np.float32)
 
 
 def _by_name(labels: RawLabels) -> bool:

@@ -86,6 +86,19 @@ class MultiLabel(Task):
     def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
+    def are_probabilities(self, outputs: Floats) -> bool:
+        return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        clipped = np.clip(probabilities.astype(np.float64), zero_mass, 1 - zero_mass)
+        return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        mean = np.mean([metrics.sigmoid(logits, temperature) for logits in outputs], axis=0)
+        tiny = np.finfo(np.float64).eps
+        mean = np.clip(mean, tiny, 1 - tiny)
+        return np.asarray(temperature * np.log(mean / (1 - mean)), np.float32)
+
     def activation(self, outputs: Floats, temperature: float) -> Floats:
         return metrics.sigmoid(outputs, temperature)
 

@@ -149,7 +149,19 @@ class Task(ABC):
         `--fraction` keeps the fraction in each group, and `--permute-soft-targets` permutes within each group.
         """
 
-    # Soft targets
+    # Teachers and soft targets
+
+    def are_probabilities(self, outputs: Floats) -> bool:
+        """Return whether outputs (rows, outputs) of a teacher are probabilities, and not logits."""
+        return False
+
+    def from_probabilities(self, probabilities: Floats, zero_mass: float) -> Floats:
+        """Return logits with these probabilities (rows, outputs). Those that are exactly 0 share at most `zero_mass`."""
+        raise NotImplementedError
+
+    def average(self, outputs: Sequence[Floats], temperature: float) -> Floats:
+        """Return the mean of several teachers' outputs: if they are logits, those of the mean probabilities at T."""
+        return np.asarray(np.mean(outputs, axis=0, dtype=np.float64), np.float32)
 
     def activation(self, outputs: Floats, temperature: float) -> Floats | None:
         """Return the soft targets of outputs (rows, ..., outputs) at a temperature; None if the outputs are the targets."""

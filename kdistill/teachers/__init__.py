@@ -1,17 +1,29 @@
-"""Teachers: networks, ensembles of networks, and logits that another program has computed."""
+"""Teachers: networks, functions, ensembles of these, and logits that another program has computed."""
 
 from kdistill.teachers.ensemble import Ensemble
-from kdistill.teachers.find import UnloadedTeacher, find_teacher, load_ensemble, reload_ensemble
+from kdistill.teachers.find import (
+    EXTERNAL_OPTIONS,
+    UnloadedTeacher,
+    digest,
+    find_teacher,
+    load_ensemble,
+    reload_ensemble,
+    reload_for_test_rows,
+)
 from kdistill.teachers.outputs import ZERO_MASS
-from kdistill.teachers.precomputed import PrecomputedLogits, read_logits
+from kdistill.teachers.precomputed import PrecomputedLogits, StoredTeacher, read_logits
 
 __all__ = [
+    "EXTERNAL_OPTIONS",
     "ZERO_MASS",
     "Ensemble",
     "PrecomputedLogits",
+    "StoredTeacher",
     "UnloadedTeacher",
+    "digest",
     "find_teacher",
     "load_ensemble",
     "read_logits",
     "reload_ensemble",
+    "reload_for_test_rows",
 ]

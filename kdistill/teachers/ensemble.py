@@ -1,45 +1,59 @@
-"""Teachers that are networks: one, or several whose outputs are averaged."""
+"""Teachers that answer for any rows: one, or several whose outputs are averaged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
-from kdistill.evaluation import metrics
 from kdistill.soft_targets.storage import check_usable
-from kdistill.teachers.outputs import Floats, ZeroCount, centered, to_logits
+from kdistill.tasks import Task
+from kdistill.teachers.outputs import Floats, ZeroCount, to_logits
 
 if TYPE_CHECKING:
     from kdistill.data.augmentation import Views
-    from kdistill.networks.saved_models import SavedNetwork
+
+
+class Member(Protocol):
+    """A loaded teacher: a network or a function. As a text, it is its path or name."""
+
+    def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
+        """Refuse rows or classes that do not fit."""
+
+    def logits(self, inputs: NDArray[Any]) -> Floats:
+        """Return logits or probabilities (rows, classes) of inputs (rows, ...)."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """One or several loaded networks, whose outputs are averaged.
+    """One or several loaded teachers, whose outputs are averaged.
 
     Attributes:
-        members: the networks.
+        members: the teachers.
         probabilities: for each member, whether it gives probabilities instead of logits.
         mean: `arithmetic` averages the probabilities at `temperature` (Hinton, Vinyals and Dean 2015, section 5), so that
-            the logits are T times the log of the mean; `geometric` averages the logits.
+            the logits are T times the log of the mean; `geometric` averages the logits. Outputs that are not logits are
+            averaged as they are.
         temperature: T of the arithmetic mean.
+        batch_size: the most rows that a member gets in one call.
         outputs: the number of outputs per row.
-        views: the views of each row that the networks see; None for each row as it is.
+        task: what the outputs are.
+        views: the views of each row that the teachers see; None for each row as it is.
     """
 
-    members: Sequence[SavedNetwork]
+    members: Sequence[Member]
     probabilities: Sequence[bool]
     mean: str
     temperature: float
+    batch_size: int
     outputs: int
+    task: Task
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
@@ -58,7 +72,7 @@ class Ensemble:
                 yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
-        """Refuse data that does not fit a member, as `SavedNetwork.check` does."""
+        """Refuse data that does not fit a member."""
         for member in self.members:
             member.check(input_shape, input_dtype, classes, dataset)
 
@@ -70,13 +84,22 @@ class Ensemble:
         """
         each = []
         for member, gives_probabilities in zip(self.members, self.probabilities, strict=True):
-            outputs = member.logits(inputs)
-            check_usable(outputs, member.path, range(first_row, first_row + len(inputs)))
-            each.append(to_logits(outputs, self.zeros, member.path) if gives_probabilities else outputs)
+            outputs = usable_outputs(member, inputs, self.batch_size, first_row)
+            each.append(to_logits(outputs, self.zeros, member, self.task) if gives_probabilities else outputs)
         if len(each) == 1:
             return each[0]
         if self.mean == "geometric":
             return np.asarray(np.mean(each, axis=0, dtype=np.float64), np.float32)
-        log_probabilities = np.stack([metrics.log_softmax(logits, self.temperature) for logits in each])
-        peak = log_probabilities.max(axis=0)
-        return centered(self.temperature * (peak + np.log(np.exp(log_probabilities - peak).mean(axis=0))))
+        return self.task.average(each, self.temperature)
+
+
+def usable_outputs(member: Member, inputs: NDArray[Any], batch_size: int, first_row: int = 0) -> Floats:
+    """Return what a teacher returns for inputs (rows, ...), called with `batch_size` rows at a time: (rows, classes).
+
+    Raises:
+        KdistillError: if the outputs are not usable; the message counts rows from `first_row`.
+    """
+    starts = range(0, len(inputs), batch_size)
+    outputs = np.concatenate([member.logits(inputs[start : start + batch_size]) for start in starts])
+    check_usable(outputs, member, range(first_row, first_row + len(inputs)))
+    return outputs

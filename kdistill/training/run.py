@@ -74,7 +74,6 @@ def train_network(
     start = time.perf_counter()
     role = artifact.kind
     task = dataset.task
-    objective = objective.for_task(task.name)
     rows, held_out = hold_out(rows or TrainingRows.of(dataset, dataset.train), dataset, settings, reporter)
     if settings.batch_size > len(rows):
         raise KdistillError(
@@ -82,12 +81,14 @@ def train_network(
             f"{len(rows)}"
         )
     outputs, projection = _output_sizes(dataset, rows, width)
+    objective = objective.for_task(task.name)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {task.count(outputs)}; "
         f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
-    reporter.say(f"Minimizing {objective.formula(task.name)}")
+    penalty = f", with an L2 penalty of {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
+    reporter.say(f"Minimizing {objective.formula(task.name)}{penalty}")
 
     def build() -> Any:
         network = build_network(
@@ -101,6 +102,7 @@ def train_network(
             weights=model.weights,
             dropout=settings.dropout,
             max_norm=settings.max_norm,
+            l2=settings.l2,
             rescaling=dataset.rescaling,
             projection=projection,
         )

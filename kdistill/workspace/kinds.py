@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from kdistill.settings import COMMANDS, LOSSES, Selection, Settings, default_loss
+from kdistill.settings import COMMANDS, FUNCTION_NAME, LOSSES, Selection, Settings, default_loss
 
 if TYPE_CHECKING:
     from kdistill.workspace.manifest import Manifest
@@ -79,16 +80,18 @@ class Kind:
 
 @dataclass(frozen=True)
 class InputKind:
-    """A kind of input: data, a file by its absolute path, or an artifact of the workspace.
+    """A kind of input: data, a file by its absolute path, a function, or an artifact of the workspace.
 
     Attributes:
         artifact: the kind of artifact that its name can be.
         file: whether its name can be an absolute path.
+        function: whether its name can be `module:function`.
         options: the options that give it, if they have another name.
     """
 
     artifact: str | None = None
     file: bool = False
+    function: bool = False
     options: tuple[str, ...] = ()
 
     @property
@@ -96,16 +99,25 @@ class InputKind:
         """Whether its name is that of a dataset."""
         return self.artifact is None and not self.file
 
+    def is_artifact(self, name: str) -> bool:
+        """Return whether a name is that of an artifact of the workspace."""
+        return self.artifact is not None and not PurePath(name).is_absolute() and not self.is_function(name)
+
+    def is_function(self, name: str) -> bool:
+        """Return whether a name is `module:function`."""
+        return self.function and FUNCTION_NAME.fullmatch(name) is not None
+
 
 INPUTS = {
     "dataset": InputKind(),
     "transfer_set": InputKind(),
     "inputs": InputKind(),
-    "teacher": InputKind(artifact="teacher", file=True, options=("teacher", "network")),
+    "teacher": InputKind(artifact="teacher", file=True, function=True, options=("teacher", "network")),
     "student": InputKind(artifact="student", options=("student", "network")),
     "soft_targets": InputKind(artifact="soft targets"),
     "other_soft_targets": InputKind(artifact="soft targets"),
     "logits": InputKind(file=True),
+    "test_logits": InputKind(file=True),
     "model": InputKind(file=True),
     "weights": InputKind(file=True),
 }

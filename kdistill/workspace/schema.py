@@ -108,7 +108,7 @@ def is_input(value: Any) -> bool:
         return bool(name)
     parts = name.split("/") if value["kind"] == "student" else [name]  # SWEEP/STUDENT
     named = kind.artifact is not None and len(parts) <= 2 and all(map(NAME.fullmatch, parts))
-    return named or (kind.file and PurePath(name).is_absolute())
+    return named or kind.is_function(name) or (kind.file and PurePath(name).is_absolute())
 
 
 def fits(value: Any, hint: Any) -> bool:

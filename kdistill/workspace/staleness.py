@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from kdistill.errors import KdistillError
 from kdistill.workspace.artifact import Artifact
-from kdistill.workspace.files import digest, short_digest
+from kdistill.workspace.files import short_digest
 from kdistill.workspace.kinds import INPUTS
 from kdistill.workspace.layout import Workspace
 from kdistill.workspace.manifest import Manifest
@@ -21,12 +20,12 @@ class Staleness:
 
     Args:
         workspace: whose artifacts are looked at.
-        data_digest: returns the digest of a dataset by its name, or raises KdistillError if it is gone.
+        digest_of: returns the current digest of an input that is not an artifact, or raises KdistillError if it is gone.
         at_hand: digests of datasets that the user gave: these exist, whatever became of the recorded place.
     """
 
-    def __init__(self, workspace: Workspace, data_digest: Callable[[str], str], at_hand: Collection[str] = ()) -> None:
-        self.workspace, self._data_digest, self._at_hand = workspace, data_digest, at_hand
+    def __init__(self, workspace: Workspace, digest_of: Callable[[Input], str], at_hand: Collection[str] = ()) -> None:
+        self.workspace, self._digest_of, self._at_hand = workspace, digest_of, at_hand
         self._manifests: dict[Artifact, Manifest | KdistillError | OSError | None] = {}
         self._digests: dict[tuple[bool, str], str | None] = {}  # by whether it is data, and name; None if it is gone
         self._reasons: dict[Artifact, list[str]] = {}
@@ -58,7 +57,7 @@ class Staleness:
         found: list[str] = []
         for made_from in manifest.inputs:
             record = INPUTS[made_from.kind]
-            if record.artifact and not Path(made_from.name).is_absolute():
+            if record.artifact and record.is_artifact(made_from.name):
                 output = "history.csv" if manifest.kind == "plots" and record.artifact != "soft targets" else None
                 found += self._artifact_reasons(
                     self._artifact(record.artifact, made_from.name), made_from, output, upstream
@@ -75,7 +74,7 @@ class Staleness:
         key = data, made_from.name
         if key not in self._digests:
             try:
-                self._digests[key] = self._data_digest(made_from.name) if data else digest(Path(made_from.name))
+                self._digests[key] = self._digest_of(made_from)
             except (KdistillError, OSError, ValueError):  # ValueError: no file can have such a name
                 self._digests[key] = None
         now = self._digests[key]

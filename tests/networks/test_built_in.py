@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -74,10 +75,52 @@ def test_cnn_needs_images(shape):
         build("cnn", shape)
 
 
+@pytest.mark.parametrize("model", ["cnn", "resnet-8", "mlp-30"])
+def test_integers_are_inputs(model):
+    """Networks take integers other than uint8 as int32, with the logits of the same numbers as floats."""
+    inputs = np.arange(28 * 28, dtype=np.int32).reshape(1, 28, 28) % 5
+    build_for = partial(build_network, model, (28, 28), 10, role="teacher", seed=0, precision="float32")
+    network = build_for(input_dtype="int64")
+    assert network.inputs[0].dtype == "int32"
+    np.testing.assert_allclose(network(inputs), build_for()(inputs.astype(np.float32)), rtol=1e-5)
+
+
 def test_networks_in_settings_have_functions():
-    """Each network in the settings can be built; H in a name stands for a number."""
+    """Each network in the settings can be built; H in a name stands for a number, and | separates choices."""
     for name in NETWORKS:
-        assert build(name.replace("H", "7")).output_shape == (None, 10)
+        assert build(name.replace("H", "7").partition("|")[0]).output_shape == (None, 10)
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(8, 75_290), (14, 172_506), (20, 269_722)])
+def test_residual_networks(depth, parameters):
+    """They have as many layers with weights as their names say, and the parameters of option A (0.27 million for 20)."""
+    network = build(f"resnet-{depth}", (32, 32, 3))
+    assert sum(weight.name == "kernel" for weight in network.weights) == depth
+    assert sum(weight.shape.num_elements() for weight in network.trainable_variables) == parameters
+    assert [layer.output.shape[1:] for layer in network.layers[2 :: (depth - 2) // 6][:4]] == [
+        *[(32, 32, 16)] * 2,
+        (16, 16, 32),
+        (8, 8, 64),
+    ]
+
+
+def test_shortcut_takes_every_other_pixel_and_pads_with_zeros():
+    """A block whose convolutions give 0 passes on its inputs, smaller and with channels of zeros."""
+    network = build("resnet-8", (17, 18))
+    same, halved = (network.get_layer(f"block_{stage}_1") for stage in (1, 2))
+    for block in (same, halved):
+        *_, last = (layer for layer in block.layers if isinstance(layer, keras.layers.BatchNormalization))
+        last.gamma.assign(np.zeros(last.gamma.shape))
+    inputs = np.random.default_rng(0).random((2, 17, 18, 16), np.float32)
+    np.testing.assert_array_equal(same(inputs), inputs)
+    shortcut = np.concatenate([inputs[:, ::2, ::2], np.zeros((2, 9, 9, 16))], axis=-1)
+    np.testing.assert_array_equal(halved(inputs), shortcut)
+
+
+@pytest.mark.parametrize("shape", [(64,), (15, 16), (16, 15, 3), (16, 16, 2), (3, 32, 32), (16, 16, 1, 1)])
+def test_residual_networks_need_images(shape):
+    with pytest.raises(KdistillError, match=r"--model resnet-14 .*16x16"):
+        build("resnet-14", shape)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
@@ -90,10 +133,20 @@ def test_logits_are_float32_under_any_precision(precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (32, 32, 3), (64,)])
-def test_saved_network_has_the_same_logits(tmp_path, shape):
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("cnn", (28, 28)),
+        ("cnn", (28, 28, 1)),
+        ("cnn", (32, 32, 3)),
+        ("mlp-30", (64,)),
+        ("resnet-8", (16, 17)),
+        ("resnet-8", (32, 32, 3)),
+    ],
+)
+def test_saved_network_has_the_same_logits(tmp_path, model, shape):
     """The logits are the same for any number of rows; uint8 inputs are scaled to [0, 1], floats are not."""
-    network = build("mlp-30" if len(shape) == 1 else "cnn", shape, 4)
+    network = build(model, shape, 4)
     saved_models.save(network, tmp_path)
     saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
     inputs = np.random.default_rng(0).integers(0, 256, (7, *shape)).astype(np.uint8)
@@ -155,6 +208,16 @@ def test_saved_model_cli_runs_it(made, digits, tmp_path):
     )
     expected = saved_models.SavedNetwork.load(place).logits(digits.test.read()[:7])
     np.testing.assert_allclose(np.load(tmp_path / "out/logits.npy"), expected, atol=1e-5)
+
+
+def test_keras_file_of_a_residual_network(tmp_path):
+    """It loads in Keras's safe mode and has the same logits, with averages that differ from the initial ones."""
+    network = build("resnet-8", (16, 16, 3))
+    inputs = np.random.default_rng(0).random((8, 16, 16, 3), np.float32)
+    network(inputs, training=True)
+    assert saved_models.save(network, tmp_path) is None
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(loaded(inputs), network(inputs), atol=1e-5)
 
 
 def test_keras_file_is_the_same_network(made, digits):

@@ -20,7 +20,7 @@ from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data import Split
 from kdistill.data.rows import ArrayRows
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
 from kdistill.networks.layers import TABLE_ROWS, layer_table
@@ -255,9 +255,9 @@ def small(tmp_path_factory, digits):
     return write_npz(tmp_path_factory.mktemp("small") / "small.npz", digits, **parts)
 
 
-def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint8", weights=None, seed=0):
+def build(model, shape=(14, 14), classes=10, *, precision="float32", dtype="uint8", seed=0, **options):
     return build_network(
-        model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, weights=weights
+        model, shape, classes, role="teacher", seed=seed, precision=precision, input_dtype=dtype, **options
     )
 
 
@@ -574,6 +574,16 @@ def test_up_to_date_runs_no_code(run, small, nets):
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
+
+
+def test_l2_applies_to_kernels_without_a_regularizer(rows):
+    """The penalty is half the rate times the sum of the squared kernels; a network with its own penalty is refused."""
+    network = build("nets:resnet", l2=0.1)
+    kernels = [weight.numpy() for weight in network.trainable_variables if weight.name == "kernel"]
+    assert len(kernels) > 2
+    assert sum(map(float, network.losses)) == pytest.approx(0.05 * sum((each**2).sum() for each in kernels), rel=1e-5)
+    with pytest.raises(UsageError, match=r"--l2.*nets:nested.*kernel"):
+        build("nets:nested", l2=0.1)
 
 
 @pytest.mark.slow

@@ -60,3 +60,20 @@ def test_paper_in_miniature(tmp_path):
     assert status == 0
     assert "epoch 1/" not in output
     assert (tmp_path / "results.md").read_text() == results
+
+
+def test_cifar10_in_miniature(tmp_path):
+    """The program for CIFAR-10 fills its table, here on the digits; run again, everything is up to date."""
+    miniature = (
+        "--data digits --teacher resnet-8 --teacher-epochs 1 --student-epochs 1 --views 2 --seeds 0,1 --temperatures 4"
+    )
+    arguments = ("cifar10.py", *miniature.split(), "--place", tmp_path)
+    status, output = program(*arguments)
+    assert status == 0, output[-3000:]
+    results = (tmp_path / "results.md").read_text()
+    assert results.count("| resnet-8, ") == 2
+    assert "T = 4 (chosen)" in results
+    status, output = program(*arguments)
+    assert status == 0
+    assert "epoch 1/" not in output
+    assert (tmp_path / "results.md").read_text() == results

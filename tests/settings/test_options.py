@@ -99,7 +99,22 @@ def test_recorded_settings_are_json_and_rebuild_the_settings(name):
         (Training, {"epochs": 0}, ("--epochs", "'0'", "1")),
         (Training, {"epochs": True}, ("--epochs",)),
         (Training, {"learning_rate": float("nan")}, ("--learning-rate", "nan")),
-        (Training, {"schedule": "step"}, ("--schedule", "step", "cosine")),
+        (Training, {"schedule": "linear"}, ("--schedule", "linear", "cosine", "step:")),
+        *(
+            (Training, {"schedule": schedule}, ("--schedule", schedule, "step:"))
+            for schedule in (
+                "step",
+                "step:",
+                "step:0",
+                "step:1",
+                "step:0.7,0.5",
+                "step:0.5,0.5",
+                "step:x",
+                "step:nan",
+                "cosine:",
+            )
+        ),
+        (Training, {"l2": 0.0}, ("--l2", "0")),
         (Training, {"dropout": "0.2"}, ("--dropout", "0.2")),
         (Training, {"augment": "shift:2,crop:2"}, ("--augment", "shift:2,crop:2")),
         (Training, {"early_stopping": 3}, ("--early-stopping", "--validation-fraction")),

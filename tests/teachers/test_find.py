@@ -104,7 +104,8 @@ def bad_files(tmp_path, linear, digits):
     (tmp_path / "folder").mkdir()
     for name in ("model.onnx", "model.pt", "forest.joblib", "net.weights.h5", "net.h5"):
         (tmp_path / "folder" / name).write_text("hello")
-    os.mkfifo(tmp_path / "folder/pipe.keras")
+    for ending in ("keras", "onnx"):
+        os.mkfifo(tmp_path / f"folder/pipe.{ending}")
     np.save(tmp_path / "few.npy", np.zeros((5, 10), np.float32))
 
 
@@ -135,8 +136,13 @@ def bad_files(tmp_path, linear, digits):
         (["--teacher", "PLACE/one", "--logits", "few.npy", *DIGITS], 2, ["--logits", "--teacher"]),
         (["--teacher", "PLACE/one", *DIGITS, *2 * ["--transfer-set", "digits"]], 2, ["--transfer-set", "digits"]),
         (["--teacher", "folder/pipe.keras", *DIGITS], 1, ["--teacher folder/pipe.keras"]),
-        (["--teacher", "folder/model.onnx", *DIGITS], 1, ["folder/model.onnx", "--logits logits.npz"]),
-        (["--teacher", "folder/model.pt", *DIGITS], 1, ["folder/model.pt", "--logits logits.npz"]),
+        (["--teacher", "folder/model.onnx", *DIGITS], 1, ["folder/model.onnx"]),
+        (["--teacher", "folder/pipe.onnx", *DIGITS], 1, ["--teacher folder/pipe.onnx"]),
+        (
+            ["--teacher", "folder/model.pt", *DIGITS],
+            1,
+            ["folder/model.pt", "--teacher MODULE:FUNCTION", "--logits logits.npz"],
+        ),
         (["--teacher", "folder/forest.joblib", *DIGITS], 1, ["folder/forest.joblib", "--logits logits.npz"]),
         (
             ["--teacher", "folder/net.weights.h5", *DIGITS],

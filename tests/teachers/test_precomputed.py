@@ -8,7 +8,7 @@ import os
 import h5py
 import numpy as np
 import pytest
-from helpers import mentions
+from helpers import QUICK, mentions
 
 import kdistill
 from kdistill.console import Reporter
@@ -50,7 +50,7 @@ def test_formats(run, tmp_path, digits, ending, kind):
     soft = soft_targets()
     tolerance = 0.01 if kind == "float16" else 1e-4
     np.testing.assert_allclose(metrics.log_softmax(soft.logits()), metrics.log_softmax(logits), atol=tolerance)
-    assert soft.manifest.results["correct"] == (values.argmax(axis=1) == digits.train.labels).sum()
+    assert soft.manifest.results["score"] == (values.argmax(axis=1) == digits.train.labels).sum()
     assert "warning" not in outcome.err
     np.save("shifted.npy", np.roll(logits, 1, axis=0))
     assert "warning" in run("soften", "--logits", "shifted.npy", *DIGITS, "--name", "b").err
@@ -205,6 +205,64 @@ def test_probabilities_of_0(run, tmp_path, digits, monkeypatch):
     assert run(*soften).up_to_date
     monkeypatch.setattr("kdistill.stages.soften.ZERO_MASS", 1e-4)
     assert mentions(run(*soften).out, "zero mass", 0.001, 0.0001)
+
+
+@pytest.mark.slow
+def test_logits_of_the_test_rows(run, digits, tmp_path):
+    """With these, the teacher has a row in `evaluate`, and a sweep measures the agreement with it."""
+    np.save("train.npy", mostly_correct(digits))
+    draw, test = np.random.default_rng(3), digits.test
+    logits = (draw.normal(0, 1, (360, 10)) + 4 * np.eye(10)[test.labels]).astype(np.float32)
+    wrong = int((logits.argmax(axis=1) != test.labels).sum())
+    order = draw.permutation(360)
+    probabilities = np.exp(metrics.log_softmax(logits)).astype(np.float32)
+    np.savez("test.npz", probabilities=probabilities[order], row_keys=kdistill.row_keys(test.read())[order])
+    options = ["soften", "--logits", "train.npy", *DIGITS, "--test-logits", "test.npz"]
+    outcome = run(*options)
+    assert mentions(outcome.out, tmp_path / "test.npz", wrong, 360)
+    assert run(*options).up_to_date
+    assert mentions(run("status", "--json").out, "fresh")
+    assert run("train-student", *QUICK).code == 0
+    table = json.loads(run("evaluate", "--json").out)
+    assert [(row["name"], row["split"]) for row in table] == [
+        ("train.npy", "test"),
+        ("student", "train"),
+        ("student", "test"),
+    ]
+    assert table[0]["errors"] == wrong
+    assert table[0]["nll"] == pytest.approx(metrics.negative_log_likelihood(logits, test.labels).mean(), rel=1e-4)
+    assert table[2]["agreement"] > 0.5
+    assert table[1]["agreement"] is None
+    assert mentions(run("evaluate").out, "train.npy", "teacher", wrong)
+    sweep = ["sweep", "--controls", "--seeds", "0", "--temperature", "4", *QUICK]
+    assert run(*sweep).code == 0
+    assert all(summary["agreement"]["mean"] > 0.3 for summary in json.loads(run(*sweep, "--json").out))
+    assert run("verify").code == 0
+    np.savez("test.npz", probabilities=np.roll(probabilities, 1, axis=0))
+    assert mentions(run("status").out, "test logits", tmp_path / "test.npz")
+    assert "train.npy" not in run("evaluate").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--logits", "few.npy"], 1, ["few.npy", 5, 360, "test rows"]),
+        (["--logits", "nosuch.npy"], 1, ["--test-logits nosuch.npy"]),
+        (["--logits", "pipe.npy"], 1, ["--test-logits pipe.npy"]),
+        (["--logits", "broken.keras"], 1, ["--test-logits", ".npz"]),
+        (["--teacher", "few.npy"], 2, ["--test-logits", "--logits"]),
+    ],
+)
+@pytest.mark.usefixtures("bad_files")
+def test_bad_files_of_the_test_rows(run, tmp_path, digits, options, code, words):
+    """They are refused before anything is written."""
+    np.save("good.npy", mostly_correct(digits))
+    option, file = options
+    first = ["--logits", "good.npy"] if option == "--logits" else ["--teacher", "nosuch"]
+    outcome = run("soften", *first, "--test-logits", file, *DIGITS)
+    assert (outcome.code, outcome.err.count("\n")) == (code, 1)
+    assert mentions(outcome.err, *words), outcome.err
+    assert not (tmp_path / "workspace/soft-targets").exists()
 
 
 class Warnings(Reporter):

@@ -148,6 +148,13 @@ def test_max_norm_and_weight_decay():
     assert np.linalg.norm(before, axis=0).max() > 0.5
 
 
+def test_residual_networks_have_no_hidden_dense_layers():
+    """Their inputs can be dropped; a rate for hidden layers is refused, since it would have no effect."""
+    assert [type(layer).__name__ for layer in network("0.2,0", "resnet-8").layers].count("Dropout") == 1
+    with pytest.raises(UsageError, match=r"--dropout.*0\.2,0\.5.*resnet-8.*--dropout 0\.2,0$"):
+        network("0.2,0.5", "resnet-8")
+
+
 @pytest.mark.parametrize("text", ["", "0.5", "0.5,", "0.1,0.2,0.3", "-0.1,0", "0,0.95", "a,b", "nan,0"])
 def test_wrong_rates(text):
     """Dropout takes two rates from 0 to 0.9."""

@@ -18,6 +18,7 @@ from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import CLASSIFICATION, LOSSES, Objective, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training import checkpoint, loop, losses
+from kdistill.training.optimizers import make_optimizer
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
 from kdistill.workspace import Input, Manifest
@@ -46,19 +47,28 @@ def identity(training, digest="sha256:1"):
     return Manifest(kind="teacher", settings=training.recorded(), inputs=(Input("dataset", "d", digest),))
 
 
-def build(model="mlp-30", *, role="teacher", seed=3, precision="float32"):
-    return build_network(model, (28, 28), 10, role=role, seed=seed, precision=precision)
+def build(model="mlp-30", *, role="teacher", seed=3, precision="float32", l2=None):
+    return build_network(model, (28, 28), 10, role=role, seed=seed, precision=precision, l2=l2)
 
 
 def train(
-    directory, rows, training, *, model="mlp-30", objective=HARD, role="teacher", reporter=QUIET, teacher_logits=None
+    directory,
+    rows,
+    training,
+    *,
+    model="mlp-30",
+    objective=HARD,
+    role="teacher",
+    reporter=QUIET,
+    teacher_logits=None,
+    trainers=None,
 ):
     train_rows, held_out = rows
     if teacher_logits is not None:
         train_rows = training_rows(train_rows.split.read(), train_rows.split.labels, teacher_logits)
     directory.mkdir(exist_ok=True)
     return loop.train(
-        lambda: build(model, role=role, seed=training.seed, precision=training.precision),
+        lambda: build(model, role=role, seed=training.seed, precision=training.precision, l2=training.l2),
         train_rows,
         held_out,
         objective=objective.for_task(CLASSIFICATION),
@@ -66,6 +76,7 @@ def train(
         role=role,
         checkpoint=checkpoint.Checkpoint(directory / "checkpoint.npz", identity(training)),
         reporter=reporter,
+        trainers=trainers,
     )
 
 
@@ -86,12 +97,19 @@ def history(progress):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "reference"), [("adam", "Adam"), ("sgd", "SGD"), ("adamw", "AdamW")])
-def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference):
+@pytest.mark.parametrize(
+    ("optimizer", "reference", "options"),
+    [
+        ("adam", "Adam", {}),
+        ("sgd", "SGD", {"momentum": 0.9}),
+        ("nesterov", "SGD", {"momentum": 0.9, "nesterov": True}),
+        ("adamw", "AdamW", {}),
+    ],
+)
+def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference, options):
     """Two epochs give the weights that Keras's own steps give on the same batches in the same order."""
     network, _ = train(tmp_path, rows, settings(optimizer=optimizer, xla="off"))
     expected = build()
-    options = {"momentum": 0.9} if optimizer == "sgd" else {}
     expected.compile(
         getattr(keras.optimizers, reference)(1e-3, **options),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -198,6 +216,27 @@ def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
 
 
 @pytest.mark.slow
+def test_batch_normalization(tmp_path, rows):
+    """Its averages are resumed, are new for the next network of a trainer, and are used in evaluation."""
+    rows = tuple(training_rows(each.split.read()[:100], each.split.labels[:100]) for each in rows)
+    training = settings(epochs=2, optimizer="nesterov", schedule="step:0.5", l2=1e-3, batch_size=25)
+    network, progress = train(tmp_path / "one", rows, training, model="resnet-8")
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = cross_entropy(rows[1].split.labels, logits_of(network, rows[1]))
+    assert progress.rows[-1]["validation_loss"] == pytest.approx(float(loss), rel=1e-4)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed", rows, training, model="resnet-8", reporter=InterruptAfter(1))
+    trainers = {}
+    train(tmp_path / "other", rows, replace(training, seed=4, epochs=1), model="resnet-8", trainers=trainers)
+    train(tmp_path / "other seed", rows, replace(training, seed=4), model="resnet-8", trainers=trainers)
+    for directory, shared in (("resumed", None), ("again", trainers)):
+        other, history_of_other = train(tmp_path / directory, rows, training, model="resnet-8", trainers=shared)
+        assert same(weights(other), weights(network)), directory
+        assert history(history_of_other) == history(progress)
+    assert len(trainers) == 2, "the number of steps is part of a schedule"
+
+
+@pytest.mark.slow
 def test_warning_of_another_number_of_threads(tmp_path, rows, monkeypatch, capsys):
     """The last bits of a sum depend on the threads, so a resumed run warns if their number has changed."""
     with pytest.raises(KeyboardInterrupt):
@@ -230,8 +269,10 @@ def test_more_epochs_continue_a_finished_run(tmp_path, rows):
         (settings(epochs=2), settings(epochs=2, seed=4)),
         (settings(epochs=2), settings(epochs=3, learning_rate=0.1)),
         (settings(epochs=2, schedule="cosine"), settings(epochs=3, schedule="cosine")),
+        (settings(epochs=2, schedule="step:0.5"), settings(epochs=3, schedule="step:0.5")),
+        (settings(epochs=2), settings(epochs=3, l2=0.1)),
     ],
-    ids=["fewer epochs", "seed", "learning rate", "cosine"],
+    ids=["fewer epochs", "seed", "learning rate", "cosine", "step", "l2"],
 )
 def test_changed_setting_is_not_resumed(before, after):
     """Only the number of epochs may grow, and only without a schedule."""
@@ -286,12 +327,38 @@ def test_diverging_run_stops(tmp_path, rows):
 
 @pytest.mark.slow
 def test_schedules(tmp_path, rows):
-    """The learning rate in the history is constant, or falls to 0 along half a cosine."""
+    """The learning rate in the history, that of the next step, is constant, falls to 0 along half a cosine, or drops."""
     _, constant = train(tmp_path / "constant", rows, settings(epochs=4))
     _, cosine = train(tmp_path / "cosine", rows, settings(epochs=4, schedule="cosine"))
     assert [row["learning_rate"] for row in constant.rows] == pytest.approx([1e-3] * 4)
     expected = [1e-3 * (1 + math.cos(math.pi * done / 4)) / 2 for done in (1, 2, 3, 4)]
     assert [row["learning_rate"] for row in cosine.rows] == pytest.approx(expected, abs=1e-9)
+    _, steps = train(tmp_path / "steps", rows, settings(epochs=4, schedule="step:0.5,0.75"))
+    assert [row["learning_rate"] for row in steps.rows] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-5])
+
+
+@pytest.mark.parametrize("fraction", [0.29, 0.5, 0.999])
+def test_rate_drops_at_a_fraction_of_the_steps(fraction):
+    """Of 100 steps, those before the fraction have the full rate, and each drop divides it by 10."""
+    optimizer = make_optimizer(settings(epochs=20, schedule=f"step:0.1,{fraction}", optimizer="sgd"), 5)
+    rates = []
+    for step in range(100):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    drop = round(100 * fraction)
+    assert rates == pytest.approx([1e-3] * 10 + [1e-4] * (drop - 10) + [1e-5] * (100 - drop))
+
+
+@pytest.mark.slow
+def test_l2_adds_to_the_gradient_of_kernels(tmp_path, rows):
+    """A step subtracts learning rate * L2 rate * kernel more; biases and the recorded losses are those without."""
+    training = settings(epochs=1, batch_size=320, optimizer="sgd", learning_rate=0.1, xla="off")
+    plain, progress = train(tmp_path / "plain", rows, training)
+    shrunk, same_losses = train(tmp_path / "shrunk", rows, replace(training, l2=0.5))
+    for before, without, own in zip(build().weights, plain.weights, shrunk.weights, strict=True):
+        rate = 0.5 if before.name == "kernel" else 0
+        np.testing.assert_allclose(own.numpy(), without.numpy() - 0.1 * rate * before.numpy(), atol=1e-6)
+    assert same_losses.rows[0]["train_loss"] == pytest.approx(progress.rows[0]["train_loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize(

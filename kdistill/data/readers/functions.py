@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import workspace
 from kdistill.data import user_code
 from kdistill.data.reader import Contents, Reader, array_contents, as_strings
 from kdistill.data.readers import streams
 from kdistill.data.rows import ArrayRows
-from kdistill.errors import KdistillError, first_line, one_line_errors
+from kdistill.errors import KdistillError, one_line_errors
 
 EXPECTED = (
     "expected (x, y), ((x_train, y_train), (x_test, y_test)), a dictionary of x_train, y_train, x_test and y_test, "
@@ -27,22 +23,23 @@ EXPECTED = (
 class Function(Reader):
     """A function without arguments, in a module that is installed or in the current directory.
 
-    The digest is that of the module's source: data that changes without it is not noticed.
+    The digest is that of the function's name, of the module's source and of the files that its `ARTIFACTS` names: data
+    that changes without them is not noticed.
     """
 
     format = "a function"
     takes = ("test-fraction",)
 
-    def _source(self) -> Path:
-        return user_code.find_source(self.place, "dataset")
-
     def digest(self) -> str:
-        return workspace.digest(self._source())
+        return user_code.digest(self.place, "dataset")
 
     def contents(self) -> Contents:
         from kdistill.backend import tf
 
-        value = self._call()
+        source = user_code.find_source(self.place, "dataset")
+        function = user_code.load_function(self.place, source)
+        with user_code.one_line_failures(self.place, source):
+            value = function()
         if isinstance(value, dict):
             return self._from_arrays(value)
         items = value if isinstance(value, tuple) else (value,)
@@ -54,19 +51,6 @@ class Function(Reader):
         if len(items) == 2 and not any(isinstance(item, (tuple, tf.data.Dataset)) for item in items):
             return self._from_arrays({"x_train": items[0], "y_train": items[1]})
         raise KdistillError(f"{self.place} returned {_describe(value)} ({EXPECTED})")
-
-    def _call(self) -> Any:
-        module, _, name = self.place.rpartition(":")
-        source = self._source()
-
-        def describe(error: BaseException) -> str:
-            return f"{type(error).__name__}: {first_line(error)} ({user_code.error_location(error, source) or source})"
-
-        with one_line_errors(f"{self.place} failed", describe=describe), contextlib.redirect_stdout(sys.stderr):
-            function = vars(user_code.import_file(module, source)).get(name)
-            if not callable(function):
-                raise KdistillError(f"{self.place}: {source} has no function {name}")
-            return function()
 
     def _from_arrays(self, values: Mapping[Any, Any]) -> Contents:
         if values.get("x_train") is None:

@@ -29,15 +29,19 @@ class LogitsFile:
     row_keys: Rows | None = None
 
 
-def read(path: Path) -> LogitsFile:
+def read(path: Path, option: str) -> LogitsFile:
     """Open a file and check the shapes and types of its arrays, without reading their values.
 
     The logits are the array named `logits` or `probabilities`, or the only array besides `labels` and `row_keys`.
 
+    Args:
+        path: an `.npy`, `.npz` or HDF5 file.
+        option: the command-line option with the file, for messages.
+
     Raises:
         KdistillError: if the array is missing, or if an array has the wrong shape or type.
     """
-    file = _open(path)
+    file = _open(path, option)
     logits, rows = file.logits, len(file.logits) if file.logits.shape else 0
     if len(logits.shape) != 2 or logits.dtype.kind != "f" or 0 in logits.shape:
         raise KdistillError(
@@ -56,7 +60,7 @@ def read(path: Path) -> LogitsFile:
     return file
 
 
-def _open(path: Path) -> LogitsFile:
+def _open(path: Path, option: str) -> LogitsFile:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return LogitsFile(ArrayRows(mapped_array(str(path)), str(path)))
@@ -68,7 +72,7 @@ def _open(path: Path) -> LogitsFile:
         names = _array_names(hdf5.top_level_names(path), path)
         readers = {role: hdf5.Hdf5(str(path), ReadOptions(inputs=name)) for role, name in names.items()}
         return LogitsFile(**{role: reader.contents().train.inputs for role, reader in readers.items()})
-    raise KdistillError(f"--logits {path}: unrecognized extension {suffix!r} (expected .npy, .npz or .h5)")
+    raise KdistillError(f"--{option} {path}: unrecognized extension {suffix!r} (expected .npy, .npz or .h5)")
 
 
 def _array_names(names: Sequence[str], path: Path) -> dict[str, str]:

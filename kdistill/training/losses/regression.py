@@ -15,12 +15,12 @@ Tensor = Any
 
 def hard_loss(labels: Tensor, student_outputs: Tensor) -> Tensor:
     """Return the squared error, averaged over the numbers of a row that have a label; 0 for rows without one."""
-    return _known_mean(labels, tf.square(student_outputs - labels))
+    return _known_mean(labels, tf.square(_errors(labels, student_outputs)))
 
 
 def mae(labels: Tensor, student_outputs: Tensor) -> Tensor:
     """Return the absolute error, averaged as in `hard_loss`."""
-    return _known_mean(labels, tf.abs(student_outputs - labels))
+    return _known_mean(labels, tf.abs(_errors(labels, student_outputs)))
 
 
 def mse_loss(teacher_outputs: Tensor, student_outputs: Tensor) -> Tensor:
@@ -38,8 +38,14 @@ def huber_loss(teacher_outputs: Tensor, student_outputs: Tensor) -> Tensor:
     return tf.reduce_mean(tf.where(distance <= 1, tf.square(distance), 2 * distance - 1), axis=-1)
 
 
-def _known_mean(labels: Tensor, values: Tensor) -> Tensor:
+def _errors(labels: Tensor, student_outputs: Tensor) -> Tensor:
+    """Return the errors, 0 where a label is missing: a NaN would make the gradient NaN even where it does not count."""
     missing = tf.math.is_nan(labels)
-    known = tf.cast(~missing, values.dtype)
-    sums = tf.reduce_sum(tf.where(missing, tf.zeros_like(values), values), axis=-1)
-    return tf.math.divide_no_nan(sums, tf.reduce_sum(known, axis=-1))
+    return tf.where(
+        missing, tf.zeros_like(student_outputs), student_outputs - tf.where(missing, tf.zeros_like(labels), labels)
+    )
+
+
+def _known_mean(labels: Tensor, values: Tensor) -> Tensor:
+    known = tf.cast(~tf.math.is_nan(labels), values.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(values, axis=-1), tf.reduce_sum(known, axis=-1))
