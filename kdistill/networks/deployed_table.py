@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ def network_inputs(rows: Sequence[Mapping[str, Any]], preprocessing: Mapping[str
     for number, row in enumerate(rows):
         values: list[float] = []
         for name in table["inputs"]:
-            value, where = row.get(name), f"row {number}, column {name}"
+            where = f"row {number}, column {name!r}"
+            if name not in row:
+                raise ValueError(f"{where}: there is no such column")
+            value = row[name]
             missing = value is None or value != value or value in MISSING  # noqa: PLR0124 - NaN differs from itself
             if missing and table["missing"] != "mean":
                 raise ValueError(f"{where}: the value is missing")
@@ -55,10 +59,16 @@ def network_inputs(rows: Sequence[Mapping[str, Any]], preprocessing: Mapping[str
 
 
 def _number(value: Any, where: str) -> float:
+    text = str(value).lower()
+    if text in BOOLEANS:
+        return BOOLEANS[text]
     try:
-        return BOOLEANS.get(str(value).lower()) if str(value).lower() in BOOLEANS else float(value)  # type: ignore[return-value]
-    except ValueError:
-        raise ValueError(f"{where}: {value!r} is not a number") from None
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{where}: {value!r} is not a finite number")
+    return number
 
 
 def network_outputs(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -85,13 +95,16 @@ def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
 
 
 def _sigmoid(logits: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    return 1 / (1 + np.exp(-logits))
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 Decide = Callable[[Sequence[str], NDArray[Any]], str]
 PROBABILITIES: dict[str, tuple[Callable[[NDArray[Any]], NDArray[Any]], Decide]] = {  # by task; others output values
     "classification": (_softmax, lambda names, row: names[int(row.argmax())]),
-    "multi-label": (_sigmoid, lambda names, row: ";".join(name for name, value in zip(names, row) if value > 0.5)),  # noqa: B905
+    "multi-label": (
+        _sigmoid,
+        lambda names, row: ";".join(name for name, value in zip(names, row, strict=True) if value > 0.5),
+    ),
 }
 
 
@@ -112,18 +125,17 @@ def predict(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if description["task"] == "embedding" or len(names) != outputs.shape[1]:
         names = [str(number) for number in range(outputs.shape[1])]
     if description["task"] not in PROBABILITIES:
-        return [dict(zip(names, row.tolist())) for row in outputs]  # noqa: B905
+        return [dict(zip(names, row.tolist(), strict=True)) for row in outputs]
     activation, decide = PROBABILITIES[description["task"]]
     return [
-        {"prediction": decide(names, row), **dict(zip(names, row.tolist()))}  # noqa: B905
-        for row in activation(outputs)
+        {"prediction": decide(names, row), **dict(zip(names, row.tolist(), strict=True))} for row in activation(outputs)
     ]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV with a header. The separator is the most frequent one of `SEPARATORS` in it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
+        header = re.sub(r'"[^"]*"', "", file.readline())
         file.seek(0)
         return list(csv.DictReader(file, delimiter=max(SEPARATORS, key=header.count)))
 

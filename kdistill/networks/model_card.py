@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import pprint
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ LIBRARIES = {"tflite": "litert", "onnx": "onnx"}  # by format, as the Hub names 
 LISTED_CLASSES = 20
 LISTED_CHARACTERS = 80  # of a name
 TRAINING = ("model", "loss", "temperature", "alpha", "epochs", "seed")
-MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|:~=])")
 
 ARRAY_EXAMPLE = """\
 import json
@@ -96,7 +93,7 @@ class Exported:
 
 
 def model_card(exported: Exported) -> str:
-    """Return the text of `README.md`. It has no path of this machine, and the same for the same network."""
+    """Return the text of `README.md`. It has no path of this machine, and is always the same for the same network."""
     return "\n".join(["---", *_yaml(_metadata(exported)), "---", "", *_body(exported), ""])
 
 
@@ -108,8 +105,8 @@ def example(exported: Exported) -> str:
             row[name] = (
                 table.categories[name][0] if name in table.categories else float(f"{table.statistics[name][0]:.4g}")
             )
-        text = pprint.pformat(row, indent=4, width=100, sort_dicts=False)
-        return f"from predict import predict\n\nrow = {text}\nprint(predict([row]))\n"
+        lines = "".join(f"    {name!r}: {value!r},\n" for name, value in row.items())
+        return f"from predict import predict\n\nrow = {{\n{lines}}}\nprint(predict([row]))\n"
     imports, call = RUNTIMES[exported.settings["format"]]
     return ARRAY_EXAMPLE.format(imports=imports, call=call)
 
@@ -149,10 +146,12 @@ def _metrics(exported: Exported) -> Iterator[dict[str, Any]]:
 def _body(exported: Exported) -> Iterator[str]:
     settings, results, trained, task = exported.settings, exported.results, exported.trained, exported.task
     quantized = "" if settings["quantize"] == "none" else f", quantized to {settings['quantize']}"
-    yield f"# {_markdown(exported.name)}"
+    teachers = [name.rsplit("/", 1)[-1] for name in (trained.get("teacher") or "").split(" + ") if name]
+    learned = f"distilled from {' and '.join(map(_code, teachers))}" if teachers else "trained on labels"
+    yield f"# {exported.name}"
     yield ""
     yield (
-        f"A {exported.role} network for {task.name}, trained with kdistill and converted to {settings['format']}{quantized}. It "
+        f"A {exported.role} network for {task.name}, {learned} with kdistill, and converted to {settings['format']}{quantized}. It "
         f"has {trained['parameters']:,} parameters, and the file has {results['bytes']:,} bytes."
     )
     yield from ("", "## Use", "", "Run this in the directory of this file:", "", "```python")
@@ -163,7 +162,7 @@ def _body(exported: Exported) -> Iterator[str]:
         "",
         "## Measures",
         "",
-        f"On {results['test_rows']:,} test rows of {_markdown(short_name(exported.dataset))}:",
+        f"On {results['test_rows']:,} test rows of {_code(short_name(exported.dataset))}:",
         "",
     )
     yield from ("| measure | this file | SavedModel |", "|---|---|---|")
@@ -182,10 +181,10 @@ def _body(exported: Exported) -> Iterator[str]:
         "| setting | value |",
         "|---|---|",
     )
-    facts = {key: exported.training.get(key) for key in TRAINING} | {"teacher": trained.get("teacher")}
-    for key, value in facts.items():
-        if value is not None:
-            yield f"| {key} | {_markdown(' + '.join(map(short_name, str(value).split(' + '))))} |"
+    for key in TRAINING:
+        if (value := exported.training.get(key)) is not None:
+            cell = _code(str(value).rsplit("/", 1)[-1]).replace("|", r"\|")
+            yield f"| {key.replace('_', ' ')} | {cell} |"
 
 
 def _inputs(exported: Exported) -> Iterator[str]:
@@ -199,14 +198,16 @@ def _inputs(exported: Exported) -> Iterator[str]:
         yield f"The inputs are rows of shape ({', '.join(map(str, shape))}){divide}, as {dtype}."
     if names and exported.task.needs_labels:
         more = f", and {len(names) - LISTED_CLASSES:,} more" if len(names) > LISTED_CLASSES else ""
-        listed = ", ".join(map(_markdown, names[:LISTED_CLASSES]))
-        yield f"The outputs are {exported.task.output} of {exported.task.count(len(names))}: {listed}{more}."
+        listed = ", ".join(map(_code, names[:LISTED_CLASSES]))
+        yield f"The outputs are {exported.task.output}, {exported.task.count(len(names))}: {listed}{more}."
 
 
-def _markdown(text: str) -> str:
-    """Return a text of the data so that Markdown shows it as it is, without markup, links or HTML."""
-    shown = printable(text if len(text) <= LISTED_CHARACTERS else text[:LISTED_CHARACTERS] + "...")
-    return MARKUP.sub(r"\\\1", html.escape(shown, quote=False))
+def _code(text: str) -> str:
+    """Return a text of the data as inline code, in which Markdown has no markup, links or HTML."""
+    shown = printable(text if len(text) <= LISTED_CHARACTERS else f"{text[:LISTED_CHARACTERS]}...")
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    padding = " " if len(fence) > 1 else ""
+    return f"{fence}{padding}{shown or ' '}{padding}{fence}"
 
 
 def _yaml(value: Any) -> Iterator[str]:
