@@ -515,7 +515,10 @@ def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path,
     for input_name, state in ((name, "damaged"), ("student", "fresh")):
         network = {"kind": "student", "name": input_name, "digest": manifest["outputs"]["saved_model"], "index": 1}
         inputs = [digits, network]
-        outputs = dict.fromkeys(KINDS["export"].makers[0].outputs, "sha256:0")
+        outputs = {}
+        for output in KINDS["export"].makers[0].outputs:
+            (export / output).write_text("")
+            outputs[output] = digest(export / output)
         fields = {"kind": "export", "inputs": inputs, "results": results, "settings": settings, "outputs": outputs}
         (export / "manifest.json").write_text(json.dumps(manifest | fields))
         assert status_entry(run, "student-tflite")["state"] == state
@@ -587,7 +590,7 @@ def people(tmp_path):
     for i in range(120):
         quoted = '"' + str(city[i]).replace('"', '""') + '"'
         fields = ("" if i % 7 == 0 else age[i], "" if i % 11 == 0 else quoted, i % 3 == 0)
-        lines.append(f"{fields[0]},{fields[1]},{fields[2]},{age[i] * 1000.5},{['low', 'high'][int(age[i] > 50)]}")
+        lines.append(f"{fields[0]},{fields[1]},{fields[2]},{age[i] * 1000.5 + i},{['low', 'high'][int(age[i] > 50)]}")
     path = tmp_path / "people.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
