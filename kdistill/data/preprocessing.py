@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from kdistill.errors import KdistillError
 NUMBERS = ("boolean", "integer", "floating", "mixed-integer-float", "decimal", "empty")  # in the terms of pandas
 FEW_CATEGORIES = 20  # more different texts than this must repeat: otherwise they are names or IDs
 MAX_CATEGORIES = 1000
+LISTED_COLUMNS = 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class TablePreprocessing:
 
     @classmethod
     def from_json(cls, preprocessing: Mapping[str, Any]) -> TablePreprocessing | None:
-        """Return the preprocessing that `as_json` wrote, e.g. to a manifest; None if the data was no table.
+        """Return the preprocessing that `as_json` wrote, e.g. to a manifest; None for data that is not a table.
 
         Raises:
             KdistillError: if it is damaged.
@@ -123,7 +125,8 @@ class TablePreprocessing:
         """Return the inputs of a network, (rows, len(columns)).
 
         Args:
-            frame: a pandas `DataFrame` with the columns `inputs`, and maybe others.
+            frame: a pandas `DataFrame` with the columns `inputs`, and maybe others. Columns of categories must be texts where
+                these look like numbers, e.g. `07`.
             where: what messages call the table.
 
         Raises:
@@ -188,7 +191,7 @@ def check_finite(column: Any, values: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def check_missing(column: Any, where: str, *fixes: str) -> None:
-    """Check that a column has no missing values.
+    """Refuse missing values in a column.
 
     Raises:
         KdistillError: with the options that allow them.
@@ -218,7 +221,7 @@ def _categories(column: Any, training: NDArray[np.bool_], where: str, others: Se
     present = column[training & column.notna().to_numpy()]
     texts = sorted(set(as_strings(present.unique(), where)))
     if not texts:
-        raise KdistillError(f"{where} has no value in any training row: leave it out{_inputs_without(others)}")
+        raise KdistillError(f"{where} is empty in all training rows: leave it out{_inputs_without(others)}")
     if len(texts) <= FEW_CATEGORIES or (len(texts) <= MAX_CATEGORIES and 2 * len(texts) <= len(present)):
         return texts
     is_string = (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
@@ -235,7 +238,7 @@ def _categories(column: Any, training: NDArray[np.bool_], where: str, others: Se
 
 
 def _inputs_without(others: Sequence[str]) -> str:
-    return f", --inputs {','.join(others)}" if 0 < len(others) <= 20 else " of --inputs"
+    return f" with --inputs {shlex.quote(','.join(others))}" if 0 < len(others) <= LISTED_COLUMNS else " of --inputs"
 
 
 def _one_hot(column: Any, categories: Sequence[str], where: str) -> NDArray[np.float32]:
@@ -263,7 +266,7 @@ def _statistics(values: NDArray[np.float64], names: Sequence[str], where: str) -
     """Return the mean and the standard deviation of the known values (rows, columns) of each column; 0 if it is constant."""
     if (unknown := np.isnan(values).all(axis=0)).any():
         name = names[int(np.argmax(unknown))]
-        raise KdistillError(f"{where}: column {name} has no value in any training row: leave it out of --inputs")
+        raise KdistillError(f"{where}: column {name} is empty in all training rows: leave it out of --inputs")
     with np.errstate(over="ignore", invalid="ignore"):
         means, deviations = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
     deviations[np.nanmin(values, axis=0) == np.nanmax(values, axis=0)] = 0.0

@@ -82,7 +82,7 @@ class Exported:
 
     @property
     def table(self) -> TablePreprocessing | None:
-        """How the columns of a table become inputs; None if the inputs are no table."""
+        """How the columns of a table become inputs; None if the inputs are not a table."""
         return TablePreprocessing.from_json(self.results["preprocessing"])
 
     @property
@@ -93,7 +93,7 @@ class Exported:
 
 
 def model_card(exported: Exported) -> str:
-    """Return the text of `README.md`. It has no path of this machine, and is always the same for the same network."""
+    """Return the text of `README.md`. It contains no directories, and depends only on the arguments."""
     return "\n".join(["---", *_yaml(_metadata(exported)), "---", "", *_body(exported), ""])
 
 
@@ -131,7 +131,7 @@ def _metadata(exported: Exported) -> dict[str, Any]:
 
 
 def _metrics(exported: Exported) -> Iterator[dict[str, Any]]:
-    """Yield the measures on the test rows; if the task has none without a teacher, how close the outputs are to it."""
+    """Yield the measures on the test rows, or the closeness to the SavedModel for a task that is measured against a teacher."""
     task, results = exported.task, exported.results
     heads = {column.measure: column.head for column in task.columns}
     measured = {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")}
@@ -203,7 +203,7 @@ def _inputs(exported: Exported) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Return a text of the data as inline code, in which Markdown has no markup, links or HTML."""
+    """Return a text of the data as inline code: Markdown shows it as it is, without markup, links or HTML."""
     shown = printable(text if len(text) <= LISTED_CHARACTERS else f"{text[:LISTED_CHARACTERS]}...")
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     padding = " " if len(fence) > 1 else ""

@@ -45,7 +45,7 @@ class Table(Reader):
 
     Args:
         preprocessing: that of a dataset, to read other rows as it has them, maybe without labels; None for a dataset.
-        unscaled: whether numbers stay as they are, for rows of a dataset that is no table.
+        unscaled: whether numbers stay as they are, for rows of a dataset that is not a table.
     """
 
     preprocessing: TablePreprocessing | None = None
