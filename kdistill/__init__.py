@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Plot,
         Promote,
         ReadOptions,
+        Report,
         Run,
         Selection,
         Soften,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from kdistill.stages.export import run as export
     from kdistill.stages.plot import run as plot
     from kdistill.stages.promote import run as promote
+    from kdistill.stages.report import run as report
     from kdistill.stages.run import run
     from kdistill.stages.soften import run as soften
     from kdistill.stages.status import run as status
@@ -55,8 +57,8 @@ __version__ = "0.1.0"
 UNSUPPORTED = "kdistill runs on Linux and macOS; on Windows, use the Windows Subsystem for Linux (WSL)"
 
 STAGES = (
-    *("correct_bias", "evaluate", "export", "plot", "promote", "run", "soften", "status", "sweep"),
-    *("train_student", "train_teacher", "verify"),
+    *("correct_bias", "evaluate", "export", "plot", "promote", "report", "run", "soften", "status"),
+    *("sweep", "train_student", "train_teacher", "verify"),
 )
 _PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
     "DistillationLoss": "kdistill.training.losses:DistillationLoss",
@@ -81,6 +83,7 @@ __all__ = [
     "Plot",
     "Promote",
     "ReadOptions",
+    "Report",
     "Reporter",
     "Run",
     "Selection",
@@ -101,6 +104,7 @@ __all__ = [
     "load_dataset",
     "plot",
     "promote",
+    "report",
     "row_keys",
     "run",
     "soft_loss",

@@ -5,13 +5,29 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kdistill.console.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+class Table(NamedTuple):
+    """A table of texts, to be printed by `Reporter.table(*table)` or shown in another way.
+
+    Attributes:
+        title: above it.
+        columns: the headings; the first column is text, the others are numbers.
+        rows: of cells, as shown.
+        note: below it, of one or more lines.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 class Reporter:
@@ -34,14 +50,7 @@ class Reporter:
         print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-        """Print a table.
-
-        Args:
-            title: above it.
-            columns: the headings; the first column is text, the others are numbers.
-            rows: of cells, as printed.
-            note: below it, of one or more lines.
-        """
+        """Print a table. The arguments are those of `Table`."""
         if self.quiet:
             return
         from rich import box

@@ -25,6 +25,7 @@ class Split:
         name: e.g. `train`, for messages.
         inputs: (rows, ...), read when needed.
         labels: (rows,) or (rows, ...), as the task encodes them; `NO_LABEL` or NaN for rows without a label.
+        weights: (rows,), 0 or more; None if all rows count the same.
         warnings: lines for the user about a transfer set. The warnings about a dataset are in `Dataset.warnings`.
         notes: lines for the user about what is as expected in a transfer set.
     """
@@ -32,6 +33,7 @@ class Split:
     name: str
     inputs: Rows
     labels: NDArray[Any]
+    weights: NDArray[np.float32] | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -68,7 +70,10 @@ class Split:
 
     def select(self, mask: NDArray[np.bool_]) -> Split:
         """Return the rows that a mask (rows,) selects."""
-        return self if mask.all() else replace(self, inputs=Subset(self.inputs, mask), labels=self.labels[mask])
+        if mask.all():
+            return self
+        weights = None if self.weights is None else self.weights[mask]
+        return replace(self, inputs=Subset(self.inputs, mask), labels=self.labels[mask], weights=weights)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,15 @@ def concatenate(splits: Sequence[Split]) -> Split:
         name=" + ".join(split.name for split in splits),
         inputs=Concat([split.inputs for split in splits]),
         labels=np.concatenate([split.labels for split in splits]),
+        weights=_concatenate_weights(splits),
         warnings=tuple(warning for split in splits for warning in split.warnings),
         notes=tuple(note for split in splits for note in split.notes),
     )
+
+
+def _concatenate_weights(splits: Sequence[Split]) -> NDArray[np.float32] | None:
+    """Return the weights of all rows; those of a split without weights are 1."""
+    if all(split.weights is None for split in splits):
+        return None
+    each = (np.ones(len(split), np.float32) if split.weights is None else split.weights for split in splits)
+    return np.concatenate(list(each))

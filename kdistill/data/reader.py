@@ -21,7 +21,14 @@ from kdistill.settings import ReadOptions
 from kdistill.tasks import as_string
 
 DEFAULT_READ_OPTIONS = ReadOptions()
-ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")  # as in Keras's mnist.npz
+ARRAY_NAMES = (
+    "x_train",
+    "y_train",
+    "x_test",
+    "y_test",
+    "class_names",
+    "weights",
+)  # the first four as in Keras's mnist.npz
 MAX_NAME_LENGTH = 1000  # characters of a class name
 MAX_NAMES_BYTES = 64 << 20  # of class names
 MAX_LABEL_BYTES = 4 << 30  # of several labels per row
@@ -32,7 +39,7 @@ class Part:
     """The training rows or the test rows, and what messages call their inputs and labels.
 
     Labels (rows,) are numbers or strings as the data has them, or None. Strings have a fixed width, or are objects. Labels
-    (rows, columns) are numbers; `columns` names the columns if the data does.
+    (rows, columns) are numbers; `columns` names the columns if the data does. `weights` (rows,) are numbers.
     """
 
     inputs: Rows
@@ -40,6 +47,7 @@ class Part:
     name: str = "inputs"
     labels_name: str = "labels"
     columns: Sequence[str] = ()
+    weights: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,17 @@ def array_contents(arrays: Mapping[str, StoredArray], missing: Callable[[str], s
         if labels is None:
             return Part(inputs, None, inputs.name, missing(f"y_{split}"))
         check_labels(labels.shape, labels.dtype, len(inputs), labels.where)
-        return Part(inputs, labels.read_unchecked(), inputs.name, labels.name)
+        return Part(inputs, labels.read_unchecked(), inputs.name, labels.name, weights=weights(split, len(inputs)))
+
+    def weights(split: str, rows: int) -> NDArray[Any] | None:
+        array = arrays.get("weights") if split == "train" else None
+        if array is None:
+            return None
+        if array.shape != (rows,) or array.dtype.kind not in "biuf":
+            raise KdistillError(
+                f"{array.where} has shape {array.shape} of {array.dtype} (expected a number per row, ({rows},))"
+            )
+        return array.read_unchecked()
 
     class_names: list[str] = []
     if (names := arrays.get("class_names")) is not None:

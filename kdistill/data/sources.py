@@ -7,6 +7,9 @@ import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
@@ -52,7 +55,7 @@ class Source:
         task = self._task(raw, contents)
         raw_test = self._raw_labels(contents.test, contents) if contents.test else None
         vocabulary = task.vocabulary(raw, raw_test, contents.class_names)
-        train = Split("train", contents.train.inputs, task.encode(raw, vocabulary))
+        train = Split("train", contents.train.inputs, task.encode(raw, vocabulary), self._weights(contents.train))
         if contents.test and raw_test:
             test = Split("test", contents.test.inputs, task.encode(raw_test, vocabulary))
             self._refuse_test_fraction()
@@ -87,7 +90,9 @@ class Source:
                 f"{', '.join(dataset.class_names[:5])}...: use the classes of the dataset, or no labels"
             )
         vocabulary = Vocabulary(dataset.classes, dataset.class_names)
-        split = Split("transfer set", contents.train.inputs, dataset.task.encode(raw, vocabulary))
+        split = Split(
+            "transfer set", contents.train.inputs, dataset.task.encode(raw, vocabulary), self._weights(contents.train)
+        )
         if contents.test:
             self._refuse_test_fraction()
         elif self.reader.options.test_fraction is not None:
@@ -99,6 +104,19 @@ class Source:
         self._check_inputs(part)
         where = f"{self.place}: {part.labels_name}"
         return RawLabels(part.labels, len(part.inputs), where, contents.categories, part.columns)
+
+    def _weights(self, part: Part) -> NDArray[np.float32] | None:
+        """Return the weights of a part's rows, (rows,), after a check that they are not negative and not all 0."""
+        if part.weights is None:
+            return None
+        with np.errstate(over="ignore"):
+            weights = part.weights.astype(np.float32)
+        if not (usable := np.isfinite(weights) & (weights >= 0)).all():
+            row = int(np.argmin(usable))
+            raise KdistillError(f"{self.place}: the weight of row {row} is {part.weights[row]} (expected 0 or more)")
+        if not weights.any():
+            raise KdistillError(f"{self.place}: all weights are 0 (expected at least one above 0)")
+        return weights
 
     def _task(self, raw: RawLabels, contents: Contents) -> Task:
         """Return the task of the option `--task`, or else of the labels.

@@ -151,7 +151,7 @@ def learning_curves(curves: Sequence[Curve], title: str, loss_title: str) -> Fig
         where = "outside lower center" if below else "outside right upper"
         columns = len(legend) if below else -(-len(legend) // tallest)
         figure.legend(handles=legend, loc=where, ncols=columns, fontsize=10)
-        _title(figure, title, 1.0 if below else 0.6)
+        title_of(figure, title, 1.0 if below else 0.6)
         return figure
 
 
@@ -183,7 +183,7 @@ def shorten(text: str, length: int) -> str:
     return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _title(figure: Figure, title: str, share: float = 1.0) -> None:
+def title_of(figure: Figure, title: str, share: float = 1.0) -> None:
     """Set a figure's title, wrapped to a fraction of its width."""
     width = int(11.5 * figure.get_figwidth() * share)
     lines = textwrap.wrap(printable(title), width, max_lines=4, placeholder=" …")
@@ -199,7 +199,7 @@ def dark_knowledge(
     """
     with mpl.rc_context(STYLE):
         class_names = [shorten(printable(name), CLASS_NAME) for name in class_names]
-        orders = [_shown(example.logits, top) for example in examples]
+        orders = [most_likely(example.logits, top) for example in examples]
         longest = max((len(class_names[place]) for order in orders for place in order), default=0)
         crowded = longest * max(map(len, orders), default=0) > 24
         columns = min(2, len(examples))
@@ -225,11 +225,11 @@ def dark_knowledge(
                 axes.grid(axis="x", visible=False)
                 if number < columns:
                     axes.set_title(f"T = {scale:g}", fontsize=11)
-        _title(figure, title)
+        title_of(figure, title)
         return figure
 
 
-def _shown(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
+def most_likely(logits: NDArray[Any], top: int) -> NDArray[np.intp]:
     """Return all classes in order, or the `top` most likely ones, the most likely first."""
     return np.arange(len(logits)) if len(logits) <= top else np.argsort(-logits, kind="stable")[:top]
 
@@ -344,7 +344,7 @@ def errors_over(what: str, lines: Sequence[Line], label: str, title: str) -> Fig
             axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
         else:  # it would hide data
             figure.legend(loc="outside right upper", fontsize=10)
-        _title(figure, title, 1.0 if len(lines) <= 4 else 0.6)
+        title_of(figure, title, 1.0 if len(lines) <= 4 else 0.6)
         return figure
 
 
@@ -387,7 +387,7 @@ def heat_maps(maps: Sequence[HeatMap], title: str, *, lower_is_better: bool = Tr
                 spine.set_visible(False)
             axes.set(title=printable(one.name), xlabel="T", ylabel="alpha")
         figure.colorbar(drawn, ax=grid, shrink=0.8, pad=0.02).outline.set_visible(False)
-        _title(figure, title)
+        title_of(figure, title)
         return figure
 
 

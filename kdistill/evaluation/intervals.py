@@ -45,6 +45,28 @@ class Estimate:
         return cls(mean, n, sd, mean - reach, mean + reach)
 
 
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Return the 95% confidence interval of a proportion, e.g. of errors among test rows (Wilson 1927).
+
+    It assumes that the rows are independent draws. It says nothing about other seeds or training rows.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle, share = (count + z * z / 2) / (total + z * z), count / total
+    reach = z / (total + z * z) * math.sqrt(total * share * (1 - share) + z * z / 4)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the two-sided p-value of the exact McNemar test of two networks on the same rows.
+
+    Args:
+        gained: rows that only the second network classifies correctly.
+        lost: rows that only the first network classifies correctly.
+    """
+    total, fewer = gained + lost, min(gained, lost)
+    return min(1.0, sum(math.comb(total, count) for count in range(fewer + 1)) / (1 << max(total - 1, 0)))
+
+
 def t_quantile(confidence: float, degrees: int) -> float:
     """Return the t for which |T| <= t has a given probability, where T has Student's t distribution.
 

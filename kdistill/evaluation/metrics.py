@@ -62,9 +62,27 @@ def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], b
         correct: whether the most likely class is the label, (rows,).
         bins: number of bins.
     """
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = _bin(confidence, bins)
     gaps = np.bincount(place, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(correct))
+
+
+def reliability(
+    confidence: Floats, correct: NDArray[np.bool_], bins: int = 15
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return for each bin of `expected_calibration_error` its rows, mean confidence and accuracy, each (bins,).
+
+    The means of an empty bin are 0.
+    """
+    place = _bin(confidence, bins)
+    rows, *sums = (np.bincount(place, weights, bins) for weights in (None, confidence, correct))
+    means = [np.divide(total, rows, out=np.zeros(bins), where=rows > 0) for total in sums]
+    return rows, means[0], means[1]
+
+
+def _bin(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """Return the number of each row's bin, (rows,); a bin contains its upper end."""
+    return np.asarray(np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1))
 
 
 def agreement(logits: Floats, others: Floats) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ from kdistill.settings.checks import (
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
 from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
-from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Status, Verify
+from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Report, Status, Verify
 from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
     Field,
@@ -52,6 +52,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "sweep": Sweep,
     "promote": Promote,
     "plot": Plot,
+    "report": Report,
     "evaluate": Evaluate,
     "export": Export,
     "correct-bias": CorrectBias,
@@ -85,6 +86,7 @@ __all__ = [
     "Plot",
     "Promote",
     "ReadOptions",
+    "Report",
     "Run",
     "Selection",
     "Settings",

@@ -86,6 +86,14 @@ class Training(Settings):
     seed: Annotated[
         int, option("Seed of the weights, the order of rows and the held-out rows.", SEEDS, "Optimization")
     ] = 0
+    class_weights: Annotated[
+        str,
+        option(
+            "Weights of the rows by class. balanced: all classes have the same total weight.",
+            one_of("none", "balanced"),
+            "Objective",
+        ),
+    ] = "none"
     dropout: Annotated[
         str | None,
         option(
@@ -215,6 +223,16 @@ class ReadOptions(Settings):
         str | None,
         option(
             "Labels. HDF5: name of the dataset. Tables: name of the column, or of several, e.g. a,b. .npy: path of the file.",
+            nonempty(),
+            "Data",
+            metavar="NAME",
+            recorded=False,
+        ),
+    ] = None
+    row_weights: Annotated[
+        str | None,
+        option(
+            "Weights of the training rows, 0 or more. HDF5: name of the dataset. Tables: name of the column.",
             nonempty(),
             "Data",
             metavar="NAME",

@@ -1,4 +1,4 @@
-"""The settings of the commands that look at networks: plot, evaluate, export, correct-bias, status and verify."""
+"""The settings of the commands that look at networks: plot, report, evaluate, export, correct-bias, status, verify."""
 
 from __future__ import annotations
 
@@ -44,6 +44,27 @@ class Plot(Settings):
     ] = ()
     soft_targets: SoftTargetsName = "soft-targets"
     formats: Formats = ("png",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(ReadsDataset):
+    """Write a report to show to others: one HTML file that needs no network.
+
+    It compares a distilled student with its teacher and with the same network from hard labels, and describes all
+    artifacts that were made from their dataset.
+    """
+
+    student: Annotated[
+        str | None,
+        option(
+            "Student to report on, or SWEEP/STUDENT. Default: student, or else the first one with soft targets.",
+            network_name(),
+            "Data",
+            metavar="NAME",
+        ),
+    ] = None
+    dataset: MovedDataset = None
+    read: ReadOptions = ReadOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from kdistill.backend import tf
 from kdistill.data.keys import row_keys
+from kdistill.errors import KdistillError
 from kdistill.networks.saved_models import scale_inputs
-from kdistill.settings import Training, check_value
+from kdistill.settings import CLASSIFICATION, Training, check_value
 from kdistill.soft_targets.alignment import align
 from kdistill.soft_targets.file import SoftTargets
 
@@ -47,6 +48,11 @@ def keras_dataset(
 ) -> Any:
     """Return the dataset of `SoftTargets.dataset`, in the given order if the seed is None."""
     check_value(Training, "batch_size", batch_size)
+    if soft.task.name != CLASSIFICATION:
+        raise KdistillError(
+            f"{soft.path}: DistillationLoss does not apply to the task {soft.task.name}: train the student with kdistill "
+            "train-student"
+        )
     known = None if labels is None else np.asarray(labels, np.int64)
     remedy = "pass inputs with the type, shape and values that they have in the transfer set, before any scaling"
     aligned = align(soft, row_keys(np.asarray(inputs)), known, "inputs", remedy)

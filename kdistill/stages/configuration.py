@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-STAGES = ("train-teacher", "soften", "train-student", "sweep", "correct-bias", "export", "plot")  # in order
+STAGES = ("train-teacher", "soften", "train-student", "sweep", "correct-bias", "export", "plot", "report")  # in order
 DEFAULT_FILE = "kdistill.toml"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,19 +39,28 @@ def dark_knowledge(workspace: Workspace, soft: SoftTargets) -> Figure:
     """Draw the inputs of some rows, with their probabilities at T = 1 and at the temperature of the file."""
     from kdistill.evaluation import figures
 
-    made_from = soft.manifest.require_input("dataset")
-    dataset = data.resolve(made_from.name, cache=workspace.cache).load()
-    rows = transfer_set(soft.manifest, dataset, workspace.cache)
-    table = TablePreprocessing.from_json(dataset.preprocessing)
-    columns = table.columns if table else ()
-    sources = [source.name for source in transfer_sources(soft.manifest)] or [made_from.name]
+    sources = [source.name for source in transfer_sources(soft.manifest)]
+    sources = sources or [soft.manifest.require_input("dataset").name]
     title = (
         f"{' + '.join(map(data.short_name, sources))}: probabilities of "
         f"{' + '.join(map(data.short_name, teacher_names(soft.manifest)))}, the label's bar in orange. One row per class: "
         f"where possible, a correct one with {CLEAR[0]:.0%} to {CLEAR[1]:.0%} confidence, and the one with the largest gap "
         "between the second and the third class."
     )
-    return figures.dark_knowledge(select_examples(soft, rows, columns), dataset.class_names, soft.temperature, title)
+    dataset = data.resolve(soft.manifest.require_input("dataset").name, cache=workspace.cache).load()
+    return figures.dark_knowledge(examples_of(workspace, soft, dataset), dataset.class_names, soft.temperature, title)
+
+
+def examples_of(workspace: Workspace, soft: SoftTargets, dataset: data.Dataset) -> list[Example]:
+    """Return the rows to draw, sorted by class."""
+    rows = transfer_set(soft.manifest, dataset, workspace.cache)
+    return select_examples(soft, rows, table_columns(dataset.preprocessing))
+
+
+def table_columns(preprocessing: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of a table's inputs; empty for other data."""
+    table = TablePreprocessing.from_json(preprocessing)
+    return table.columns if table else ()
 
 
 def select_examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) -> list[Example]:
@@ -68,16 +77,21 @@ def select_examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] 
     mask = np.zeros(len(rows), bool)
     mask[select_rows(aligned, rows.labels)] = True
     inputs, labels, logits = rows.select(mask).read(), rows.labels[mask], aligned.at(mask).dense()
-    are_images = inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
+    images = are_images(inputs)
     return [
         Example(
-            inputs[row] if are_images else None,
+            inputs[row] if images else None,
             None if labels[row] == NO_LABEL else int(labels[row]),
             logits[row],
-            () if are_images else describe_input(inputs[row], columns),
+            () if images else describe_input(inputs[row], columns),
         )
         for row in np.argsort(np.where(labels == NO_LABEL, logits.argmax(axis=1), labels), kind="stable")
     ]
+
+
+def are_images(inputs: NDArray[Any]) -> bool:
+    """Return whether inputs (rows, ...) are images: gray ones, or with 1, 3 or 4 channels."""
+    return inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4))
 
 
 def describe_input(values: NDArray[Any], columns: Sequence[str]) -> list[str]:

@@ -125,8 +125,9 @@ def _look(
         if not changed:
             raise
         reason = None if artifact.path.exists() else MISSING
-    if getattr(step.settings, "networks", None) == ():  # all networks, those that earlier stages add included
-        changed += [each for each in written.values() if each.kind in ("teacher", "student") and each not in changed]
+    if not getattr(step.settings, "networks", ()):  # all networks, those that earlier stages add included
+        gathered = artifact.record.maker().gathers
+        changed += [each for each in written.values() if each.kind in gathered and each not in changed]
     if reason not in (MISSING, "--force"):
         reason = "; ".join(filter(None, [reason, *(f"{each.place} changes" for each in changed)])) or None
     return Planned(artifact, reason)

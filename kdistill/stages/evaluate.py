@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdistill import data, teachers
-from kdistill.console import Reporter
+from kdistill.console import Reporter, Table
 from kdistill.errors import KdistillError
 from kdistill.settings import NAME, Evaluate
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import select_networks, warn_if_stale
 from kdistill.stages.inputs import recorded_dataset, staleness
-from kdistill.stages.measurement import Measurement, NetworkToMeasure, measure
+from kdistill.stages.measurement import Measurement, NetworkToMeasure, Observer, measure
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
 GAP_NOTE = "gap: training accuracy minus test accuracy, in percentage points; all others: test rows only\n"
@@ -32,7 +32,12 @@ class EvaluateResult:
         return [measurement.as_json() for measurement in self.measurements]
 
     def show(self, reporter: Reporter) -> None:
-        """Print a row per network for each task: measures on the test rows, and the gap to the training rows."""
+        """Print the tables."""
+        for table in self.tables():
+            reporter.table(*table)
+
+    def tables(self) -> Iterator[Table]:
+        """Yield for each task a row per network: measures on the test rows, and the gap to the training rows."""
         for task in dict.fromkeys(each.task for each in self.measurements):
             measured = [each for each in self.measurements if each.task is task]
             previous = [None, *measured[:-1]]
@@ -43,7 +48,7 @@ class EvaluateResult:
             ]
             counts = sorted({each.rows for _, each in test})
             gap = ["gap"] if task.gap else []
-            reporter.table(
+            yield Table(
                 f"test split, {' or '.join(f'{count:,}' for count in counts)} rows",
                 ("network", "role", *(column.head for column in task.columns), *gap, "params", "size"),
                 [_table_row(*pair) for pair in test],
@@ -59,12 +64,13 @@ def _table_row(train: Measurement | None, test: Measurement) -> Sequence[str]:
         test.role,
         *("" if value is None else column(value) for column, value in values),
         *(["" if train is None else f"{100 * (train.measures[gap] - test.measures[gap]):.2f}"] if gap else []),
-        "" if test.parameters is None else _short(test.parameters),
-        "" if test.bytes is None else _short(test.bytes) + "B",
+        "" if test.parameters is None else short_count(test.parameters),
+        "" if test.bytes is None else short_count(test.bytes) + "B",
     )
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
+    """Return a number in short, e.g. 24.8k."""
     for unit, letter in ((1_000_000, "M"), (1_000, "k")):
         if count >= unit:
             return f"{count / unit:.3g}{letter}"
@@ -101,6 +107,27 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
     if not measurements:
         raise KdistillError(f"no network of {workspace.root} could be evaluated")
     return EvaluateResult(measurements)
+
+
+def measure_networks(
+    workspace: Workspace,
+    manifests: Mapping[Artifact, Manifest],
+    dataset: data.Dataset,
+    reporter: Reporter,
+    observer: Observer,
+) -> EvaluateResult:
+    """Measure networks of one dataset, which is loaded already.
+
+    Args:
+        workspace: The workspace of the networks.
+        manifests: The networks.
+        dataset: Their dataset.
+        reporter: Prints warnings and progress.
+        observer: Is given the outputs.
+    """
+    with reporter.steps("evaluate", len(manifests)) as bar:
+        plan = _Plan(workspace, manifests, dataset)
+        return EvaluateResult(measure(plan.networks, dataset, reporter, bar, observer))
 
 
 def _group_by_dataset(

@@ -53,14 +53,14 @@ class ExportResult(Result):
         rows = [
             (
                 name,
-                _formatted(task.headline, results.get(f"{prefix}test_{task.headline.measure}")),
+                formatted(task.headline, results.get(f"{prefix}test_{task.headline.measure}")),
                 agreement,
                 f"{results[f'{prefix}bytes']:,}",
                 f"{results[f'{prefix}latency_ms']:.3f}",
             )
             for name, prefix, agreement in (
                 ("SavedModel", "original_", ""),
-                (f"{settings['format']}{quantized}", "", _formatted(task.closeness, results.get("closeness"))),
+                (f"{settings['format']}{quantized}", "", formatted(task.closeness, results.get("closeness"))),
             )
         ]
         reporter.table(
@@ -72,7 +72,7 @@ class ExportResult(Result):
         )
 
 
-def _formatted(column: Headline | Column, value: float | None) -> str:
+def formatted(column: Headline | Column, value: float | None) -> str:
     return "" if value is None else column(value)
 
 

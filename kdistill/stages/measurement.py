@@ -72,6 +72,9 @@ class NetworkToMeasure:
         return f"{self.role} {self.name!r}"
 
 
+Observer = Callable[[NetworkToMeasure, data.Split, NDArray[Any]], None]  # is given each block of outputs, in order
+
+
 class BlockCache:
     """Blocks of rows that are kept after they are computed once, or computed again each time if they are too large."""
 
@@ -86,7 +89,11 @@ class BlockCache:
 
 
 def measure(
-    networks: Sequence[NetworkToMeasure], dataset: data.Dataset, reporter: Reporter, bar: Steps
+    networks: Sequence[NetworkToMeasure],
+    dataset: data.Dataset,
+    reporter: Reporter,
+    bar: Steps,
+    observer: Observer | None = None,
 ) -> list[Measurement]:
     """Measure networks on both splits of their dataset.
 
@@ -128,7 +135,7 @@ def measure(
                 for split, blocks in zip(splits, inputs, strict=True)
             ]
             if entry.listed:
-                measurements[entry] = _measure_splits(entry, dataset, logits, teacher_logits)
+                measurements[entry] = _measure_splits(entry, dataset, logits, teacher_logits, observer)
         except KdistillError as error:
             failures.setdefault(str(error), []).append(entry)
             return None, None
@@ -151,11 +158,12 @@ def _measure_splits(
     dataset: data.Dataset,
     outputs: Sequence[BlockCache | None],
     teacher_outputs: Sequence[BlockCache | None],
+    observer: Observer | None,
 ) -> list[Measurement]:
     """Measure one network on the training and the test rows, if it has outputs for these."""
     task, (train, test) = dataset.task, (dataset.train, dataset.test)
     measured = [
-        (split, task.measure(blocks, split.labels, of_teacher))
+        (split, task.measure(_observed(blocks, network, split, observer), split.labels, of_teacher))
         for split, blocks, of_teacher in zip((train, test), outputs, teacher_outputs, strict=True)
         if blocks is not None
     ]
@@ -167,3 +175,12 @@ def _measure_splits(
         )
         for split, measures in measured
     ]
+
+
+def _observed(
+    blocks: Iterable[NDArray[Any]], network: NetworkToMeasure, split: data.Split, observer: Observer | None
+) -> Iterator[NDArray[Any]]:
+    for block in blocks:
+        if observer:
+            observer(network, split, block)
+        yield block

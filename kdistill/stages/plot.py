@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from kdistill import data, tasks
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
-from kdistill.settings import CLASSIFICATION, Plot
+from kdistill.settings import Plot
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.common import reason_to_run, select_networks, warn_if_stale
-from kdistill.stages.dark_knowledge import dark_knowledge
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
+from kdistill.stages.teacher_pictures import teacher_picture
 from kdistill.tasks import Task
 from kdistill.training import history
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace, commands
@@ -28,7 +28,7 @@ def run(
     """Draw the learning curves of networks, and some rows of the soft targets.
 
     Reads: `history.csv` of each network; `soft-targets/NAME.h5` and its dataset if there are any.
-    Writes: `plots/learning-curves.*`, `plots/dark-knowledge.*`.
+    Writes: `plots/learning-curves.*`, and a picture of the teacher's outputs, e.g. `plots/dark-knowledge.*`.
 
     Raises:
         KdistillError: If there is no network to draw, or a named one is missing.
@@ -58,10 +58,10 @@ def run(
         by_task.setdefault(manifest.results["task"], []).append(network)
     for name, drawn in by_task.items():
         task, suffix = tasks.get(name), f"-{name}" if len(by_task) > 1 else ""
-        curves = [_curve(network, task) for network in drawn]
+        curves = [curve(network, task) for network in drawn]
         pictures[f"learning-curves{suffix}"] = figures.learning_curves(curves, title, task.loss_title)
-    if soft and soft.task.name == CLASSIFICATION:
-        pictures["dark-knowledge"] = dark_knowledge(workspace, soft)
+    if soft and (teacher := teacher_picture(workspace, soft)):
+        pictures.update([teacher])
     with artifact.writing() as staging:
         for name, picture in pictures.items():
             for file_format in settings.formats:
@@ -100,7 +100,8 @@ def _open_soft_targets(workspace: Workspace, name: str) -> SoftTargets | None:
     return soft
 
 
-def _curve(network: Artifact, task: Task) -> Curve:
+def curve(network: Artifact, task: Task) -> Curve:
+    """Return the history of a network as it is drawn."""
     from kdistill.evaluation.figures import Curve
 
     held_out, metric, table = history.read(network.path / "history.csv", network.remedy)

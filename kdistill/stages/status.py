@@ -83,7 +83,7 @@ class ArtifactStatus:
     @property
     def parent(self) -> tuple[str, str]:
         """The kind and name of what it is shown below: its soft targets, or else its network, teacher or dataset."""
-        if self.kind == "plots":  # made from many
+        if KINDS[self.kind].single:  # made from many
             return "", ""
         names = {each.kind: each.name for each in reversed(self.made_from)}
         if "teacher" in names and not NAME.fullmatch(names["teacher"]):  # an external one
@@ -118,7 +118,9 @@ class StatusResult:
             _show_children((kind, name), children, reporter, depth=2)
         shown = {status.key for status in self.artifacts}
         for parent in children:
-            if parent[0] != "dataset" and parent not in shown:  # plots, and what is below a damaged or missing artifact
+            if (
+                parent[0] != "dataset" and parent not in shown
+            ):  # plots, the report, and what is below a damaged or missing artifact
                 _show_children(parent, children, reporter, depth=1)
         reporter.say(f"Next: {self.next}")
 
@@ -153,7 +155,7 @@ def run(
     Writes: nothing.
     """
     artifacts, look = workspace.artifacts(), staleness(workspace)
-    found = [_status(look, artifact) for artifact in artifacts]
+    found = [describe(look, artifact) for artifact in artifacts]
     begun = [artifact for artifact in workspace.interrupted() if artifact not in artifacts]
     found += [_unfinished(artifact, *work) for artifact in begun if (work := _interrupted(look, artifact))]
     found.sort(key=lambda status: list(KINDS).index(status.kind))  # stable: students of a sweep follow the others
@@ -162,8 +164,10 @@ def run(
     return StatusResult(workspace, found, following, exit_status=int(settings.check and not current))
 
 
-def _status(look: Staleness, artifact: Artifact) -> ArtifactStatus:
+def describe(look: Staleness, artifact: Artifact) -> ArtifactStatus:
+    """Return the status of an artifact."""
     work = _interrupted(look, artifact)
+    digest = None
     try:
         manifest = look.manifest(artifact)
         assert manifest is not None
@@ -171,7 +175,7 @@ def _status(look: Staleness, artifact: Artifact) -> ArtifactStatus:
             raise KdistillError(f"{artifact.path}: {damage}")
         reasons = tuple(look.reasons(manifest))
         state, command = "stale" if reasons else "fresh", artifact.command_for(manifest)
-        summary = artifact.record.summary(manifest)
+        summary, digest = artifact.record.summary(manifest), artifact.digest(manifest)
     except (KdistillError, OSError) as error:
         manifest, command = Manifest(kind=artifact.kind, settings={}), artifact.remedy
         state, reasons, summary = "damaged", (str(error),), ""
@@ -182,7 +186,7 @@ def _status(look: Staleness, artifact: Artifact) -> ArtifactStatus:
         state=state,
         reasons=reasons,
         made_from=manifest.inputs,
-        digest=manifest.outputs.get(artifact.record.output or ""),
+        digest=digest,
         summary=summary,
         command=command,
         interrupted=work[1] if work else None,

@@ -36,7 +36,8 @@ class SweepResult(Result):
 
     def show(self, reporter: Reporter) -> None:
         """Print a row per setting, and a table of the controls if there are any."""
-        sweep_report.show(self.summaries, tasks.get(self.manifest.results["task"]).headline, reporter)
+        for table in sweep_report.tables(self.summaries, tasks.get(self.manifest.results["task"]).headline):
+            reporter.table(*table)
 
 
 def run(

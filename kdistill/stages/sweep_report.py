@@ -1,13 +1,13 @@
-"""How the summaries of a sweep are shown: as printed tables, and as a picture."""
+"""How the summaries of a sweep are shown: as tables, and as a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdistill import data
-from kdistill.console import Reporter
+from kdistill.console import Table
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.intervals import Estimate
 from kdistill.evaluation.sweeps import Summary
@@ -19,8 +19,8 @@ CONTROLS = (sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER)
 DIGITS = "{:.3f}", "{:.3f}"  # of NLL and ECE
 
 
-def show(summaries: Sequence[Summary], headline: Headline, reporter: Reporter) -> None:
-    """Print a row per setting, and for each model a table that compares its best setting with the controls."""
+def tables(summaries: Sequence[Summary], headline: Headline) -> Iterator[Table]:
+    """Yield a table with a row per setting, and for each model one that compares its best setting with the controls."""
     grid = [summary for summary in summaries if summary.kind not in CONTROLS]
     models = list(dict.fromkeys(summary.model for summary in grid))
     validated = any(summary.validation for summary in grid)
@@ -35,7 +35,7 @@ def show(summaries: Sequence[Summary], headline: Headline, reporter: Reporter) -
         note += f"* {_best(headline)}" + " of its model" * (len(models) > 1)
     else:
         note += "no setting is marked as best without validation rows: add --validation-fraction 0.1"
-    reporter.table(
+    yield Table(
         f"{headline.label}, "
         + (f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"),
         ("student", *(["validation  "] if validated else []), "test", "test, difference to hard labels"),
@@ -43,11 +43,11 @@ def show(summaries: Sequence[Summary], headline: Headline, reporter: Reporter) -
         note=note,
     )
     for model in models:
-        _show_controls([summary for summary in summaries if summary.model == model], headline, reporter)
+        yield from _controls([summary for summary in summaries if summary.model == model], headline)
 
 
-def _show_controls(summaries: Sequence[Summary], headline: Headline, reporter: Reporter) -> None:
-    """Print the chosen setting of a model, its hard-label students and its controls, if it has any."""
+def _controls(summaries: Sequence[Summary], headline: Headline) -> Iterator[Table]:
+    """Yield a table of a model's chosen setting, its hard-label students and its controls, if it has any."""
     order = (sweeps.DISTILLED, sweeps.HARD, *CONTROLS)
     compared = [summary for summary in summaries if summary.chosen or summary.kind != sweeps.DISTILLED]
     compared.sort(key=lambda summary: order.index(summary.kind))
@@ -67,7 +67,7 @@ def _show_controls(summaries: Sequence[Summary], headline: Headline, reporter: R
         for summary in compared
     ]
     why = _best(headline) if chosen.validation else "the first setting"
-    reporter.table(
+    yield Table(
         f"controls of {data.short_name(chosen.model)}, {chosen} ({why})",
         ("student", f"test {headline.label}", "difference to hard labels", "NLL", "ECE", "agree"),
         rows,

@@ -91,6 +91,14 @@ class Classification(Task):
     def groups(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return labels
 
+    def balanced_weights(self, labels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return rows / (classes * rows of the class), as scikit-learn's `class_weight="balanced"`."""
+        known = labels != NO_LABEL
+        counts = np.bincount(labels[known])
+        weights = np.ones(len(labels), np.float32)
+        weights[known] = known.sum() / (np.count_nonzero(counts) * counts[labels[known]])
+        return weights
+
     def are_probabilities(self, outputs: Floats) -> bool:
         sums = outputs.sum(axis=1, dtype=np.float64)
         return bool((outputs >= 0).all() and np.allclose(sums, 1.0, atol=SUM_TOLERANCE))

@@ -25,7 +25,7 @@ class Regression(Task):
     """
 
     name = "regression"
-    metric = "mae"
+    metric = "absolute_error"
     headline = Headline("rmse", "RMSE", "{:,.5g}", "{:,.5g}")
     columns = (
         Column("MAE", "mae", "{:,.5g}"),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.errors import UsageError
 from kdistill.settings import LOSSES, default_loss
 from kdistill.tasks.labels import RawLabels
 
@@ -148,6 +149,14 @@ class Task(ABC):
 
         `--fraction` keeps the fraction in each group, and `--permute-soft-targets` permutes within each group.
         """
+
+    def balanced_weights(self, labels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return weights (rows,) with which all classes have the same total; 1 for rows without a label.
+
+        Raises:
+            UsageError: if labels of the task are not classes.
+        """
+        raise UsageError(f"--class-weights balanced does not apply to the task {self.name}: remove it")
 
     # Teachers and soft targets
 

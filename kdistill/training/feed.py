@@ -32,12 +32,14 @@ class Buffer(NamedTuple):
         soft: the teacher's logits as they are stored, and with top k also the classes (rows, k) int32; empty without
             a teacher.
         transforms: (rows, 8) that make the inputs those of a view; empty without views.
+        weights: (rows,) float32, of the losses; empty if all rows count the same.
     """
 
     inputs: Any
     labels: Any
     soft: tuple[Any, ...] = ()
     transforms: tuple[Any, ...] = ()
+    weights: tuple[Any, ...] = ()
 
 
 class Feed:
@@ -47,14 +49,17 @@ class Feed:
         rows: the rows.
         batch_size: buffers have a multiple of this size, so that only the last batch of an epoch is smaller.
         memory: largest data in bytes that is kept in memory.
+        weights: (rows,) of the losses; None if all rows count the same.
     """
 
-    def __init__(self, rows: TrainingRows, batch_size: int, memory: int) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: TrainingRows, batch_size: int, memory: int, weights: NDArray[np.float32] | None = None
+    ) -> None:
+        self.rows, self._weights = rows, weights
         self.in_memory = rows.nbytes <= memory
         row_bytes = max(1, rows.nbytes // max(1, len(rows)))
         self.buffer_rows = max(1, memory // BUFFERS_PER_LIMIT // row_bytes // batch_size) * batch_size
-        self._last_view: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+        self._last_view: dict[int, tuple[tuple[Any, ...], ...]] = {}
 
     def __str__(self) -> str:
         """Return the size, and how the rows are read."""
@@ -104,8 +109,8 @@ class Feed:
             labels = _labels(self.rows.split.labels[positions])
             yield Buffer(tf.constant(block), labels, *self._of_view(positions, view))
 
-    def _of_view(self, positions: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Return the teacher's logits for one view of some rows, and the transforms that make this view."""
+    def _of_view(self, positions: NDArray[np.int64], view: int) -> tuple[tuple[Any, ...], ...]:
+        """Return the teacher's logits for one view of some rows, the transforms that make it, and the rows' weights."""
         teacher, views = self.rows.teacher, self.rows.views
         soft: tuple[Any, ...] = ()
         transforms: tuple[Any, ...] = ()
@@ -116,7 +121,8 @@ class Feed:
         if views:
             keys, shape = self.rows.row_keys()[positions], self.rows.split.inputs.shape[1:]
             transforms = (tf.constant(views.transforms(keys, view, shape)),)
-        return soft, transforms
+        weights = () if self._weights is None else (tf.constant(self._weights[positions]),)
+        return soft, transforms, weights
 
 
 def _labels(labels: NDArray[Any]) -> Any:

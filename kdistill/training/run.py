@@ -82,6 +82,7 @@ def train_network(
         )
     outputs, projection = _output_sizes(dataset, rows, width)
     objective = objective.for_task(task.name)
+    rows.weights(settings)  # refuses weights that cannot be used
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {task.count(outputs)}; "

@@ -109,15 +109,18 @@ class Trainer:
         for first in tf.range(0, rows, self._batch_size):
             batch = order[first : tf.minimum(rows, first + self._batch_size)]
             inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+            weights = tuple(tf.gather(each, batch) for each in buffer.weights)
             if self._views:
                 inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch))
             step_seed = tf.stack([seed[0], seed[1] + first // self._batch_size])
             dropout = self._masks.draw(tf.shape(batch)[0], step_seed)
-            replicas = strategy.run(self._step, args=(inputs, labels, tuple(soft), dropout, numbers))
+            replicas = strategy.run(self._step, args=(inputs, labels, tuple(soft), weights, dropout, numbers))
             sums += tf.cast(strategy.reduce("SUM", replicas, axis=None), tf.float64)
         return sums
 
-    def _take_step(self, inputs: Any, labels: Any, soft: tuple[Any, ...], dropout: Any, numbers: Any) -> Any:
+    def _take_step(
+        self, inputs: Any, labels: Any, soft: tuple[Any, ...], weights: tuple[Any, ...], dropout: Any, numbers: Any
+    ) -> Any:
         """Return the sums of one step, (4,) float32."""
         alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, self._masks.applied(dropout):
@@ -129,6 +132,8 @@ class Trainer:
                 loss = losses.weighted(hard_part, soft_part, alpha=alpha)
             else:
                 teacher_outputs, soft_part, loss = None, tf.zeros_like(hard_part), hard_part
+            if weights:
+                loss, hard_part, soft_part = (weights[0] * each for each in (loss, hard_part, soft_part))
             regularization = (tf.cast(each, tf.float32) for each in self.model.losses)
             scaled_loss = self.optimizer.scale_loss(tf.add_n([tf.reduce_mean(loss), *regularization]))
         weights = self.model.trainable_variables
@@ -188,6 +193,7 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
         total_steps if settings.schedule != "constant" else None,
         (objective.loss, objective.standardize_logits, objective.label_smoothing),
         (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
+        (rows.split.weights is None and settings.class_weights == "none"),
         (rows.task.name, None if rows.scale is None else rows.scale.tobytes()),
         rows.views.augment if rows.views else None,
     )

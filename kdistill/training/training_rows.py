@@ -55,6 +55,27 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.split)
 
+    def weights(self, settings: Training) -> NDArray[np.float32] | None:
+        """Return what multiplies the loss of each row, (rows,) with mean 1: row weights times class weights.
+
+        Returns:
+            None if all rows count the same.
+
+        Raises:
+            UsageError: if the task has no classes to balance.
+            KdistillError: if all weights are 0.
+        """
+        weights = self.split.weights
+        if settings.class_weights != "none":
+            balanced = self.task.balanced_weights(self.split.labels)
+            weights = balanced if weights is None else weights * balanced
+        if weights is None:
+            return None
+        mean = weights.mean(dtype=np.float64)
+        if mean == 0:
+            raise KdistillError("all rows to train on have weight 0 (expected at least one above 0)")
+        return np.asarray(weights / mean, np.float32)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the inputs, the labels and one view's logits."""

@@ -217,6 +217,11 @@ class Artifact:
                 return f"{name} has changed since it was written"
         return None
 
+    def digest(self, manifest: Manifest) -> str | None:
+        """Return the digest that artifacts made from this one record: of its main output, or of its only one."""
+        names = [self.record.output] if self.record.output else list(manifest.outputs)
+        return manifest.outputs.get(names[0]) if len(names) == 1 else None
+
     def out_of_date(self, identity: Manifest) -> str | None:
         """Return why the artifact must be made (again), in words; None if it is up to date.
 

@@ -29,6 +29,7 @@ class Maker:
         outputs: the files that it always writes.
         results: keys and types of the results that later commands read.
         marker: the kind of input that only this command records; empty for the first maker of a kind.
+        gathers: kinds of artifacts of which it takes all, unless the user names some.
     """
 
     command: str
@@ -36,6 +37,7 @@ class Maker:
     outputs: tuple[str, ...] = ()
     results: Schema = field(default_factory=dict)
     marker: str = ""
+    gathers: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[Settings]:
@@ -59,6 +61,7 @@ class Kind:
         resumed_from: the file that interrupted work is resumed from.
         repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
         shared: whether its directory holds other files too, so that files are replaced one by one.
+        single: whether a workspace has only one, made from many artifacts, whose name and directory are the kind's.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Kind:
     suffix: str = ""
     resumed_from: str | None = None
     shared: bool = False
+    single: bool = False
     repaired_by_force: bool = True
 
     def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
@@ -116,6 +120,8 @@ INPUTS = {
     "student": InputKind(artifact="student", options=("student", "network")),
     "soft_targets": InputKind(artifact="soft targets"),
     "other_soft_targets": InputKind(artifact="soft targets"),
+    "sweep": InputKind(artifact="sweep"),
+    "export": InputKind(artifact="export"),
     "logits": InputKind(file=True),
     "test_logits": InputKind(file=True),
     "model": InputKind(file=True),
@@ -229,6 +235,7 @@ SWEEPS = Kind(
     ("model", "temperature", "alpha", "loss", "seeds"),
     lambda manifest: f"{len(manifest.results['students'])} students",
     "kdistill.stages.verify:check_files",
+    output="table.csv",
     resumed_from=SWEEP,
     shared=True,
     repaired_by_force=False,
@@ -258,10 +265,27 @@ EXPORT = Kind(
 PLOTS = Kind(
     "plots",
     "plots",
-    (Maker("plot"),),
+    (Maker("plot", gathers=("teacher", "student")),),
     ("format",),
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",
     shared=True,
+    single=True,
 )
-KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS)}  # upstream first
+REPORT = Kind(
+    "report",
+    "report",
+    (
+        Maker(
+            "report",
+            (("dataset",), ("teacher", "student")),
+            ("report.html",),
+            gathers=("teacher", "soft targets", "student", "sweep", "export"),
+        ),
+    ),
+    (),
+    lambda manifest: ", ".join(manifest.outputs),
+    "kdistill.stages.verify:check_files",
+    single=True,
+)
+KINDS = {kind.name: kind for kind in (TEACHER, SOFT_TARGETS, STUDENT, SWEEPS, EXPORT, PLOTS, REPORT)}  # upstream first

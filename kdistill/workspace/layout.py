@@ -12,7 +12,7 @@ from kdistill.errors import KdistillError
 from kdistill.settings import NAME, CorrectBias, Export, Settings
 from kdistill.workspace.artifact import Artifact
 from kdistill.workspace.files import refuse_links
-from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, SOFT_TARGETS, STUDENT, SWEEPS, TEACHER, Kind
+from kdistill.workspace.kinds import EXPORT, KINDS, PLOTS, REPORT, SOFT_TARGETS, STUDENT, SWEEPS, TEACHER, Kind
 
 
 @dataclass(frozen=True, init=False)
@@ -66,13 +66,25 @@ class Workspace:
 
     @cached_property
     def plots(self) -> Artifact:
-        return Artifact(PLOTS.name, PLOTS.name, self.root, PLOTS.directory, dry_run=self.dry_run)
+        return self.artifact(PLOTS.name, PLOTS.name)
+
+    @cached_property
+    def report(self) -> Artifact:
+        return self.artifact(REPORT.name, REPORT.name)
+
+    def artifact(self, kind: str, name: str) -> Artifact:
+        """Return the artifact of a kind and name, as inputs record them."""
+        if kind == STUDENT.name:
+            return self.student(name)
+        if KINDS[kind].single:
+            return Artifact(kind, name, self.root, KINDS[kind].directory, dry_run=self.dry_run)
+        return self._artifact(KINDS[kind], name)
 
     def made_by(self, command: str, settings: Settings) -> Artifact:
         """Return the artifact that a command makes."""
         kind = next(kind for kind in KINDS.values() if command in (maker.command for maker in kind.makers))
-        if kind is PLOTS:
-            return self.plots
+        if kind.single:
+            return self.artifact(kind.name, kind.name)
         return self._artifact(kind, getattr(settings, "corrected", None) or getattr(settings, "name"))  # noqa: B009
 
     @property
@@ -106,8 +118,9 @@ class Workspace:
         return found
 
     def _found(self, kind: Kind) -> Iterator[Artifact]:
-        if kind is PLOTS:
-            yield from [self.plots] if self.plots.manifest_path.exists() else []
+        if kind.single:
+            single = self.artifact(kind.name, kind.name)
+            yield from [single] if single.manifest_path.exists() else []
             return
         for file in self._names(kind.directory, kind.suffix):
             name = file.removesuffix(kind.suffix)

@@ -106,7 +106,8 @@ def is_input(value: Any) -> bool:
         return False
     if kind.data:
         return bool(name)
-    parts = name.split("/") if value["kind"] == "student" else [name]  # SWEEP/STUDENT
+    mark = {"student": "/", "export": "@"}.get(value["kind"])  # SWEEP/STUDENT, and SWEEP@STUDENT-FORMAT
+    parts = name.split(mark) if mark else [name]
     named = kind.artifact is not None and len(parts) <= 2 and all(map(NAME.fullmatch, parts))
     return named or kind.is_function(name) or (kind.file and PurePath(name).is_absolute())
 

@@ -59,16 +59,11 @@ class Staleness:
             record = INPUTS[made_from.kind]
             if record.artifact and record.is_artifact(made_from.name):
                 output = "history.csv" if manifest.kind == "plots" and record.artifact != "soft targets" else None
-                found += self._artifact_reasons(
-                    self._artifact(record.artifact, made_from.name), made_from, output, upstream
-                )
+                artifact = self.workspace.artifact(record.artifact, made_from.name)
+                found += self._artifact_reasons(artifact, made_from, output, upstream)
             elif made_from.digest not in self._at_hand:
                 found += self._file_reasons(made_from, data=record.data)
         return list(dict.fromkeys(found))
-
-    def _artifact(self, kind: str, name: str) -> Artifact:
-        find = {"teacher": self.workspace.teacher, "student": self.workspace.student}
-        return find.get(kind, self.workspace.soft_targets)(name)
 
     def _file_reasons(self, made_from: Input, *, data: bool) -> list[str]:
         key = data, made_from.name
@@ -92,7 +87,7 @@ class Staleness:
             return [f"{artifact} is damaged: {artifact.remedy}"]
         if manifest is None:
             return [f"{artifact} is gone: {artifact.command}"]
-        now = manifest.outputs.get(output or artifact.record.output or "", "nothing")
+        now = (manifest.outputs.get(output) if output else artifact.digest(manifest)) or "nothing"
         if made_from.digest != now:
             return [f"{artifact} has been replaced since ({_change(made_from.digest, now)})"]
         if not upstream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdistill.evaluation.intervals import Estimate, t_quantile
+from kdistill.evaluation.intervals import Estimate, mcnemar, t_quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,16 @@ def test_estimate():
     assert estimate.high - 2 == pytest.approx(4.302652730 / 3**0.5)
     assert 2 - estimate.low == pytest.approx(4.302652730 / 3**0.5)
     assert Estimate.of([5]) == Estimate(5.0, 1)
+
+
+def test_proportion():
+    """Wilson's interval of 5 of 10 is 0.2366 to 0.7634 (Newcombe 1998, method 3), and that of 0 of 10 begins at 0."""
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_paired_rows():
+    """Of 9 rows that changed, 8 or more the same way has the probability 2 * (9 + 1) / 2**9; no change has 1."""
+    assert mcnemar(1, 8) == mcnemar(8, 1) == pytest.approx(20 / 512)
+    assert mcnemar(0, 0) == mcnemar(4, 4) == 1.0

@@ -41,6 +41,17 @@ def test_expected_calibration_error_cancels_within_a_bin():
     assert calibration_error(logits, np.array([0, 1])) == pytest.approx(0.0, abs=1e-8)
 
 
+def test_reliability():
+    """Each bin has its rows, mean confidence and accuracy; the weighted gaps add up to the calibration error."""
+    confidence, correct = np.array([0.62, 0.66, 0.9, 1.0]), np.array([True, False, True, True])
+    rows, mean, accuracy = metrics.reliability(confidence, correct, bins=10)
+    np.testing.assert_array_equal(rows, [0, 0, 0, 0, 0, 0, 2, 0, 1, 1])
+    np.testing.assert_allclose(mean[[6, 8, 9]], [0.64, 0.9, 1.0])
+    np.testing.assert_allclose(accuracy[[6, 8, 9]], [0.5, 1.0, 1.0])
+    error = (rows * np.abs(mean - accuracy)).sum() / 4
+    assert error == pytest.approx(metrics.expected_calibration_error(confidence, correct, bins=10))
+
+
 def test_agreement():
     other = np.roll(LOGITS, 1, axis=0)
     assert metrics.agreement(LOGITS, LOGITS).mean() == 1.0

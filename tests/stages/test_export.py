@@ -103,8 +103,8 @@ def test_exported_network_gives_the_same_logits(run, workspace, digits, file_for
     np.testing.assert_allclose(runs(file, inputs[:1]), logits[:1], atol=1e-4)
 
     original = saved_models.SavedNetwork.load(workspace / "students/student/saved_model").logits(inputs)
-    assert result["agreement"] == metrics.agreement(logits, original).mean()
-    assert result["agreement"] >= {"none": 1.0, "float16": 0.997, "int8": 0.98}[quantize]
+    assert result["closeness"] == metrics.agreement(logits, original).mean()
+    assert result["closeness"] >= {"none": 1.0, "float16": 0.997, "int8": 0.98}[quantize]
     assert abs(result["test_errors"] - result["original_test_errors"]) <= {"none": 0, "float16": 1, "int8": 5}[quantize]
     tolerance = {"none": 1e-4, "float16": 0.05, "int8": 2.0}[quantize]
     np.testing.assert_allclose(logits, original, atol=tolerance)
@@ -379,7 +379,7 @@ def test_mixed_precision(run, workspace, file_format):
     assert trained.code == 0, trained.err
     outcome = run("export", "--network", "mixed", "--format", file_format, "--json")
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["agreement"] >= 0.98
+    assert json.loads(outcome.out)["closeness"] >= 0.98
     assert (workspace / f"exports/mixed-{file_format}/model.{file_format}").exists()
 
 
@@ -404,7 +404,7 @@ def test_int8_on_mnist(run, tmp_path):
     assert result["test_rows"] == 2000
     assert result["original_test_errors"] < 300
     assert abs(result["test_errors"] - result["original_test_errors"]) <= 10
-    assert result["agreement"] > 0.99
+    assert result["closeness"] > 0.99
     assert result["bytes"] < result["original_bytes"] / 3
 
 
@@ -438,6 +438,7 @@ def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_forma
     place = tmp_path / f"workspace/exports/student-{file_format}"
     described = description_in(place / f"model.{file_format}")
     assert described == {
+        "task": "classification",
         "class_names": results["class_names"],
         "preprocessing": results["preprocessing"],
         "input": {"shape": [2], "dtype": "float32", "data_dtype": "float32", "divide_by": 1},

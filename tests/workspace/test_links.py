@@ -47,6 +47,7 @@ LINKS = [  # the path that becomes a link to `precious`, and commands that must 
     ("sweeps/sweep", [["sweep"]]),
     ("sweeps/sweep/students", [["sweep"]]),
     ("plots", [["plot"], ["plot", "--force"]]),
+    ("report", [["report"]]),
     ("tensorboard", [["train-student", *QUICK, "--tensorboard"]]),
     ("tensorboard/students", [["train-student", *QUICK, "--tensorboard", "--force"]]),
     ("tensorboard/students/student", [["train-student", *QUICK, "--tensorboard", "--force"]]),

@@ -32,7 +32,7 @@ class Hdf5(Reader):
     """A file of named datasets. A transfer set needs only inputs."""
 
     format = "an HDF5 file"
-    takes = ("inputs", "labels", "test-inputs", "test-labels", "test-fraction", "data-format")
+    takes = ("inputs", "labels", "row-weights", "test-inputs", "test-labels", "test-fraction", "data-format")
 
     def contents(self) -> Contents:
         with _readable(self.place):
@@ -49,7 +49,7 @@ class Hdf5(Reader):
     def _names(self, file: h5py.File) -> dict[str, str]:
         """Return the names of the datasets by role: from the options, or the roles themselves if they exist."""
         options = self.options
-        named = (options.inputs, options.labels, options.test_inputs, options.test_labels, None)
+        named = (options.inputs, options.labels, options.test_inputs, options.test_labels, None, options.row_weights)
         default = ARRAY_NAMES if options.inputs is None else ("class_names",)
         existing = {role: role for role in default if file.get(role, getlink=True) is not None}
         given = {role: name for role, name in zip(ARRAY_NAMES, named, strict=True) if name}

@@ -28,12 +28,13 @@ TRUSTED_BYTES = 1 << 30  # in memory; up to this size, a table may consist of re
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of a table as pandas read them, which of them are inputs and labels, and a line for the user."""
+    """Columns of a table as pandas read them, which are inputs, labels and row weights, and a line for the user."""
 
     path: Path
     frame: Any
     inputs: Sequence[str]
     labels: Sequence[str]
+    weights: str | None = None
     note: str = ""
 
 
@@ -51,7 +52,7 @@ class Table(Reader):
     preprocessing: TablePreprocessing | None = None
     unscaled: bool = False
     format = "a table"
-    takes = ("inputs", "labels", "test-inputs", "test-fraction", "missing", "data-format")
+    takes = ("inputs", "labels", "row-weights", "test-inputs", "test-fraction", "missing", "data-format")
     files = ("test-inputs",)
 
     def matching(self, spec: RowSpec) -> Table:
@@ -62,7 +63,7 @@ class Table(Reader):
         options, known = self.options, self.preprocessing
         names = self._column_names(self.path)
         label_columns = _label_columns(options.labels or (known.labels if known else DEFAULT_LABELS), names)
-        inputs = [name for name in names if name not in label_columns]
+        inputs = [name for name in names if name not in (*label_columns, options.row_weights)]
         if options.inputs:
             inputs = options.inputs.split(",")
         elif known:
@@ -75,7 +76,7 @@ class Table(Reader):
             labels = ",".join(label_columns)
             raise KdistillError(f"--inputs {','.join(inputs)} repeats a column or names the labels ({labels})")
         has_labels = bool(options.labels) or label_columns[0] in names
-        train = self._read(self.path, inputs, label_columns if has_labels else [])
+        train = self._read(self.path, inputs, label_columns if has_labels else [], options.row_weights)
         test = self._read(Path(options.test_inputs), inputs, label_columns) if options.test_inputs else None
         preprocessing = self._preprocessing(train, inputs, ",".join(label_columns))
         notes = [part.note for part in (train, test) if part and part.note]
@@ -125,9 +126,9 @@ class Table(Reader):
             _check_header(path)
             return [str(name) for name in pd.read_csv(path, nrows=0, sep=_separator(path), compression=None).columns]
 
-    def _read(self, path: Path, inputs: Sequence[str], labels: Sequence[str]) -> _Columns:
+    def _read(self, path: Path, inputs: Sequence[str], labels: Sequence[str], weights: str | None = None) -> _Columns:
         """Read columns of a table, without the rows that `--missing drop` leaves out."""
-        columns = [*inputs, *labels]
+        columns = [*inputs, *labels, *([weights] if weights else [])]
         names = self._column_names(path)
         if missing := [name for name in columns if name not in names]:
             raise KdistillError(
@@ -140,7 +141,7 @@ class Table(Reader):
             if not len(frame):
                 raise KdistillError(f"{path} is empty (expected at least one row)")
             if self._missing != "drop":
-                return _Columns(path, frame, inputs, labels)
+                return _Columns(path, frame, inputs, labels, weights)
             complete = frame[columns].notna().to_numpy().all(axis=1)
             if not complete.any():
                 raise KdistillError(
@@ -148,12 +149,14 @@ class Table(Reader):
                 )
             dropped = int((~complete).sum())
             note = f"{path.name}: --missing drop leaves out {dropped:,} of {len(frame):,} rows"
-            return _Columns(path, frame[complete], inputs, labels, note if dropped else "")
+            return _Columns(path, frame[complete], inputs, labels, weights, note if dropped else "")
 
     def _part(self, columns: _Columns, preprocessing: TablePreprocessing | None) -> Part:
         path, frame, labels, where = columns.path, columns.frame, columns.labels, str(columns.path)
         with _pandas_errors(path):
             label_values = _label_values(frame, labels, path)
+            weights = columns.weights
+            row_weights = numbers(frame[weights], f"{path}: column {weights}") if weights else None
             if preprocessing:
                 renamed = frame[list(columns.inputs)].set_axis(list(preprocessing.inputs), axis=1)
                 inputs: NDArray[Any] = preprocessing.apply(renamed, where)
@@ -171,6 +174,7 @@ class Table(Reader):
             name="the table",
             labels_name=f"column {','.join(labels)}" if labels else no_labels,
             columns=labels,
+            weights=row_weights,
         )
 
 

@@ -18,7 +18,7 @@ def hard_loss(labels: Tensor, student_outputs: Tensor) -> Tensor:
     return _known_mean(labels, tf.square(_errors(labels, student_outputs)))
 
 
-def mae(labels: Tensor, student_outputs: Tensor) -> Tensor:
+def absolute_error(labels: Tensor, student_outputs: Tensor) -> Tensor:
     """Return the absolute error, averaged as in `hard_loss`."""
     return _known_mean(labels, tf.abs(_errors(labels, student_outputs)))
 

@@ -1,0 +1,157 @@
+"""Compare distillation with hard labels on a real dataset of each task.
+
+    python tests/programs/tasks.py --data DIRECTORY --seeds 0,1,2 --place .tasks
+
+DIRECTORY has `yeast.arff`, `housing.csv` and `letter-recognition.csv`; datasets that are missing are left out. The program prints
+each command that it runs, resumes an interrupted run, and writes `results.md`. Temperatures and epochs are chosen by validation
+rows. A student has far fewer weights than its teacher, and sees the rows that the teacher saw, or a tenth of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paper import markdown, run_all
+
+from kdistill import __version__, tasks
+from kdistill.console.native_stderr import silence_native_stderr
+
+TRAIN = "--epochs 200 --early-stopping 15 --validation-fraction 0.2 --learning-rate 0.001"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A dataset, its teacher and its students; `dataset` is a format string with the place of the data."""
+
+    name: str
+    file: str
+    dataset: str
+    teacher: str
+    student: str
+    temperatures: str
+
+
+PROBLEMS = (
+    Problem("letters", "letter-recognition.csv", "{}/letters.npz", "mlp-512 --dropout 0,0.2", "mlp-24", "1,2,4,8"),
+    Problem("yeast", "yeast.arff", "{}/yeast.npz", "mlp-512 --dropout 0.2,0.5", "mlp-16", "1,2,4,8"),
+    Problem("housing", "housing.csv", "{}/housing.npz", "mlp-256 --dropout 0,0.1", "mlp-12", ""),
+)
+
+
+def convert(problem: Problem, source: Path, place: Path) -> None:
+    """Write a dataset as `.npz`, standardized by its training rows, with the usual split or a fifth of the rows for testing."""
+    path = place / f"{problem.name}.npz"
+    if path.exists():
+        return
+    x, y, train = {"letters": _letters, "yeast": _yeast, "housing": _housing}[problem.name](source / problem.file)
+    mean, deviation = x[train].mean(axis=0), x[train].std(axis=0)
+    x = ((x - mean) / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+    np.savez(path, x_train=x[train], y_train=y[train], x_test=x[~train], y_test=y[~train])
+
+
+def _letters(path: Path) -> tuple[Any, Any, Any]:
+    import pandas as pd
+
+    frame = pd.read_csv(path, header=None if "T," in path.read_text()[:4] else 0)
+    text = next(name for name in frame.columns if frame[name].dtype.kind not in "iuf")
+    return frame.drop(columns=text).to_numpy(float), frame[text].to_numpy(str), np.arange(len(frame)) < 16_000
+
+
+def _yeast(path: Path) -> tuple[Any, Any, Any]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.lower() == "@data") + 1
+    values = np.array([line.split(",") for line in lines[start:] if line], float)
+    return values[:, :-14], values[:, -14:].astype(np.int8), np.arange(len(values)) < 1500
+
+
+def _housing(path: Path) -> tuple[Any, Any, Any]:
+    import pandas as pd
+
+    frame = pd.get_dummies(pd.read_csv(path), columns=["ocean_proximity"], dtype=float)
+    train = np.random.default_rng(0).random(len(frame)) >= 0.2
+    x = frame.drop(columns="median_house_value")
+    return x.fillna(x[train].mean()).to_numpy(float), frame["median_house_value"].to_numpy(np.float32), train
+
+
+def commands(problem: Problem, place: Path, seeds: str) -> list[list[str]]:
+    dataset = problem.dataset.format(place)
+    temperatures = f" --temperature {problem.temperatures}" if problem.temperatures else ""
+    sweep = f"sweep --model {problem.student} --alpha 0,0.5 --seeds {seeds} {TRAIN}{temperatures}"
+    return [
+        [f"train-teacher --dataset {dataset} --model {problem.teacher} {TRAIN}"],
+        ["soften"],
+        [f"{sweep} --name all", f"{sweep} --name tenth --fraction 0.1 --batch-size 16"],
+    ]
+
+
+def rows_of(problem: Problem, workspace: Path) -> list[tuple[str, ...]]:
+    """Return rows of the table: for all training rows and for a tenth, hard labels against the chosen distilled setting."""
+    teacher = json.loads((workspace / "teachers/teacher/manifest.json").read_text())["results"]
+    headline = tasks.get(teacher["task"]).headline
+    form = headline.mean_form.format
+    rows = []
+    for sweep, share in (("all", "all"), ("tenth", "10%")):
+        found = json.loads((workspace / f"sweeps/{sweep}/summary.json").read_text())
+        hard = next(each for each in found if each["kind"] == "hard labels")
+        chosen = next(each for each in found if each["chosen"] and each["kind"] == "distilled")
+        setting = ", ".join(
+            [f"alpha {chosen['alpha']:g}", *([f"T = {chosen['temperature']:g}"] if chosen["temperature"] else [])]
+        )
+        test, difference = chosen["test"], chosen["difference"]
+        interval = f" [{form(difference['low'])}, {form(difference['high'])}]" if difference["low"] is not None else ""
+        rows.append(
+            (
+                f"{problem.name} ({teacher['task']})",
+                share,
+                headline.label,
+                form(teacher[f"test_{headline.measure}"]),
+                f"{form(hard['test']['mean'])} ± {form(hard['test']['sd'])}",
+                f"{form(test['mean'])} ± {form(test['sd'])} ({setting})",
+                f"{form(difference['mean'])}{interval}",
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="directory with the datasets")
+    parser.add_argument("--place", type=Path, default=Path(".tasks"), help="directory to work in")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of the students")
+    options = parser.parse_args()
+    silence_native_stderr()
+    start = time.perf_counter()
+    options.place.mkdir(parents=True, exist_ok=True)
+    header = (
+        "dataset",
+        "rows",
+        "measure",
+        "teacher",
+        "student, hard labels",
+        "student, distilled",
+        "difference (95% interval)",
+    )
+    table = [header]
+    for problem in PROBLEMS:
+        if not (options.data / problem.file).exists():
+            print(f"left out {problem.name}: {options.data / problem.file} is missing")
+            continue
+        convert(problem, options.data, options.place)
+        workspace = options.place / problem.name
+        for group in commands(problem, options.place, options.seeds):
+            run_all(group, workspace)
+        table += rows_of(problem, workspace)
+        text = f"{markdown(table)}\n\nMeans ± standard deviation of seeds {options.seeds}; kdistill {__version__}."
+        (options.place / "results.md").write_text(f"{text}\n", encoding="utf-8")
+    print(f"{text}\n\nWrote {options.place}/results.md in {(time.perf_counter() - start) / 60:.0f} min")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
