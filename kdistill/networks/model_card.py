@@ -137,7 +137,8 @@ def _metrics(exported: Exported) -> Iterator[dict[str, Any]]:
     measured = {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")}
     del measured["rows"]
     if not measured:
-        heads, measured = {}, {task.closeness.measure: results["closeness"]}
+        heads = {task.closeness.measure: f"{task.closeness.head} to the SavedModel"}
+        measured = {task.closeness.measure: results["closeness"]}
     for measure, value in measured.items():
         if isinstance(value, int | float) and math.isfinite(value):
             yield {"type": measure, "name": heads.get(measure, measure), "value": value}

@@ -42,7 +42,7 @@ from kdistill.settings.options import (
     option,
     options_of,
 )
-from kdistill.settings.shared import NEW_WEIGHTS
+from kdistill.settings.shared import NEW_WEIGHTS, Tracking
 from kdistill.settings.sweep import Promote, Sweep
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -93,6 +93,7 @@ __all__ = [
     "Soften",
     "Status",
     "Sweep",
+    "Tracking",
     "TrainStudent",
     "TrainTeacher",
     "Training",

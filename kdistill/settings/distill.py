@@ -24,7 +24,7 @@ from kdistill.settings.shared import (
     SoftTargetsName,
     StudentModel,
     TemperatureOption,
-    TensorBoard,
+    Tracking,
     Weights,
 )
 
@@ -40,7 +40,7 @@ class TrainTeacher(Settings):
     objective: Annotated[Objective, Only(("label_smoothing",))] = Objective(alpha=1.0)
     training: Training = Training()
     name: Annotated[str, option("Name of the teacher.", artifact_name(), recorded=False)] = "teacher"
-    tensorboard: TensorBoard = False
+    tracking: Tracking = Tracking()
 
     @property
     def data(self) -> str:
@@ -228,7 +228,7 @@ class TrainStudent(ReadsDataset):
     ] = None
     training: Training = Training()
     name: Annotated[str, option("Name of the student.", artifact_name(), recorded=False)] = "student"
-    tensorboard: TensorBoard = False
+    tracking: Tracking = Tracking()
 
     def check_combinations(self) -> None:
         augment = self.training.augment
@@ -275,7 +275,7 @@ class Run(Settings):
     teacher_training: Settings = TEACHER_TRAINING()
     student_training: Settings = STUDENT_TRAINING()
     formats: Formats = ("png",)
-    tensorboard: TensorBoard = False
+    tracking: Tracking = Tracking()
     config: Annotated[
         str | None,
         option(
@@ -313,7 +313,7 @@ class Run(Settings):
             model=self.model,
             objective=Objective(alpha=1.0, label_smoothing=smoothing),
             training=override(self.training, self.teacher_training),
-            tensorboard=self.tensorboard,
+            tracking=self.tracking,
         )
 
     @property
@@ -323,5 +323,5 @@ class Run(Settings):
             objective=self.objective,
             model=self.student_model,
             training=override(self.training, self.student_training),
-            tensorboard=self.tensorboard,
+            tracking=self.tracking,
         )

@@ -84,6 +84,9 @@ class Evaluate(ReadsDataset):
     ] = ()
     dataset: MovedDataset = None
     read: ReadOptions = ReadOptions()
+    per_class: Annotated[
+        bool, option("Also print the measures of each class on the test rows, and what it is confused with.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from kdistill.errors import UsageError
@@ -46,6 +47,18 @@ class ReadsDataset(Settings):
         return None if self.dataset is None else self.read.named(self.dataset)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Settings):
+    """Where the history of a network is written, besides `history.csv`."""
+
+    tensorboard: Annotated[
+        bool, option("Also write event files, for tensorboard --logdir WORKSPACE.", group="Tracking", recorded=False)
+    ] = False
+    mlflow: Annotated[
+        bool, option("Also log settings, history and results to MLflow.", group="Tracking", recorded=False)
+    ] = False
+
+
 # Options that several commands declare. A dataset is an input of the manifest, not one of its settings.
 Dataset = Annotated[str, option(f"Dataset: {DATASET_HELP}", nonempty(), "Data", recorded=False)]
 OtherDataset = Annotated[
@@ -84,7 +97,6 @@ Weights = Annotated[
 SoftTargetsName = Annotated[
     str, option("Name of the soft targets.", artifact_name(), "Data", metavar="NAME", recorded=False)
 ]
-TensorBoard = Annotated[bool, option("Also write event files, for tensorboard --logdir WORKSPACE.", recorded=False)]
 TemperatureOption = Annotated[
     float, option("Temperature T of softmax(logits / T).", number(*TEMPERATURES), "Objective", metavar="T")
 ]

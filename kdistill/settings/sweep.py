@@ -105,7 +105,7 @@ class Sweep(Settings):
         Only(
             omit=(
                 *("alpha", "temperature", "loss", "permute_soft_targets", "model"),
-                *("weights", "seed", "name", "tensorboard"),
+                *("weights", "seed", "name", "tensorboard", "mlflow"),
             )
         ),
     ] = TrainStudent()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.settings import Tracking
 from kdistill.stages.inputs import recorded_dataset, staleness
 from kdistill.workspace import Artifact, Manifest, MissingArtifactError, Workspace, WouldWrite, commands, unfinished
 from kdistill.workspace.staleness import Staleness
@@ -124,7 +124,7 @@ def reason_to_run(
     *,
     force: bool,
     reporter: Reporter,
-    events: Path | None = None,
+    tracking: Tracking = Tracking(),
     out_of_date: Callable[[Artifact, Manifest], str | None] = Artifact.out_of_date,
 ) -> str | None:
     """Return why a stage has work to do; None if its artifact is up to date, and then print a line.
@@ -134,7 +134,7 @@ def reason_to_run(
         identity: What the artifact is made from.
         force: Run even if it is up to date, and discard interrupted work with other settings.
         reporter: Prints the line.
-        events: Directory of TensorBoard's event files, which are written again if the artifact is up to date.
+        tracking: Event files for TensorBoard are written again if the artifact is up to date.
         out_of_date: Returns why the artifact is out of date.
 
     Raises:
@@ -150,10 +150,10 @@ def reason_to_run(
     if reason is None:
         unfinished.tidy(artifact, identity)
         reporter.say(f"Up to date: {artifact.place} (--force re-runs)")
-        if events:
+        if tracking.tensorboard:
             from kdistill.training.tensorboard import write_events
 
-            write_events(artifact, events)
+            write_events(artifact, Workspace(artifact.root).events(artifact))
     return reason
 
 

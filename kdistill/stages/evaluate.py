@@ -17,6 +17,7 @@ from kdistill.stages.inputs import recorded_dataset, staleness
 from kdistill.stages.measurement import Measurement, NetworkToMeasure, Observer, measure
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, size
 
+FEW = 100  # smaller numbers have three decimal places
 GAP_NOTE = "gap: training accuracy minus test accuracy, in percentage points; all others: test rows only\n"
 
 
@@ -54,6 +55,19 @@ class EvaluateResult:
                 [_table_row(*pair) for pair in test],
                 note=f"{GAP_NOTE * bool(gap)}{task.note}",
             )
+            yield from (_per_class_table(each) for each in measured if each.per_class)
+
+
+def _per_class_table(test: Measurement) -> Table:
+    """Return the measures of each class as a table."""
+    rows = [[_cell(value) for value in row.values()] for row in test.per_class or ()]
+    return Table(f"{test.role} {test.name!r} by {test.task.unit}", list((test.per_class or [{}])[0]), rows)
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < FEW else f"{value:,.5g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _table_row(train: Measurement | None, test: Measurement) -> Sequence[str]:
@@ -103,7 +117,8 @@ def run(workspace: Workspace, settings: Evaluate = Evaluate(), *, reporter: Repo
             except KdistillError as error:
                 reporter.warn(f"skipped {', '.join(map(str, group))}: {error}")
                 continue
-            measurements += measure(_Plan(workspace, group, dataset).networks, dataset, reporter, bar)
+            plan = _Plan(workspace, group, dataset)
+            measurements += measure(plan.networks, dataset, reporter, bar, per_class=settings.per_class)
     if not measurements:
         raise KdistillError(f"no network of {workspace.root} could be evaluated")
     return EvaluateResult(measurements)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
@@ -36,6 +37,7 @@ class Measurement:
         measures: those of the task, by name. Those that do not apply or are not known are missing.
         parameters: of the network; None if unknown.
         bytes: of its SavedModel; None if unknown.
+        per_class: the measures of each class of the test rows; None if they were not asked for.
     """
 
     name: str
@@ -46,12 +48,14 @@ class Measurement:
     measures: Measures
     parameters: int | None
     bytes: int | None
+    per_class: list[dict[str, Any]] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return all values by name, those that are not known as None."""
         known = {column.measure: None for column in self.task.columns} | self.measures
         fields = {"name": self.name, "role": self.role, "split": self.split, "task": self.task.name, "rows": self.rows}
-        return {**fields, **known, "parameters": self.parameters, "bytes": self.bytes}
+        per_class = {} if self.per_class is None else {"per_class": self.per_class}
+        return {**fields, **known, "parameters": self.parameters, "bytes": self.bytes, **per_class}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +98,8 @@ def measure(
     reporter: Reporter,
     bar: Steps,
     observer: Observer | None = None,
+    *,
+    per_class: bool = False,
 ) -> list[Measurement]:
     """Measure networks on both splits of their dataset.
 
@@ -136,6 +142,11 @@ def measure(
             ]
             if entry.listed:
                 measurements[entry] = _measure_splits(entry, dataset, logits, teacher_logits, observer)
+                if per_class and logits[1] is not None:
+                    *train, test = measurements[entry]
+                    outputs = np.concatenate(list(logits[1]))
+                    classes = dataset.task.per_class(outputs, dataset.test.labels, dataset.class_names)
+                    measurements[entry] = [*train, replace(test, per_class=classes)]
         except KdistillError as error:
             failures.setdefault(str(error), []).append(entry)
             return None, None

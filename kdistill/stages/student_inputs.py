@@ -6,14 +6,13 @@ import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
-from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, TrainStudent, TrainTeacher
+from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
@@ -161,7 +160,7 @@ class StudentInputs:
         settings: TrainStudent,
         *,
         reporter: Reporter,
-        events: Path | None = None,
+        tracking: Tracking = Tracking(),
     ) -> Manifest:
         """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
@@ -179,7 +178,7 @@ class StudentInputs:
             settings=settings.training,
             objective=self.objective(settings),
             reporter=reporter,
-            events=events,
+            tracking=tracking,
             rows=self.training_rows(settings),
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},

@@ -27,15 +27,14 @@ def run(
     """
     inputs = StudentInputs.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), inputs.identity(settings)
-    events = workspace.events(artifact) if settings.tensorboard else None
-    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, tracking=settings.tracking)
     if reason is None:
         return Result(artifact, artifact.require())
     inputs.training_rows(settings)  # checks that the soft targets fit the rows
     announce_rerun(artifact, reason, reporter)
     if warning := inputs.temperature_warning(settings):
         reporter.warn(warning)
-    manifest = inputs.train(artifact, identity, settings, reporter=reporter, events=events)
+    manifest = inputs.train(artifact, identity, settings, reporter=reporter, tracking=settings.tracking)
     next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
     reporter.say(f"Next: {next_plot} && {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)

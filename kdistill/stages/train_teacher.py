@@ -34,8 +34,7 @@ def run(
         settings=settings.recorded() | model.settings(),
         inputs=(Input("dataset", source.name, source.digest()), *model.inputs()),
     )
-    events = workspace.events(artifact) if settings.tensorboard else None
-    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, events=events)
+    reason = reason_to_run(artifact, identity, force=force, reporter=reporter, tracking=settings.tracking)
     if reason is None:
         return Result(artifact, artifact.require())
     dataset = source.load()
@@ -52,7 +51,7 @@ def run(
         settings=settings.training,
         objective=settings.objective,
         reporter=reporter,
-        events=events,
+        tracking=settings.tracking,
         show_layers=True,
     )
     reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")

@@ -17,6 +17,7 @@ from kdistill.tasks.task import Column, Floats, Headline, Measures, Task, Vocabu
 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
 SUM_TOLERANCE = 1e-2  # probabilities in half precision do not sum to exactly 1
+MOST_CONFUSED = 3  # classes that `per_class` names
 MANY_CLASSES = 10_000  # more classes than this cause a warning
 
 
@@ -163,8 +164,37 @@ class Classification(Task):
             )
         return measures
 
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        known = labels != NO_LABEL
+        classes = len(names)
+        confusion = np.zeros((classes, classes), np.int64)  # by label and prediction
+        np.add.at(confusion, (labels[known], outputs.argmax(axis=1)[known]), 1)
+        right, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        return [
+            {
+                "class": names[number],
+                "rows": int(actual[number]),
+                "errors": int(actual[number] - right[number]),
+                "recall": _ratio(right[number], actual[number]),
+                "precision": _ratio(right[number], predicted[number]),
+                "F1": _ratio(2 * right[number], actual[number] + predicted[number]),
+                "taken for": _most_frequent(confusion[number], number, names),
+            }
+            for number in range(classes)
+        ]
+
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"{measures['errors']:,} of {rows:,} {split} rows wrong ({measures['errors'] / rows:.2%})"
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _most_frequent(counts: NDArray[np.int64], own: int, names: Sequence[str]) -> str:
+    """Return the wrong classes that rows of a class are taken for, with how often, the most frequent first."""
+    order = [number for number in np.argsort(-counts, kind="stable") if number != own and counts[number]]
+    return ", ".join(f"{names[number]} ({counts[number]:,})" for number in order[:MOST_CONFUSED])
 
 
 def centered(logits: Floats) -> NDArray[np.float32]:

@@ -132,6 +132,23 @@ class MultiLabel(Task):
             measures["agreement"] = float(((logits > 0) == (np.concatenate(list(teacher_outputs)) > 0)).mean())
         return measures
 
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        known, guess = labels != NO_LABEL, outputs > 0
+        precisions = metrics.average_precisions(outputs, labels, known)
+        right = (guess & (labels == 1)).sum(axis=0)
+        missed, false = ((~guess & (labels == 1)).sum(axis=0), (guess & (labels == 0)).sum(axis=0))
+        return [
+            {
+                "class": names[number],
+                "rows": int(right[number] + missed[number]),
+                "missed": int(missed[number]),
+                "false": int(false[number]),
+                "average precision": None if np.isnan(precisions[number]) else float(precisions[number]),
+                "F1": float(2 * right[number] / max(1, 2 * right[number] + missed[number] + false[number])),
+            }
+            for number in range(len(names))
+        ]
+
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"mAP {measures['map']:.4f}, micro-F1 {measures['micro_f1']:.4f} on {rows:,} {split} rows"
 

@@ -128,6 +128,14 @@ class Regression(Task):
             measures["rmse_to_teacher"] = float(np.sqrt(np.mean(distance**2)))
         return measures
 
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the measures of each number of a row."""
+        each = [metrics.regression_measures(outputs[:, [number]], labels[:, [number]]) for number in range(len(names))]
+        return [
+            {"number": name, "MAE": measures["mae"], "RMSE": measures["rmse"], "R^2": measures["r2"]}
+            for name, measures in zip(names, each, strict=True)
+        ]
+
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         return f"RMSE {measures['rmse']:,.5g}, R^2 {measures['r2']:.4f} on {rows:,} {split} rows"
 

@@ -205,6 +205,16 @@ class Task(ABC):
             teacher_outputs: in the same blocks; None if there is no teacher to compare with.
         """
 
+    def per_class(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the measures of each class, by the head of their column; an empty list if there are no classes.
+
+        Args:
+            outputs: of all rows.
+            labels: of all rows.
+            names: of the classes.
+        """
+        return []
+
     @abstractmethod
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
         """Return how good a network is on some rows, as a phrase."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from kdistill.console import Reporter
@@ -16,12 +16,12 @@ from kdistill.networks.layers import layer_table
 from kdistill.networks.loading import SAVED_MODEL
 from kdistill.networks.measures import measure_split, unprefixed
 from kdistill.networks.sources import ModelSource
-from kdistill.settings import Objective, Training
+from kdistill.settings import Objective, Tracking, Training
 from kdistill.tasks import Task
 from kdistill.training import history
 from kdistill.training.checkpoint import Checkpoint
 from kdistill.training.loop import Trainers, train
-from kdistill.training.tensorboard import EventFiles
+from kdistill.training.trackers import open_trackers
 from kdistill.training.training_rows import TrainingRows, hold_out
 from kdistill.workspace import Artifact, Manifest, size
 from kdistill.workspace.kinds import CHECKPOINT
@@ -42,7 +42,7 @@ def train_network(
     rows: TrainingRows | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
-    events: Path | None = None,
+    tracking: Tracking = Tracking(),  # noqa: B008 - it is frozen
     compiled: Compiled | None = None,
     width: int | None = None,
 ) -> Manifest:
@@ -59,7 +59,7 @@ def train_network(
         rows: rows to train on, with soft targets; by default the dataset's training rows.
         results: additional results for the manifest.
         show_layers: whether to print the layers of the network.
-        events: directory for TensorBoard's event files; None to write none.
+        tracking: where the history is written, besides `history.csv`.
         compiled: trainers to reuse and to add to. Networks from the user's code and files are compiled in each call,
             because their graphs may differ.
         width: of a student's vectors, for the task `embedding`. If the teacher's have another width, a linear layer projects
@@ -113,6 +113,12 @@ def train_network(
 
     architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, outputs, projection)
     trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
+    trackers = open_trackers(tracking, artifact, identity, reporter)
+
+    def track(rows: Sequence[history.Row]) -> None:
+        for tracker in trackers:
+            tracker.update(rows)
+
     with artifact.writing() as staging:
         checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
         if not checkpoint.path.exists() and _needs_only_more_epochs(artifact, identity):
@@ -127,7 +133,7 @@ def train_network(
             checkpoint=checkpoint,
             reporter=reporter,
             trainers=trainers,
-            **({"on_epoch": EventFiles(events).update} if events else {}),
+            on_epoch=track,
         )
         network = without_projection(network)
         if warning := saved_models.save(network, staging.path, task.output):
@@ -157,6 +163,8 @@ def train_network(
             "saved_model_bytes": size(saved),
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
+    for tracker in trackers:
+        tracker.finish(manifest)
     weights = f", weights of epoch {progress.best_epoch}" if progress.best else ""
     reporter.say(
         f"Wrote {artifact.path}: {manifest.results['summary']} after "

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdistill.backend import tf
 from kdistill.training import history
-from kdistill.workspace import Artifact
+from kdistill.workspace import Artifact, Manifest
 
 SPLITS = ("train", "validation", "test")
 TAGS = {  # charts of columns that are not a measure of a split
@@ -60,6 +60,9 @@ class EventFiles:
                 for column, value in {"hard_loss": row["train_loss"], **row}.items():
                     if (chart := tag(column)) and not math.isnan(value):
                         _write_scalar(chart, value, int(row["epoch"]))
+
+    def finish(self, manifest: Manifest) -> None:
+        """Do nothing: the files are complete."""
 
 
 def _write_scalar(tag: str, value: float, step: int) -> None:

@@ -336,6 +336,10 @@ def test_evaluate_json(run, workspace):
     assert teacher["agreement"] is None
     assert 0.5 < student["agreement"] <= 1.0
     assert student["kl_to_teacher"] > 0
+    by_class = json.loads(run("evaluate", "--per-class", "--network", "student", "--json").out)[1]["per_class"]
+    assert [entry["class"] for entry in by_class] == [str(number) for number in range(10)]
+    assert sum(entry["errors"] for entry in by_class) == student["errors"]
+    assert mentions(run("evaluate", "--per-class").out, "recall", "precision")
     table = run("evaluate").out
     assert mentions(table, "test", 360)
     assert max(map(len, table.splitlines())) < 100

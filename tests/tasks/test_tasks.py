@@ -172,3 +172,29 @@ def test_groups():
     groups = tasks.get("regression").groups(PRICES[:, None].astype(np.float32))
     assert np.bincount(groups).tolist() == [40] * 10
     assert PRICES[groups == 0].max() <= PRICES[groups == 1].min()
+
+
+def test_classes_of_a_classification():
+    """Recall, precision and F1 of each class by their definitions, and the classes that it is taken for."""
+    labels, predicted = np.array([0, 0, 0, 1, 1, NO_LABEL]), np.array([0, 1, 2, 1, 1, 0])
+    first, second, third = tasks.get("classification").per_class(np.eye(3)[predicted], labels, ["a", "b", "c"])
+    assert (first["rows"], first["errors"], first["taken for"]) == (3, 2, "b (1), c (1)")
+    assert (first["recall"], first["precision"], first["F1"]) == pytest.approx((1 / 3, 1.0, 0.5))
+    assert (second["recall"], second["precision"], second["F1"]) == pytest.approx((1.0, 2 / 3, 0.8))
+    assert (third["rows"], third["recall"], third["precision"], third["F1"]) == (0, None, 0.0, 0.0)
+
+
+def test_classes_of_several_labels():
+    """Missed and false rows of each class; a missing label counts as neither."""
+    labels = np.array([[1, 0], [1, 1], [NO_LABEL, 0], [0, 0]])
+    outputs = np.array([[2.0, 1], [-1, 3], [5, -1], [1, -2]])
+    first, second = tasks.get("multi-label").per_class(outputs, labels, ["a", "b"])
+    assert (first["rows"], first["missed"], first["false"]) == (2, 1, 1)
+    assert (second["rows"], second["missed"], second["false"], second["average precision"]) == (1, 0, 1, 1.0)
+
+
+def test_numbers_of_a_regression():
+    """Each number of a row has its own measures."""
+    labels = np.array([[0, 10], [2, 30]], np.float32)
+    first, second = tasks.get("regression").per_class(labels + np.float32([1, -4]), labels, ["a", "b"])
+    assert (first["number"], first["MAE"], second["RMSE"]) == ("a", 1.0, 4.0)
