@@ -6,7 +6,6 @@ import hashlib
 import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
-from kdistill.data.rows import Standardized, column_statistics
+from kdistill.data.rows import held_out
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
 from kdistill.tasks import RawLabels, Task, Vocabulary
@@ -63,13 +62,6 @@ class Source:
             self._check_match(contents.test, test, train, "the training rows")
         else:
             train, test = self._hold_out(train)
-        preprocessing = dict(contents.preprocessing)
-        if contents.columns:
-            statistics = column_statistics(train.inputs, contents.columns, self.place)
-            preprocessing["standardised"] = statistics
-            train, test = (
-                _standardize(split, statistics, f"{self.place}: the {split.name} part") for split in (train, test)
-            )
         return Dataset(
             self.name,
             train,
@@ -77,8 +69,9 @@ class Source:
             task,
             vocabulary.size,
             tuple(vocabulary.names),
-            preprocessing,
+            contents.preprocessing,
             (*contents.warnings, *vocabulary.warnings),
+            contents.notes,
         )
 
     def load_transfer_set(self, dataset: Dataset) -> Split:
@@ -104,10 +97,8 @@ class Source:
             self._refuse_test_fraction()
         elif self.reader.options.test_fraction is not None:
             split = self._hold_out(split)[0]
-        if contents.columns and (statistics := dataset.preprocessing.get("standardised")):
-            split = _standardize(split, statistics, self.place)
         self._check_match(contents.train, split, dataset.train, dataset.name)
-        return replace(split, warnings=contents.warnings)
+        return replace(split, warnings=contents.warnings, notes=contents.notes)
 
     def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
         self._check_inputs(part)
@@ -173,8 +164,7 @@ class Source:
                 f"{self.place} is missing a test split: --test-fraction 0.2 sets aside a fifth of the rows"
             )
         rows = len(split)
-        is_test = np.zeros(rows, bool)
-        is_test[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True
+        is_test = held_out(rows, fraction)
         if not 0 < is_test.sum() < rows:
             raise KdistillError(
                 f"--test-fraction {fraction} sets aside {is_test.sum()} of the {rows} rows of {self.place} (expected "
@@ -249,7 +239,3 @@ def _import_reader(name: str) -> type[Reader]:
     module, _, kind = name.partition(":")
     reader: type[Reader] = getattr(importlib.import_module(f"kdistill.data.readers.{module}"), kind)
     return reader
-
-
-def _standardize(split: Split, statistics: dict[str, Any], where: str) -> Split:
-    return replace(split, inputs=Standardized(split.inputs, statistics, where))
