@@ -27,6 +27,7 @@ class Split:
         labels: (rows,) or (rows, ...), as the task encodes them; `NO_LABEL` or NaN for rows without a label.
         weights: (rows,), 0 or more; None if all rows count the same.
         warnings: lines for the user about a transfer set. The warnings about a dataset are in `Dataset.warnings`.
+        notes: lines for the user about what is as expected in a transfer set.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Split:
     labels: NDArray[Any]
     weights: NDArray[np.float32] | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,6 +89,7 @@ class Dataset:
         class_names: their names, in order.
         preprocessing: what was done to the stored inputs, in JSON types, for programs that use a trained network.
         warnings: lines for the user.
+        notes: lines for the user about what is as expected, e.g. the number of categories in a column of texts.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Dataset:
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -141,6 +145,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
         labels=np.concatenate([split.labels for split in splits]),
         weights=_concatenate_weights(splits),
         warnings=tuple(warning for split in splits for warning in split.warnings),
+        notes=tuple(note for split in splits for note in split.notes),
     )
 
 

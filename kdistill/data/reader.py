@@ -59,18 +59,18 @@ class Contents:
         test: the test rows, or None if the data lacks a test split.
         class_names: empty if the data does not name its classes.
         categories: whether each distinct label is a class. Otherwise only strings are, and numbers are class numbers.
-        columns: the names of the columns of a table. Each has its own scale and will be standardized.
-        preprocessing: what else was done to the inputs, as JSON values, for programs that use the network.
+        preprocessing: what was done to the inputs, as JSON values, for programs that use the network.
         warnings: lines for the user.
+        notes: lines for the user about what is as expected.
     """
 
     train: Part
     test: Part | None = None
     class_names: Sequence[str] = ()
     categories: bool = False
-    columns: Sequence[str] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Rows of inputs that need not be in memory: reading, selecting, concatenating and standardizing them."""
+"""Rows of inputs that need not be in memory: reading, selecting and concatenating them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,18 +67,14 @@ class StoredArray(Rows, ABC):
 
 
 class ArrayRows(StoredArray):
-    """Rows of an array that is in memory or memory-mapped.
+    """Rows of an array that is in memory or memory-mapped."""
 
-    Values that will be standardized may have any size: `check` is false for them.
-    """
-
-    def __init__(self, values: NDArray[Any], where: str, name: str = "inputs", *, check: bool = True) -> None:
-        self.values, self.where, self.name, self._check = values, where, name, check
+    def __init__(self, values: NDArray[Any], where: str, name: str = "inputs") -> None:
+        self.values, self.where, self.name = values, where, name
         self.shape, self.dtype = values.shape, native_dtype(values.dtype)
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.asarray(self.values[start:stop])
-        return check_values(block, start, self.where) if self._check else block
+        return check_values(np.asarray(self.values[start:stop]), start, self.where)
 
     def read(self) -> NDArray[Any]:
         return self.read_range(0, len(self))
@@ -133,66 +129,11 @@ class Concat(Rows):
         return _rechunked((block for member in self._members for block in member.blocks(rows)), rows)
 
 
-class Standardized(Rows):
-    """Rows of a table as float32: each column minus its mean, divided by its standard deviation (0 if that is 0).
-
-    `statistics` has the mean and the standard deviation of each column, as `column_statistics` returns them.
-
-    Raises:
-        KdistillError: when rows are read, if a value is too far from its column's mean for float32.
-    """
-
-    def __init__(self, rows: Rows, statistics: Mapping[str, Sequence[float]], where: str) -> None:
-        self._rows, self._columns, self._where = rows, list(statistics), where
-        self._means, deviations = np.array(list(statistics.values()), np.float64).T
-        self._factors = np.divide(1.0, deviations, out=np.zeros_like(deviations), where=deviations != 0)
-        self.shape, self.dtype, self.seekable = rows.shape, np.dtype(np.float32), rows.seekable
-
-    def _standardize(self, block: NDArray[Any]) -> NDArray[np.float32]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            result: NDArray[np.float32] = ((block - self._means) * self._factors).astype(np.float32)
-        if not (finite := np.isfinite(result)).all():
-            row, column = np.argwhere(~finite)[0]
-            raise KdistillError(
-                f"{self._where}: column {self._columns[column]} contains {block[row, column]:g}, which is too far from "
-                f"the mean of the training rows ({self._means[column]:g}) to standardize in float32: correct the value, "
-                "or leave the column out of --inputs"
-            )
-        return result
-
-    def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        return self._standardize(self._rows.read_range(start, stop))
-
-    def take(self, indices: NDArray[np.intp]) -> NDArray[Any]:
-        return self._standardize(self._rows.take(indices))
-
-    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        return map(self._standardize, self._rows.blocks(rows))
-
-
-def column_statistics(rows: Rows, columns: Sequence[str], where: str) -> dict[str, list[float]]:
-    """Return the mean and standard deviation (divisor: number of rows) of each column.
-
-    The standard deviation of a constant column is exactly 0.
-
-    Raises:
-        KdistillError: if the values of a column are too large for float64 arithmetic.
-    """
-    values = rows.read().astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        means, deviations = values.mean(axis=0), values.std(axis=0)
-    deviations[values.min(axis=0) == values.max(axis=0)] = 0.0
-    statistics = {
-        column: [float(mean), float(deviation)]
-        for column, mean, deviation in zip(columns, means, deviations, strict=True)
-    }
-    for column, pair in statistics.items():
-        if not np.isfinite(pair).all():
-            raise KdistillError(
-                f"{where}: the values of column {column} are too large to standardize: rescale them, or leave the "
-                "column out of --inputs"
-            )
-    return statistics
+def held_out(rows: int, fraction: float) -> NDArray[np.bool_]:
+    """Return which rows `--test-fraction` sets aside, (rows,). The choice depends only on the number of rows."""
+    mask = np.zeros(rows, bool)
+    mask[np.random.default_rng(rows).permutation(rows)[: round(rows * fraction)]] = True
+    return mask
 
 
 def network_dtype(dtype: np.dtype[Any]) -> str:

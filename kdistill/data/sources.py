@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
-from kdistill.data.rows import Rows, Standardized, column_statistics, network_dtype
+from kdistill.data.rows import Rows, held_out, network_dtype
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
 from kdistill.tasks import RawLabels, Task, Vocabulary
@@ -64,13 +64,6 @@ class Source:
             self._check_match(contents.test, test, train, "the training rows")
         else:
             train, test = self._hold_out(train)
-        preprocessing = dict(contents.preprocessing)
-        if contents.columns:
-            statistics = column_statistics(train.inputs, contents.columns, self.place)
-            preprocessing["standardised"] = statistics
-            train, test = (
-                _standardize(split, statistics, f"{self.place}: the {split.name} part") for split in (train, test)
-            )
         return Dataset(
             self.name,
             train,
@@ -78,8 +71,9 @@ class Source:
             task,
             vocabulary.size,
             tuple(vocabulary.names),
-            preprocessing,
+            contents.preprocessing,
             (*contents.warnings, *vocabulary.warnings),
+            contents.notes,
         )
 
     def load_transfer_set(self, dataset: Dataset) -> Split:
@@ -105,10 +99,8 @@ class Source:
             self._refuse_test_fraction()
         elif self.reader.options.test_fraction is not None:
             split = self._hold_out(split)[0]
-        if contents.columns and (statistics := dataset.preprocessing.get("standardised")):
-            split = _standardize(split, statistics, self.place)
         self._check_match(contents.train, split, dataset.train, dataset.name)
-        return replace(split, warnings=contents.warnings)
+        return replace(split, warnings=contents.warnings, notes=contents.notes)
 
     def load_rows(self, like: Mapping[str, Any], split: str = "train") -> Rows:
         """Return rows without labels, preprocessed like the rows that a network was trained on.
@@ -126,14 +118,13 @@ class Source:
         if part is None:
             raise UsageError(f"{self.place} has no test rows: remove --split {split}")
         self._check_inputs(part)
-        rows, statistics = part.inputs, preprocessing.get("standardised")
-        if statistics and list(contents.columns) != list(statistics):
+        rows, table = part.inputs, preprocessing.get("table")
+        if table and "table" not in contents.preprocessing:
+            columns = table["inputs"]
             raise KdistillError(
-                f"{self.place} has {'other' if contents.columns else 'no'} columns (expected a .csv or .parquet table with the "
-                f"columns {', '.join(list(statistics)[:5])}{', ...' * (len(statistics) > 5)}, as the network was trained on)"
+                f"{self.place} is not a table (expected a .csv or .parquet with the columns {', '.join(columns[:5])}"
+                f"{', ...' * (len(columns) > 5)}, as the network was trained on)"
             )
-        if statistics:
-            rows = Standardized(rows, statistics, self.place)
         expected = np.dtype(like["input"]["data_dtype"] or rows.dtype)
         if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_dtype(expected):
             raise KdistillError(
@@ -206,8 +197,7 @@ class Source:
                 f"{self.place} is missing a test split: --test-fraction 0.2 sets aside a fifth of the rows"
             )
         rows = len(split)
-        is_test = np.zeros(rows, bool)
-        is_test[np.random.default_rng(rows).permutation(rows)[: round(rows * float(fraction))]] = True
+        is_test = held_out(rows, fraction)
         if not 0 < is_test.sum() < rows:
             raise KdistillError(
                 f"--test-fraction {fraction} sets aside {is_test.sum()} of the {rows} rows of {self.place} (expected "
@@ -282,7 +272,3 @@ def _import_reader(name: str) -> type[Reader]:
     module, _, kind = name.partition(":")
     reader: type[Reader] = getattr(importlib.import_module(f"kdistill.data.readers.{module}"), kind)
     return reader
-
-
-def _standardize(split: Split, statistics: dict[str, Any], where: str) -> Split:
-    return replace(split, inputs=Standardized(split.inputs, statistics, where))

@@ -289,6 +289,16 @@ class ReadOptions(Settings):
             recorded=False,
         ),
     ] = None
+    missing: Annotated[
+        str | None,
+        option(
+            "Missing values of a table. error (default): refuse them. drop: leave out these rows. mean: replace numbers by the "
+            "mean of the training rows.",
+            one_of("error", "drop", "mean"),
+            "Data",
+            recorded=False,
+        ),
+    ] = None
     task: Annotated[
         str | None,
         option(

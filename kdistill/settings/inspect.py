@@ -190,7 +190,11 @@ class Predict(Settings):
     ] = "predictions.csv"
     all: Annotated[bool, option("Also write the probability of each class.")] = False
     batch_size: Annotated[int, option("Rows per call of the network.", integer(1), "Compute")] = 1000
-    read: Annotated[ReadOptions, Only(("inputs", "max_pixels", "data_format"))] = ReadOptions()
+    read: Annotated[ReadOptions, Only(("inputs", "missing", "max_pixels", "data_format"))] = ReadOptions()
+
+    def check_combinations(self) -> None:
+        if self.read.missing == "drop":
+            raise UsageError("--missing drop does not apply to predict, which leaves out no row: use --missing mean")
 
     @property
     def source(self) -> str:

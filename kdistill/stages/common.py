@@ -163,6 +163,15 @@ def announce_rerun(artifact: Artifact, reason: str, reporter: Reporter) -> None:
         reporter.say(f"Re-running {artifact.place}: {reason}")
 
 
+def announce_data(reporter: Reporter, *parts: data.Dataset | data.Split) -> None:
+    """Print the notes and warnings about datasets and transfer sets."""
+    for part in parts:
+        for note in part.notes:
+            reporter.say(note)
+        for warning in part.warnings:
+            reporter.warn(warning)
+
+
 def sample_rows(rows: data.Split, count: int) -> data.Split:
     """Return randomly chosen rows: always the same ones of the same rows, and all if there are not more than `count`."""
     mask = np.zeros(len(rows), np.bool_)

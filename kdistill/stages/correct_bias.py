@@ -190,8 +190,7 @@ def _choose_rows(dataset: data.Dataset, pool: data.Source | None, reporter: Repo
     """Return the rows on which predictions are counted. Their labels are not used."""
     rows = pool.load_transfer_set(dataset) if pool else dataset.train
     if pool:
-        for warning in rows.warnings:
-            reporter.warn(warning)
+        common.announce_data(reporter, rows)
         if test_rows := int(np.isin(sortable(rows.keys()), sortable(dataset.test.keys())).sum()):
             reporter.warn(
                 f"{test_rows:,} of the {len(rows):,} inputs of {pool.name} are test rows of {dataset.name}: their labels "

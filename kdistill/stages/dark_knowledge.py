@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import data
+from kdistill.data.preprocessing import TablePreprocessing
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.evaluation import metrics
 from kdistill.soft_targets import (
@@ -58,7 +59,8 @@ def examples_of(workspace: Workspace, soft: SoftTargets, dataset: data.Dataset) 
 
 def table_columns(preprocessing: Mapping[str, Any]) -> Sequence[str]:
     """Return the names of a table's inputs; empty for other data."""
-    return preprocessing.get("table", {}).get("inputs", ())  # type: ignore[no-any-return]
+    table = TablePreprocessing.from_json(preprocessing)
+    return table.columns if table else ()
 
 
 def select_examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] = ()) -> list[Example]:
@@ -67,7 +69,7 @@ def select_examples(soft: SoftTargets, rows: data.Split, columns: Sequence[str] 
     Args:
         soft: The soft targets.
         rows: All rows of the soft targets.
-        columns: The names of a table's inputs; empty for other data.
+        columns: The names of the inputs of a table; empty for other data.
     """
     from kdistill.evaluation.figures import Example
 
@@ -97,7 +99,7 @@ def describe_input(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
 
     Args:
         values: The inputs of one row, of any shape. Those of a table are standardized.
-        columns: The names of a table's inputs; empty for other data.
+        columns: The names of the inputs of a table; empty for other data.
 
     Returns:
         The values of a table's row that deviate most, with their columns; else the first values.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from kdistill.console import Reporter
 from kdistill.console.native_stderr import silent
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
-from kdistill.networks import exports
+from kdistill.networks import deployed_table, exports
+from kdistill.networks.model_card import Exported, model_card
 from kdistill.settings import Export
 from kdistill.stages import common
 from kdistill.stages.result import Result
@@ -80,7 +82,7 @@ def run(
     """Write a network for another runtime, and measure it there.
 
     Reads: `saved_model` of a student or teacher (`model.keras` after mixed precision), and its dataset.
-    Writes: `exports/NAME/`.
+    Writes: `exports/NAME/`, with a model card, and for a table a program that predicts rows of it.
 
     Raises:
         KdistillError: If there is no such network, packages are missing, or the format cannot express the network.
@@ -128,9 +130,22 @@ def run(
             "original_bytes": size(original.path),
             "threads": threads(),
         }
+        exported = Exported(
+            artifact.name, network.kind, source.name, identity.settings, trained.settings, trained.results, results
+        )
+        _write_companions(staging.path, exported, description)
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
     reporter.say(f"Wrote {artifact.path / file.name} in {manifest.seconds:.1f} s")
     return ExportResult(artifact, manifest)
+
+
+def _write_companions(directory: Path, exported: Exported, description: Mapping[str, Any]) -> None:
+    """Write what explains an exported network: its description, its model card, and `predict.py` for a table."""
+    text = json.dumps(description, ensure_ascii=False, indent=2)
+    (directory / exports.DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+    (directory / "README.md").write_text(model_card(exported), encoding="utf-8")
+    if exported.table:
+        shutil.copyfile(deployed_table.__file__, directory / "predict.py")
 
 
 def _convert(

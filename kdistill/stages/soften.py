@@ -16,7 +16,7 @@ from kdistill.data.keys import positions, row_keys
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import CLASSIFICATION, Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
-from kdistill.stages.common import announce_rerun, reason_to_run, warn_if_stale
+from kdistill.stages.common import announce_data, announce_rerun, reason_to_run, warn_if_stale
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
@@ -56,8 +56,7 @@ def run(
     dataset = source.load()
     _check_top_k(settings, dataset)
     full = full_transfer_set(identity, dataset, workspace.cache)
-    for warning in (*dataset.warnings, *full.warnings):
-        reporter.warn(warning)
+    announce_data(reporter, dataset, full)
     mask = data.selection_mask(full, settings.selection, dataset)
     if summary := data.describe_selection(full, settings.selection, mask):
         reporter.say(summary)

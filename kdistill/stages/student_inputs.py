@@ -14,6 +14,7 @@ from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
+from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
 from kdistill.training.training_rows import TrainingRows
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
@@ -70,8 +71,7 @@ class StudentInputs:
         if self.same_dataset_as:
             return self.same_dataset_as.dataset
         dataset = self.source.load()
-        for warning in dataset.warnings:
-            self.reporter.warn(warning)
+        announce_data(self.reporter, dataset)
         return dataset
 
     @property
@@ -130,12 +130,15 @@ class StudentInputs:
     def temperature_warning(self, settings: TrainStudent) -> str | None:
         """Return why the soft targets are approximate at a student's temperature; None if they are exact."""
         soft, temperature = self._soft_for(settings), self.objective(settings).temperature
-        if soft is None or temperature in (None, soft.temperature) or soft.exact_at_any_temperature:
+        if soft is None or temperature == soft.temperature or soft.exact_at_any_temperature:
             return None
         made = "averaged" if soft.storage.top_k is None else "cut to the largest logits"
-        return (
-            f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so T = {temperature:g} is approximate"
+        use = (
+            f"--loss {self.objective(settings).loss}, which has no T,"
+            if temperature is None
+            else f"T = {temperature:g}"
         )
+        return f"{soft.path}: soft targets were {made} at T = {soft.temperature:g}, so {use} is approximate"
 
     def training_rows(self, settings: TrainStudent) -> TrainingRows:
         """Return the rows that a student learns from, with their soft targets unless alpha is 1.
@@ -224,8 +227,7 @@ class StudentInputs:
                 f"{dataset.outputs}: {remedy}"
             )
         split = transfer_set(soft.manifest, dataset, self.workspace.cache)
-        for warning in split.warnings:
-            self.reporter.warn(warning)
+        announce_data(self.reporter, split)
         source = " + ".join(each.name for each in transfer_sources(soft.manifest)) or None
         keys = split.keys()
         aligned = align(soft, keys, split.labels, f"training rows of {source or dataset.name}", remedy)

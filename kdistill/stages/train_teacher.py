@@ -6,7 +6,7 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
-from kdistill.stages.common import announce_rerun, reason_to_run
+from kdistill.stages.common import announce_data, announce_rerun, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.workspace import Input, Manifest, Workspace, commands
 
@@ -38,8 +38,7 @@ def run(
     if reason is None:
         return Result(artifact, artifact.require())
     dataset = source.load()
-    for warning in dataset.warnings:
-        reporter.warn(warning)
+    announce_data(reporter, dataset)
     announce_rerun(artifact, reason, reporter)
 
     from kdistill.training.run import train_network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Classification(Task):
     loss_title = "Cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "accuracy"
+    hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = "agree, KL: agreement with the teacher, KL(teacher || student) at T = 1; NLL and KL in nats"
 
     def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Embedding(Task):
     needs_labels = False
     output = "embedding"
     unit = "value"
+    hub_tasks: ClassVar[Mapping[str, str]] = {"image": "image-feature-extraction"}
     note = (
         "cosine: mean cosine similarity to the teacher's vectors, if the widths are equal\n"
         "neighbors: rows with the same nearest neighbor as with the teacher; probe: accuracy of a linear classifier"

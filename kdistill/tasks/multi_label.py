@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class MultiLabel(Task):
     loss_title = "Binary cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "label_accuracy"
+    hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = (
         "mAP: mean over the classes of the average precision; F1 and Hamming loss at a probability of 0.5\n"
         "agree: classes of rows on which network and teacher agree"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class Regression(Task):
     closeness = Column("RMSE to it", "rmse_to_teacher", "{:,.3g}")
     output = "values"
     unit = "number"
+    hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-regression"}
     note = "MAE, RMSE: in the unit of the labels; to teacher: RMSE between network and teacher"
 
     def fits(self, labels: RawLabels) -> bool:

@@ -102,6 +102,7 @@ class Task(ABC):
         unit: what messages call one of the outputs, e.g. `class`.
         closeness: how close the outputs of a network are to those of another one, e.g. of its teacher.
         note: explains the columns.
+        hub_tasks: what the Hugging Face Hub calls the task, by the kind of data: `table` or `image`.
     """
 
     name: ClassVar[str]
@@ -115,6 +116,7 @@ class Task(ABC):
     output: ClassVar[str] = "logits"
     unit: ClassVar[str] = "class"
     note: ClassVar[str] = ""
+    hub_tasks: ClassVar[Mapping[str, str]] = {}
 
     def count(self, outputs: int) -> str:
         """Return a number of outputs in words, e.g. `10 classes`."""

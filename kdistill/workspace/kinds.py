@@ -252,7 +252,7 @@ EXPORT = Kind(
         Maker(
             "export",
             (("dataset",), ("student", "teacher")),
-            (),
+            ("README.md", "kdistill.json"),
             {
                 "summary": str,
                 "test_rows": int,

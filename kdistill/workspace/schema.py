@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
 from kdistill.errors import KdistillError
-from kdistill.settings import NAME, Field, Selection, options_of
+from kdistill.settings import NAME, TASKS, Field, Selection, options_of
 from kdistill.workspace.kinds import INPUTS, KINDS, Schema
 
 ANY_SETTING = str | int | float | bool | list[str] | list[int] | list[float] | None
@@ -76,6 +76,8 @@ def problems(fields: Mapping[str, Any], *, finished: bool) -> Iterator[str]:
     yield from (f"inputs: no {group[0]}" for group in maker.inputs if not any(each in kinds for each in group))
     yield from (f"outputs.{name}" for name in maker.outputs if name not in outputs)
     yield from _wrong(results, maker.results, "results.")
+    if "task" in maker.results and results.get("task") not in TASKS:
+        yield "results.task"
 
 
 @cache

@@ -192,6 +192,7 @@ def test_rows_that_do_not_fit(run, workspace, tmp_path, arrays, words):
         (["digits", "--network", "nosuch.onnx"], 1, ["--network", "nosuch.onnx"]),
         (["digits", "--network", "a@b-onnx"], 1, ["a@b-onnx", "kdistill export --network a/b --format onnx"]),
         (["pool.npz", "--split", "test"], 2, ["pool.npz", "--split"]),
+        (["pool.npz", "--missing", "drop"], 2, ["--missing drop", "--missing mean"]),
         (["pool.npz", "--output", "pool.npz", "--force"], 2, ["--output", "pool.npz"]),
         (["pool.npz", "--output", "folder.csv", "--force"], 2, ["--output", "folder.csv"]),
     ],
@@ -211,12 +212,13 @@ def test_table(run, tmp_path):
     pandas = pytest.importorskip("pandas", reason="kdistill[tables] is not installed")
     draw = np.random.default_rng(0)
     frame = pandas.DataFrame({"age": draw.normal(50, 9, 300), "size": draw.normal(3e4, 900, 300)})
-    frame["price"] = 100 * frame["age"] + frame["size"]
+    frame["kind"] = np.array(["house", "flat"])[np.arange(300) % 2]
+    frame["price"] = 100 * frame["age"] + frame["size"] + 5000 * (frame["kind"] == "house")
     frame.to_csv("homes.csv", index=False)
     dataset = ["--dataset", "homes.csv", "--labels", "price", "--test-fraction", "0.2"]
     train = ["--model", "mlp-16", "--epochs", "40", "--learning-rate", "0.01", "--xla", "off"]
     assert run("train-teacher", *dataset, *train).code == 0
-    new = frame[["size", "age"]].iloc[:20].assign(price=None, note="x")
+    new = frame[["kind", "size", "age"]].iloc[:20].assign(price=None, note="x")
     new.to_csv("new.csv", index=False)
     succeed(run, "new.csv", "--network", "teacher", "--output", "out.csv")
     columns = read(tmp_path / "out.csv")
@@ -228,7 +230,10 @@ def test_table(run, tmp_path):
     np.testing.assert_allclose(read(tmp_path / "out.npz")["values"][::-1, 0], predicted, rtol=1e-5)
     new.drop(columns="age").to_csv("less.csv", index=False)
     np.savez("arrays.npz", x_train=np.zeros((5, 2), np.float32))
-    for data, words in (("less.csv", ["age"]), ("arrays.npz", ["age", "size"])):
+    new.assign(age=None).to_csv("missing.csv", index=False)
+    succeed(run, "missing.csv", "--network", "teacher", "--output", "mean.csv", "--missing", "mean")
+    assert len(read(tmp_path / "mean.csv")["row"]) == 20
+    for data, words in (("less.csv", ["age"]), ("arrays.npz", ["age", "size"]), ("missing.csv", ["age", "--missing"])):
         outcome = run("predict", data, "--network", "teacher", "--output", "no.csv")
         assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
         assert mentions(outcome.err, data, *words)

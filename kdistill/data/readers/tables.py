@@ -1,4 +1,4 @@
-"""`.csv` and `.parquet` tables: one row per example, columns of numbers as inputs, one column of labels. Uses pandas."""
+"""`.csv` and `.parquet` tables: one row per example, columns of numbers or texts as inputs, and labels. Uses pandas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.data.preprocessing import TablePreprocessing, check_finite, check_missing, numbers
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, as_strings, did_you_mean
-from kdistill.data.rows import ArrayRows
+from kdistill.data.rows import ArrayRows, held_out
 from kdistill.errors import KdistillError, one_line_errors
 
 DEFAULT_LABELS = "label"
@@ -26,37 +27,50 @@ TRUSTED_BYTES = 1 << 30  # in memory; up to this size, a table may consist of re
 
 
 @dataclass(frozen=True)
+class _Columns:
+    """Columns of a table as pandas read them, which are inputs, labels and row weights, and a line for the user."""
+
+    path: Path
+    frame: Any
+    inputs: Sequence[str]
+    labels: Sequence[str]
+    weights: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Table(Reader):
-    """A table of numbers, which will be standardized, and of labels; maybe another table of test rows.
+    """A table of numbers and categories, and of labels; maybe another table of test rows.
 
     Without `--inputs`, every column except the labels is an input.
 
     Args:
-        columns: the inputs of the dataset, for the transfer set of a dataset.
-        labels: the column of labels; a transfer set may lack it.
+        preprocessing: that of a dataset, to read other rows as it has them, maybe without labels; None for a dataset.
+        unscaled: whether numbers stay as they are, for rows of a dataset that is not a table.
     """
 
-    columns: tuple[str, ...] | None = None
-    labels: str = DEFAULT_LABELS
+    preprocessing: TablePreprocessing | None = None
+    unscaled: bool = False
     format = "a table"
-    takes = ("inputs", "labels", "row-weights", "test-inputs", "test-fraction", "data-format")
+    takes = ("inputs", "labels", "row-weights", "test-inputs", "test-fraction", "missing", "data-format")
     files = ("test-inputs",)
 
     def matching(self, spec: RowSpec) -> Table:
-        table = spec.preprocessing.get("table")
-        if not table:
-            return self
-        return replace(self, columns=tuple(table["inputs"]), labels=table["labels"] if spec.labels else "")
+        preprocessing = TablePreprocessing.from_json(spec.preprocessing)
+        if preprocessing and not spec.labels:  # no row is left out, so that row numbers stay what they are in the table
+            missing = "error" if preprocessing.missing == "drop" else preprocessing.missing
+            preprocessing = replace(preprocessing, labels="", missing=missing)
+        return replace(self, preprocessing=preprocessing, unscaled=preprocessing is None)
 
     def contents(self) -> Contents:
-        options = self.options
+        options, known = self.options, self.preprocessing
         names = self._column_names(self.path)
-        label_columns = _label_columns(options.labels or self.labels, names)
+        label_columns = _label_columns(options.labels or (known.labels if known else DEFAULT_LABELS), names)
         inputs = [name for name in names if name not in (*label_columns, options.row_weights)]
         if options.inputs:
             inputs = options.inputs.split(",")
-        elif self.columns:
-            inputs = list(self.columns)
+        elif known:
+            inputs = list(known.inputs)
         if not inputs:
             raise KdistillError(
                 f"{self.place} has no column besides the labels, {','.join(label_columns)} (expected inputs)"
@@ -65,13 +79,42 @@ class Table(Reader):
             labels = ",".join(label_columns)
             raise KdistillError(f"--inputs {','.join(inputs)} repeats a column or names the labels ({labels})")
         has_labels = bool(options.labels) or label_columns[0] in names
+        train = self._read(self.path, inputs, label_columns if has_labels else [], options.row_weights)
+        test = self._read(Path(options.test_inputs), inputs, label_columns) if options.test_inputs else None
+        preprocessing = self._preprocessing(train, inputs, ",".join(label_columns))
+        notes = [part.note for part in (train, test) if part and part.note]
         return Contents(
-            train=self._part(self.path, inputs, label_columns if has_labels else (), options.row_weights),
-            test=self._part(Path(options.test_inputs), inputs, label_columns) if options.test_inputs else None,
+            train=self._part(train, preprocessing),
+            test=self._part(test, preprocessing) if test else None,
             categories=True,
-            columns=inputs,
-            preprocessing={"table": {"inputs": inputs, "labels": ",".join(label_columns)}},
+            preprocessing=preprocessing.as_json() if preprocessing else {},
+            notes=(*(preprocessing.notes if preprocessing and not known else ()), *notes),
         )
+
+    @property
+    def _missing(self) -> str:
+        return self.options.missing or (self.preprocessing.missing if self.preprocessing else "error")
+
+    def _preprocessing(self, train: _Columns, inputs: Sequence[str], labels: str) -> TablePreprocessing | None:
+        """Return the preprocessing of the dataset, or that of the training rows among `train`; None for unscaled rows."""
+        if self.unscaled:
+            return None
+        if known := self.preprocessing:
+            if len(inputs) != len(known.inputs):
+                raise KdistillError(
+                    f"--inputs {','.join(inputs)} names {len(inputs)} columns (expected {len(known.inputs)}, for the inputs "
+                    f"{', '.join(known.inputs)} of the dataset)"
+                )
+            return replace(known, missing=self._missing)
+        training, fraction = np.ones(len(train.frame), bool), self.options.test_fraction
+        if fraction is not None and not self.options.test_inputs:
+            training = ~held_out(len(training), fraction)
+        if not training.any():  # too few rows for a fraction: refused later
+            training[:] = True
+        with _pandas_errors(train.path):
+            return TablePreprocessing.fit(
+                train.frame, training, inputs=inputs, labels=labels, missing=self._missing, where=str(train.path)
+            )
 
     def _is_csv(self, path: Path) -> bool:
         return (self.options.data_format or path.suffix.lower()).removeprefix(".") == "csv"
@@ -86,7 +129,8 @@ class Table(Reader):
             _check_header(path)
             return [str(name) for name in pd.read_csv(path, nrows=0, sep=_separator(path), compression=None).columns]
 
-    def _part(self, path: Path, inputs: Sequence[str], labels: Sequence[str], weights: str | None = None) -> Part:
+    def _read(self, path: Path, inputs: Sequence[str], labels: Sequence[str], weights: str | None = None) -> _Columns:
+        """Read columns of a table, without the rows that `--missing drop` leaves out."""
         columns = [*inputs, *labels, *([weights] if weights else [])]
         names = self._column_names(path)
         if missing := [name for name in columns if name not in names]:
@@ -94,18 +138,41 @@ class Table(Reader):
                 f"{path} does not have the column {missing[0]} (expected one of {', '.join(names[:10])}{', ...' * (len(names) > 10)})"
                 f"{did_you_mean(missing[0], names)}"
             )
+        texts = self.preprocessing.categories if self.preprocessing else ()
         with _pandas_errors(path), warnings.catch_warnings():
-            frame = _read_csv(path, columns, labels) if self._is_csv(path) else _read_parquet(path, columns)
-            values = np.empty((len(frame), len(inputs)))
-            for index, name in enumerate(inputs):
-                fix = "leave it out of --inputs" if labels else f"pass --labels {name} if it is the label"
-                values[:, index] = _numbers(frame[name], f"{path}: column {name}", fix)
+            frame = _read_csv(path, columns, labels, texts) if self._is_csv(path) else _read_parquet(path, columns)
+            if not len(frame):
+                raise KdistillError(f"{path} is empty (expected at least one row)")
+            if self._missing != "drop":
+                return _Columns(path, frame, inputs, labels, weights)
+            complete = frame[columns].notna().to_numpy().all(axis=1)
+            if not complete.any():
+                raise KdistillError(
+                    f"{path}: --missing drop leaves none of the {len(frame):,} rows: pass --missing mean"
+                )
+            dropped = int((~complete).sum())
+            note = f"{path.name}: --missing drop leaves out {dropped:,} of {len(frame):,} rows"
+            return _Columns(path, frame[complete], inputs, labels, weights, note if dropped else "")
+
+    def _part(self, columns: _Columns, preprocessing: TablePreprocessing | None) -> Part:
+        path, frame, labels, where = columns.path, columns.frame, columns.labels, str(columns.path)
+        with _pandas_errors(path):
             label_values = _label_values(frame, labels, path)
-            fix = "name a column of numbers with --row-weights"
-            row_weights = _numbers(frame[weights], f"{path}: column {weights}", fix) if weights else None
-        no_labels = f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{did_you_mean(DEFAULT_LABELS, names)}"
+            weights = columns.weights
+            row_weights = numbers(frame[weights], f"{path}: column {weights}") if weights else None
+            if preprocessing:
+                renamed = frame[list(columns.inputs)].set_axis(list(preprocessing.inputs), axis=1)
+                inputs: NDArray[Any] = preprocessing.apply(renamed, where)
+            else:
+                inputs = np.stack([numbers(frame[name], f"{path}: column {name}") for name in columns.inputs], 1)
+        names = self._column_names(path)
+        texts = list(preprocessing.categories) if preprocessing else []
+        no_labels = (
+            f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{f', e.g. --labels {texts[-1]}' if texts else ''}"
+            f"{did_you_mean(DEFAULT_LABELS, names)}"
+        )
         return Part(
-            inputs=ArrayRows(values, str(path), check=False),
+            inputs=ArrayRows(inputs, where),
             labels=label_values,
             name="the table",
             labels_name=f"column {','.join(labels)}" if labels else no_labels,
@@ -119,7 +186,8 @@ def _label_columns(option: str, names: Sequence[str]) -> list[str]:
     return [option] if option in names else option.split(",")
 
 
-def _read_csv(path: Path, columns: Sequence[str], labels: Sequence[str]) -> Any:
+def _read_csv(path: Path, columns: Sequence[str], labels: Sequence[str], texts: Iterable[str]) -> Any:
+    """Read a CSV; the columns `texts` have texts even where these look like numbers."""
     import pandas as pd
 
     warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas warns of values that it drops
@@ -129,6 +197,7 @@ def _read_csv(path: Path, columns: Sequence[str], labels: Sequence[str]) -> Any:
         index_col=False,  # otherwise the first values of rows longer than the header become row names
         na_values={name: [""] if [name] == list(labels) else MISSING for name in columns},
         keep_default_na=False,
+        dtype=dict.fromkeys(texts, str),
         low_memory=False,
         compression=None,
     )
@@ -145,11 +214,12 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Any:
             f"{path} claims {rows:,} rows in {size:,} bytes: it is damaged, or nearly all rows are equal"
         )
     kinds = {name: parquet.read_schema(path).field(name).type for name in columns}
-    strings = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    is_string = (types.is_string, types.is_large_string, types.is_dictionary)
+    strings = [name for name, kind in kinds.items() if any(check(kind) for check in is_string)]
     frame = pd.read_parquet(path, columns=list(columns), engine="pyarrow", read_dictionary=strings)
     for name in strings:  # equal strings are read once, and share one object
         frame[name] = frame[name].astype(object)
-    return frame
+    return frame.reset_index(drop=True)
 
 
 def _header(path: Path) -> str:
@@ -194,53 +264,19 @@ def _is_number(field: str) -> bool:
     return False
 
 
-def _numbers(column: Any, where: str, fix: str) -> NDArray[np.float64]:
-    """Return a column of finite numbers (rows,). `fix` says what to do with strings."""
-    import pandas as pd
-
-    _check_missing(column, where)
-    if not len(column):
-        return np.empty(0)
-    if column.dtype.kind not in "fiub":
-        is_string = pd.to_numeric(column, errors="coerce").isna().to_numpy()
-        row = int(np.argmax(is_string))
-        strings = f"{_count(is_string, 'string')}, {column.iloc[row]!r}"
-        values = strings if is_string.any() else f"values of type {column.dtype}"
-        raise KdistillError(f"{where} contains {values} (expected numbers): encode it as numbers, or {fix}")
-    return _finite(column.to_numpy(np.float64), where)
-
-
 def _labels(column: Any, where: str) -> NDArray[Any]:
     """Return a column of labels (rows,): integers, floats or strings."""
-    _check_missing(column, where)
+    check_missing(column, where, "--missing drop")
     if column.dtype.kind not in "iuf":
         return as_strings(column, where)
-    return _finite(column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64), where)
+    return check_finite(column, column.to_numpy(np.float64 if column.dtype.kind == "f" else np.int64), where)
 
 
 def _label_values(frame: Any, labels: Sequence[str], path: Path) -> NDArray[Any] | None:
     """Return the labels of a frame: (rows,) of one column, (rows, columns) numbers of several, None without any."""
     if len(labels) > 1:
-        return np.stack(
-            [_numbers(frame[name], f"{path}: column {name}", "leave it out of --labels") for name in labels], 1
-        )
+        return np.stack([numbers(frame[name], f"{path}: column {name}") for name in labels], 1)
     return _labels(frame[labels[0]], f"{path}: column {labels[0]}") if labels else None
-
-
-def _finite(values: NDArray[Any], where: str) -> NDArray[Any]:
-    if (infinite := ~np.isfinite(values)).any():
-        raise KdistillError(f"{where} contains {_count(infinite, 'infinite value')}: remove those rows")
-    return values
-
-
-def _check_missing(column: Any, where: str) -> None:
-    if (missing := column.isna().to_numpy()).any():
-        raise KdistillError(f"{where} has {_count(missing, 'missing value')}: fill them in, or remove those rows")
-
-
-def _count(bad: NDArray[np.bool_], noun: str) -> str:
-    number = int(bad.sum())
-    return f"{number:,} {noun}{'s' * (number != 1)}, first in row {int(np.argmax(bad))}"
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import MNIST
+from helpers import MNIST, mentions
 from small_data import HALF, check_error, check_rows, inputs_of, load, save_csv, save_table, table, write
 
 from kdistill import data
+from kdistill.data.preprocessing import TablePreprocessing
+from kdistill.data.rows import held_out
 from kdistill.errors import KdistillError
 
 
@@ -92,10 +94,7 @@ def test_values_far_from_the_training_rows(tmp_path):
     """A value that is infinite after standardization is an error; a large value is not."""
     test = _csv(tmp_path, "a,label\n1,x\n1e300,y\n").rename(tmp_path / "test.csv")
     path = _csv(tmp_path, "a,label\n1,x\n1.5,y\n")
-    dataset = load(path, test_inputs=str(test))
-    assert np.isfinite(dataset.train.read()).all()
-    with pytest.raises(KdistillError, match=r"test part: column a .*1e\+300"):
-        dataset.test.read()
+    check_error(path, "test.csv: column a", "1e+300", test_inputs=str(test))
     path = _csv(tmp_path, "a,label\n1e100,x\n2e100,y\n")
     np.testing.assert_allclose(load(path, test_inputs=str(path)).train.read(), [[-1], [1]])
 
@@ -143,13 +142,92 @@ def test_small_parquet_of_many_rows(tmp_path, monkeypatch):
     check_error(path, "200,000 rows", **HALF)
 
 
-def test_housing_is_regression():
-    """The well-known table of house prices is regression, if it is available."""
+def _incomplete(rows=200):
+    """Return a table with a column of numbers and one of texts, in both of which values are missing, and booleans."""
+    draw = np.random.default_rng(1)
+    number = draw.normal(5, 2, rows)
+    city = np.array(["Oslo", "Rome", "Bern"], object)[draw.integers(0, 3, rows)]
+    number[::7], city[::11] = np.nan, None
+    return {"number": number, "city": city, "member": draw.integers(0, 2, rows) == 1, "label": np.arange(rows) % 2}
+
+
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+def test_missing_values_and_categories(tmp_path, extension):
+    """Means and categories are those of the training rows. A missing or unknown text is 0 in every category."""
+    columns = _incomplete()
+    test = held_out(200, 0.25)
+    columns["city"][np.flatnonzero(test & (columns["city"] != None))[:3]] = "Lima"  # noqa: E711 - elementwise
+    path = save_table(tmp_path / f"data.{extension}", columns)
+    dataset = load(path, test_fraction=0.25, missing="mean")
+    number, member = columns["number"], columns["member"].astype(float)
+    expected = np.zeros((200, 5))
+    expected[:, 0] = np.nan_to_num((number - np.nanmean(number[~test])) / np.nanstd(number[~test]))
+    expected[:, 1:4] = columns["city"][:, None] == np.array(["Bern", "Oslo", "Rome"], object)
+    expected[:, 4] = (member - member[~test].mean()) / member[~test].std()
+    np.testing.assert_allclose(dataset.train.read(), expected[~test], atol=1e-5)
+    np.testing.assert_allclose(dataset.test.read(), expected[test], atol=1e-5)
+    assert dataset.notes == ("city: 3 categories",)
+    check_error(path, "column number", "29 missing", "--missing mean", **HALF)
+
+
+def test_rows_with_missing_values_are_left_out(tmp_path):
+    """`--missing drop` leaves out rows with their labels, also those without a label."""
+    columns = _incomplete()
+    columns["label"] = np.where(np.arange(200) == 1, None, "b" + columns["label"].astype(str).astype(object))
+    kept = ~np.isnan(columns["number"]) & (columns["city"] != None) & (np.arange(200) != 1)  # noqa: E711 - elementwise
+    path = save_table(tmp_path / "data.csv", columns)
+    dataset = load(path, missing="drop", test_inputs=str(path))
+    number = columns["number"][kept]
+    np.testing.assert_allclose(dataset.train.read()[:, 0], (number - number.mean()) / number.std(), atol=1e-5)
+    assert [dataset.class_names[label] for label in dataset.test.labels] == columns["label"][kept].tolist()
+    assert all(mentions(note, path.name, 200 - kept.sum(), 200) for note in dataset.notes[1:])
+    assert len(dataset.notes) == 3
+
+
+def test_preprocessing_is_recorded(tmp_path):
+    """What a dataset describes is enough to prepare other rows, whatever the type of a column of texts looks like."""
+    columns = _incomplete()
+    columns["city"] = np.where(columns["city"] == "Oslo", "07", columns["city"])
+    dataset = load(save_table(tmp_path / "data.csv", columns), missing="mean", test_fraction=0.25)
+    recorded = json.loads(json.dumps(dataset.description))["preprocessing"]
+    preprocessing = TablePreprocessing.from_json(recorded)
+    assert preprocessing.columns == ["number", "city=07", "city=Bern", "city=Rome", "member"]
+    assert preprocessing.as_json() == recorded
+    new = {"member": [True, False], "city": ["07", "08"], "number": [None, 5.0]}
+    rows = data.resolve(str(save_table(tmp_path / "new.csv", new))).load_transfer_set(dataset).read()
+    assert rows[0, :4].tolist() == [0, 1, 0, 0]
+    assert rows[1, 1:4].tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(preprocessing.apply(pytest.importorskip("pandas").DataFrame(new)), rows)
+    dropped = data.resolve(str(tmp_path / "new.csv?missing=drop")).load_transfer_set(dataset)
+    np.testing.assert_array_equal(dropped.read(), rows[1:])
+    for damaged in ({"table": {}}, {"table": {"inputs": ["a"], "labels": "b"}, "standardised": {}}):
+        with pytest.raises(KdistillError):
+            TablePreprocessing.from_json(damaged)
+    assert TablePreprocessing.from_json({}) is None
+
+
+def test_table_as_transfer_set_of_arrays(tmp_path):
+    """Numbers of a table stay as they are if the dataset is no table."""
+    arrays = {"x_train": np.ones((4, 3)), "y_train": np.arange(4) % 2, "x_test": np.ones((2, 3)), "y_test": [0, 1]}
+    np.savez(tmp_path / "data.npz", **arrays)
+    dataset = load(tmp_path / "data.npz")
+    columns = table()
+    del columns["label"]
+    split = data.resolve(f"{save_table(tmp_path / 'more.csv', columns)}?inputs=age,same,count").load_transfer_set(
+        dataset
+    )
+    np.testing.assert_array_equal(split.read()[:, 2], columns["count"])
+
+
+def test_housing():
+    """The well-known table of house prices has a column with missing values, one with texts, and quantities as labels."""
     housing = MNIST.parent / "housing.csv"
     if not housing.exists():
         pytest.skip("housing.csv is not available")
-    dataset = load(housing, labels="median_house_value", inputs="longitude,latitude", **HALF)
+    dataset = load(housing, labels="median_house_value", missing="mean", test_fraction=0.2)
     assert (dataset.task.name, dataset.class_names) == ("regression", ("median_house_value",))
+    assert dataset.input_shape == (8 + 5,)
+    assert dataset.notes == ("ocean_proximity: 5 categories",)
 
 
 def test_pandas_is_not_installed(tmp_path, monkeypatch):
@@ -169,9 +247,9 @@ def _csv(place, text):
     return write(place / "data.csv", text.encode("latin1"))
 
 
-def _with_ages(place, extension, age):
+def _with_ages(place, extension, age, rows=(5, 9)):
     columns = table()
-    columns["age"][[5, 9]] = age
+    columns["age"][list(rows)] = age
     return save_table(place / f"data.{extension}", columns)
 
 
@@ -186,15 +264,48 @@ def _columns(**columns):
 
 TEST = {"test_inputs": "test.csv"}
 BAD = {
-    "missing values in CSV": (lambda p: _with_ages(p, "csv", np.nan), ["column age", "2 missing", "row 5"]),
-    "missing values in Parquet": (lambda p: _with_ages(p, "parquet", np.nan), ["column age", "2 missing", "row 5"]),
+    "missing values in CSV": (
+        lambda p: _with_ages(p, "csv", np.nan),
+        ["column age", "2 missing", "row 5", "--missing mean", "--missing drop"],
+    ),
+    "missing values in Parquet": (
+        lambda p: _with_ages(p, "parquet", np.nan),
+        ["column age", "2 missing", "row 5", "--missing mean", "--missing drop"],
+    ),
     "infinite values": (lambda p: _with_ages(p, "csv", np.inf), ["column age", "2 infinite", "row 5"]),
     "missing labels": (lambda p: save_csv(p, label=[None, "b"] * 20), ["column label", "20 missing", "row 0"]),
     "infinite labels": (lambda p: save_csv(p, label=[1.0, np.inf] * 20), ["column label", "20 infinite", "row 1"]),
-    "strings as inputs": (
-        lambda p: save_csv(p, age=["old", "12"] * 20),
-        ["column age", "20 strings", "'old'", "row 0", "--inputs"],
+    "a text among numbers": (
+        lambda p: save_csv(p, age=[*range(39), "?"]),
+        ["column age", "1 text", "'?'", "row 39", "--missing mean", "--inputs same,count"],
+        {"test_fraction": 0.25},
     ),
+    "names as inputs": (
+        lambda p: save_csv(p, age=[f"person {i}" for i in range(40)]),
+        ["column age", "30 different texts in 30 rows", "--inputs same,count"],
+        {"test_fraction": 0.25},
+    ),
+    "texts in a test table": (
+        lambda p: _with_test(p, {**table(), "age": ["old", "12"] * 20}),
+        ["test.csv: column age", "20 texts", "'old'", "row 0"],
+        {"test_fraction": None, **TEST},
+    ),
+    "only missing values": (
+        lambda p: _with_ages(p, "csv", np.nan, rows=range(40)),
+        ["column age", "--inputs"],
+        {"missing": "mean"},
+    ),
+    "no complete row": (
+        lambda p: _with_ages(p, "csv", np.nan, rows=range(40)),
+        ["none of the 40 rows", "--missing mean"],
+        {"missing": "drop"},
+    ),
+    "missing labels, filled": (
+        lambda p: save_csv(p, label=[None, "b"] * 20),
+        ["column label", "20 missing", "--missing drop"],
+        {"missing": "mean"},
+    ),
+    "not a way to treat missing values": (save_csv, ["--missing", "median"], {"missing": "median"}),
     "dates as inputs": (
         lambda p: save_table(p / "d.parquet", {**table(), "age": np.full(40, "2020-01-01", "M8[s]")}),
         ["column age", "datetime64"],
