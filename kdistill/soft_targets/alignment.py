@@ -80,7 +80,8 @@ def align(
         )
     if labels is not None:
         sorted_names, sorted_labels = names[order], soft.labels[order]
-        differ = (sorted_labels[1:] != sorted_labels[:-1]).reshape(max(0, len(names) - 1), -1).any(axis=1)
+        differ = sorted_labels[1:] != sorted_labels[:-1]
+        differ = differ.any(axis=tuple(range(1, differ.ndim)))
         conflicts = (sorted_names[1:] == sorted_names[:-1]) & differ
         ambiguous = np.isin(names[rows], sorted_names[1:][conflicts])
         check_score(soft, rows[~ambiguous], labels[~ambiguous])

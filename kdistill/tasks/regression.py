@@ -48,12 +48,15 @@ class Regression(Task):
         - more than `MAX_NUMERIC_CATEGORIES` distinct ones (integers: only with fewer than ten rows per number),
         - more than 20 distinct ones, most of them in a single row, or
         - numbers with a fractional part, and more distinct ones than half the rows.
+
+        Several floats per row are quantities too, unless they are the probabilities of classes.
         """
         values = labels.values
         if values is None or values.dtype.kind not in ("iuf" if labels.by_name else "f"):
             return False
         if labels.columns > 1:
-            return values.dtype.kind == "f" and not np.isin(values, (0, 1)).all()
+            probabilities = (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2)
+            return values.dtype.kind == "f" and not probabilities and not np.isin(values, (0, 1)).all()
         distinct, counts = np.unique(values, return_counts=True)
         number, is_float = len(distinct), values.dtype.kind == "f"
         many = number > MAX_NUMERIC_CATEGORIES and (is_float or labels.rows < 10 * number)

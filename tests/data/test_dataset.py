@@ -211,7 +211,7 @@ BAD = {
         "x_train.*float1",
     ),
     "complex": (lambda p, d: write_npz(p, d, x_train=d.train.read().astype(complex)), "x_train.*complex128"),
-    "multi-label": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), "y_train.*row 7"),
+    "several classes in one part": (lambda p, d: write_npz(p, d, y_train=_multi_label(d)), r"y_test.*\(?1.*10"),
     "labels of no columns": (
         lambda p, d: write_npz(p, d, y_train=np.zeros((1437, 0))),
         r"y_train.*\(1437, 0\)",
@@ -220,7 +220,10 @@ BAD = {
         lambda p, d: write_npz(p, d, y_train=np.full((1437, 10), 0.1)),
         r"y_train.*\(1437, 10\)",
     ),
-    "regression": (lambda p, d: write_npz(p, d, y_train=np.arange(1437.0)), "y_train.*1,437.*1,437"),
+    "infinite numbers": (
+        lambda p, d: write_npz(p, d, y_train=np.append(np.arange(1436.0), np.inf)),
+        "y_train.*row 1436",
+    ),
     "many labels": (_many_labels, "y_train.*10000000.*1437"),
     "long class names": (
         lambda p, d: write_npz(p, d, class_names=np.array(["a" * 1001, *"bcdefghij"])),

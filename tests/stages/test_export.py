@@ -512,7 +512,7 @@ def test_names_in_manifests_cannot_leave_the_workspace(run, workspace, tmp_path,
     manifest = recorded(workspace / "students/student")
     digits, settings = manifest["inputs"][0], {"format": "tflite", "quantize": "none"}
     schema = KINDS["export"].makers[0].results
-    results = {name: "text" if kind is str else 1 for name, kind in schema.items()}
+    results = {name: "text" if kind is str else 1 for name, kind in schema.items()} | {"task": "classification"}
     for input_name, state in ((name, "damaged"), ("student", "fresh")):
         network = {"kind": "student", "name": input_name, "digest": manifest["outputs"]["saved_model"], "index": 1}
         inputs = [digits, network]
