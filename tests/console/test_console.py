@@ -70,7 +70,7 @@ def test_table_of_classes(capsys):
 def test_figures(tmp_path):
     """Names of any characters are drawn without Matplotlib's mathtext and without a warning about a missing glyph."""
     names = [*HOSTILE, "猫", "\x00", "50% $5 $6", r"$\frac{$"]
-    curve = figures.Curve("猫\x00$\\x$", "student", "test", [1.0], [0.5], [0.4], [2.0], [2.1])
+    curve = figures.Curve("猫\x00$\\x$", "student", "test", "accuracy", [1.0], [0.5], [0.4], [2.0], [2.1])
     example = figures.Example(None, 0, figures.np.zeros(len(names)))
     line = figures.Line(HOSTILE[3], [1.0, 2.0], [3.0, 4.0], [0.1, 0.1], 5.0)
     heat = figures.HeatMap(HOSTILE[4], ["1", "2"], ["0.1", "0.1"], [1.0, 2.0], [True, False])
@@ -78,10 +78,10 @@ def test_figures(tmp_path):
         warnings.simplefilter("error")
         classes = figures.dark_knowledge([example], names, 2.0, HOSTILE[3], top=20)
         figures.save(classes, tmp_path / "classes.png")
-        figures.save(figures.errors_over("T", [line], HOSTILE[4]), tmp_path / "line.png")
+        figures.save(figures.errors_over("T", [line], "errors", HOSTILE[4]), tmp_path / "line.png")
         figures.save(figures.heat_maps([heat], HOSTILE[0]), tmp_path / "heat.png")
         for ending in ("svg", "pdf"):
-            figures.save(figures.learning_curves([curve], HOSTILE[8]), tmp_path / f"curve.{ending}")
+            figures.save(figures.learning_curves([curve], HOSTILE[8], "loss"), tmp_path / f"curve.{ending}")
     assert [label.get_text() for label in classes.axes[1].get_xticklabels()][: len(SHOWN)] == SHOWN
 
 
