@@ -72,8 +72,8 @@ class Soften(ReadsDataset):
     mean: Annotated[
         str,
         option(
-            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits. Tasks other than "
-            "classification always average the outputs.",
+            "Average of several teachers: arithmetic, of their probabilities at T; geometric, of their logits. Numbers and "
+            "vectors are averaged as they are.",
             one_of("arithmetic", "geometric"),
             "Teacher",
         ),

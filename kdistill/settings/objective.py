@@ -12,7 +12,10 @@ from kdistill.settings.options import Settings, option
 
 TEMPERATURES = (0.01, 10_000.0)  # beyond these, a float32 softmax is an arg max or a constant
 LOSS_HELP = "; ".join(f"{name}: {loss.help}" for name, loss in LOSSES.items())
-DEFAULT_LOSSES = ", ".join(f"{default_loss(task)} for {task}" for task in TASKS)
+DEFAULT_LOSSES = ", ".join(
+    f"{name} for {' and '.join(task for task in TASKS if default_loss(task) == name)}"
+    for name in dict.fromkeys(map(default_loss, TASKS))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
