@@ -35,7 +35,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Headline:
-    """The measure by which networks are compared.
+    """The measure that networks are compared by.
 
     Attributes:
         measure: its key in the measures of a task.
@@ -94,7 +94,7 @@ class Task(ABC):
         name: a key of `settings.TASKS`.
         loss_title: the title of the loss in figures: of the hard part, or of the soft part if there is no hard part.
         metric: the measure that is printed after each epoch, a function in the task's module of losses.
-        headline: the measure by which networks are compared.
+        headline: the measure that networks are compared by.
         columns: of the table that `evaluate` prints.
         gap: the measure whose gap between training and test rows `evaluate` prints, a fraction; None for none.
         needs_labels: whether a dataset without labels is refused.

@@ -1,4 +1,4 @@
-"""Experiment trackers: they are told the history of a network while it is trained.
+"""Experiment trackers: they receive the history of a network while it is trained.
 
 To add one, write a class with the methods of `Tracker`, add its option to `settings.shared.Tracking`, and open it in
 `open_trackers`.
@@ -22,7 +22,7 @@ LONGEST_VALUE = 500  # characters of a parameter, which every version of MLflow 
 
 
 class Tracker(Protocol):
-    """Is told the progress of one training run."""
+    """Receives the progress of one training run."""
 
     def update(self, rows: Sequence[Row]) -> None:
         """Take the history so far: before the first epoch, which a resumed run has rows for, and after each one."""
@@ -51,7 +51,7 @@ class MLflow:
     """A run of MLflow: settings and inputs as parameters, the history as metrics, and the results at the end.
 
     Where runs are kept is up to MLflow, e.g. the environment variable MLFLOW_TRACKING_URI. If the server fails during
-    training, there is a warning, and training goes on.
+    training, there is a warning, and training continues.
     """
 
     def __init__(self, artifact: Artifact, identity: Manifest, reporter: Reporter) -> None:
