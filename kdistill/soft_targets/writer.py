@@ -78,7 +78,7 @@ def write(
             "classes": storage.classes,
             "outputs": tasks.get(storage.task).count(storage.classes),
             "labeled": labeled,
-            "score": content.score,
+            "score": int(content.score) if content.score.is_integer() else content.score,
         }
         outputs = {"content": content.digest()}
         seconds = time.perf_counter() - start_time

@@ -251,7 +251,7 @@ def test_missing_extra(run, workspace, monkeypatch):
     monkeypatch.setitem(exports.FORMATS, "onnx", missing)
     outcome = run("export", "--format", "onnx")
     assert outcome.code == 1
-    assert mentions(outcome.err, "--format onnx", "nosuch", "neither", "pip install 'kdistill[onnx]'")
+    assert mentions(outcome.err, "onnx", "nosuch", "neither", "pip install 'kdistill[onnx]'")
     assert len(outcome.err.splitlines()) == 1
     assert not (workspace / "exports").exists()
 

@@ -79,7 +79,7 @@ def put_export_and_sweep(workspace):
 
 def put(artifact, settings, inputs, results):
     with artifact.writing() as staging:
-        for name in ("saved_model", "table.csv"):
+        for name in ("saved_model", "table.csv", "README.md", "kdistill.json"):
             (staging.path / name).write_text("")
         identity = Manifest(kind=artifact.kind, settings=settings, inputs=inputs)
         staging.commit(identity, results=results, seconds=0.0)

@@ -47,7 +47,7 @@ def test_every_row_once_per_epoch(tmp_path, kind, memory):
     orders = []
     for seed in (1, 1, 2):
         labels_in_order, sizes = [], []
-        for (inputs, labels, (logits,), _), order in feed.shuffled(np.random.default_rng(seed), 1):
+        for (inputs, labels, (logits,), *_), order in feed.shuffled(np.random.default_rng(seed), 1):
             np.testing.assert_array_equal(inputs.numpy()[:, 0], labels.numpy())
             np.testing.assert_array_equal(logits.numpy()[:, 0], 2 * labels.numpy())
             labels_in_order.append(labels.numpy()[order])

@@ -17,7 +17,8 @@ from kdistill.errors import KdistillError
 from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import CLASSIFICATION, LOSSES, Objective, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
-from kdistill.training import checkpoint, loop, losses
+from kdistill.training import checkpoint, loop
+from kdistill.training.losses import classification as losses
 from kdistill.training.optimizers import make_optimizer
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
