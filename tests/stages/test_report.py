@@ -278,3 +278,20 @@ def test_in_a_browser(reported, tmp_path, width, scheme):
     pixels = np.asarray(Image.open(picture).convert("L"))[:, :width]
     assert (pixels[2, 2] < 40) == (scheme == "dark")
     assert pixels.std() > 5
+
+
+def test_hard_labels_of_the_same_rows(run, workspace):
+    """A student is compared with hard labels on the rows of its soft targets, and not with those of all rows."""
+    for command in (
+        ["soften", "--omit-class", "3", "--name", "no3"],
+        ["train-student", *QUICK, "--soft-targets", "no3", "--name", "distilled"],
+        ["train-student", *QUICK, "--alpha", "1", "--name", "all-rows"],
+        ["report", "--student", "distilled"],
+    ):
+        assert run(*command).code == 0
+    page = workspace / "report/report.html"
+    assert "from hard labels makes" not in page.read_text()
+    assert "--omit-class 3" in page.read_text()
+    assert run("train-student", *QUICK, "--alpha", "1", "--omit-class", "3", "--name", "same-rows").code == 0
+    assert run("report", "--student", "distilled").code == 0
+    assert "from hard labels makes" in page.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdistill.errors import KdistillError
 from kdistill.evaluation import sweeps
-from kdistill.settings import TrainStudent, build
+from kdistill.settings import Selection, TrainStudent, build
 from kdistill.stages.common import find_networks
 from kdistill.workspace import Artifact, Manifest, Workspace, commands
 
@@ -23,12 +23,14 @@ class Subject:
         network: the distilled student; any other network if there is none.
         manifest: of the network.
         hard: the student with the same settings and seed from hard labels only; None if there is none.
+        hard_settings: the settings of that student.
         default: whether it is what the report is about if the user names no student.
     """
 
     network: Artifact
     manifest: Manifest
     hard: Artifact | None
+    hard_settings: dict[str, Any]
     default: bool
 
     @property
@@ -43,7 +45,7 @@ class Subject:
 
     def hard_command(self) -> str:
         """Return the command that trains the same network from hard labels."""
-        hard = replace(self.manifest, settings=hard_settings(self.manifest), inputs=self.manifest.inputs_of(*FIXED))
+        hard = replace(self.manifest, settings=self.hard_settings, inputs=self.manifest.inputs_of(*FIXED))
         name = f"{self.network.name.rpartition('/')[2][:95]}-hard"
         return replace(self.network, name=name, whole=None).command_for(hard)
 
@@ -78,10 +80,22 @@ def find(workspace: Workspace, name: str | None) -> Subject:
         command = commands.command(workspace.root, "train-teacher")
         raise KdistillError(f"{workspace.root} has no networks to report on: {command}")
     manifest = network.require()
-    hard = None
+    hard, settings = None, {}
     if is_distilled(manifest):
-        hard = next((other for other, its in students.items() if _is_hard_version(its, manifest)), None)
-    return Subject(network, manifest, hard, network == default)
+        settings = hard_settings(_on_the_rows_of_its_soft_targets(workspace, manifest))
+        matches = (other for other, its in students.items() if _is_hard_version(its, manifest, settings))
+        hard = next(matches, None)
+    return Subject(network, manifest, hard, settings, network == default)
+
+
+def _on_the_rows_of_its_soft_targets(workspace: Workspace, student: Manifest) -> Manifest:
+    """Return a student's manifest with the rows that its soft targets select, unless it selects rows itself."""
+    made_from = student.require_input("soft_targets")
+    soft = workspace.soft_targets(made_from.name).manifest()
+    if soft is None or str(Selection.of(student.settings)):
+        return student
+    rows = {name: soft.settings[name] for name in Selection().recorded() if name in soft.settings}
+    return replace(student, settings={**student.settings, **rows})
 
 
 def _students(workspace: Workspace) -> dict[Artifact, Manifest]:
@@ -109,10 +123,10 @@ def _chosen(workspace: Workspace, sweep: Artifact) -> Artifact:
     return workspace.student(f"{sweep.name}/{next(row.student for row in rows if row.setting == setting)}")
 
 
-def _is_hard_version(other: Manifest, distilled: Manifest) -> bool:
+def _is_hard_version(other: Manifest, distilled: Manifest, settings: Mapping[str, Any]) -> bool:
     """Return whether a student has the settings and inputs of a distilled one, but learned from hard labels only."""
     return (
         not is_distilled(other)
-        and hard_settings(other) == hard_settings(distilled)
+        and hard_settings(other) == settings
         and [each.digest for each in other.inputs_of(*FIXED)] == [each.digest for each in distilled.inputs_of(*FIXED)]
     )
