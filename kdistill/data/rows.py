@@ -137,7 +137,7 @@ def held_out(rows: int, fraction: float) -> NDArray[np.bool_]:
 
 
 def network_dtype(dtype: np.dtype[Any]) -> str:
-    """Return the type as which a network sees values of a type; uint8 stands for values that are scaled to [0, 1]."""
+    """Return the type that a network receives for values of a type; uint8 values are scaled to [0, 1]."""
     if dtype == np.uint8:
         return "uint8"
     return "int32" if dtype.kind in "iu" else "float32"

@@ -18,6 +18,7 @@ from kdistill.settings.catalog import (
     built_in,
     default_loss,
     parse_augment,
+    uses_temperature,
 )
 from kdistill.settings.checks import (
     NAME,
@@ -116,4 +117,5 @@ __all__ = [
     "parse_image_size",
     "parse_schedule",
     "split_list",
+    "uses_temperature",
 ]

@@ -120,6 +120,11 @@ def default_loss(task: str) -> str:
     return next(name for name, loss in LOSSES.items() if task in loss.formulas)
 
 
+def uses_temperature(task: str) -> bool:
+    """Return whether the default loss of a task depends on T."""
+    return LOSSES[default_loss(task)].temperature
+
+
 @dataclass(frozen=True)
 class BuiltIn:
     """A built-in network.

@@ -17,6 +17,7 @@ from kdistill.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
+    from kdistill.workspace.resume_log import BlockLog
 
 LISTED_NAMES = 10
 
@@ -170,6 +171,14 @@ def announce_data(reporter: Reporter, *parts: data.Dataset | data.Split) -> None
             reporter.say(note)
         for warning in part.warnings:
             reporter.warn(warning)
+
+
+def announce_resume(log: BlockLog, reporter: Reporter) -> None:
+    """Print whether interrupted work continues from its log, or starts over."""
+    if log.rows:
+        reporter.say(f"Resuming after row {log.rows:,}")
+    elif log.restarted:
+        reporter.say("Starting over: the interrupted run had other settings")
 
 
 def sample_rows(rows: data.Split, count: int) -> data.Split:

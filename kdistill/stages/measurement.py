@@ -135,7 +135,9 @@ def measure(
                 return None, None
             network.check(dataset.input_shape, dataset.input_dtype, dataset.outputs, dataset.name)
             logits = [
-                BlockCache(functools.partial(map, network.logits, blocks), keep=keep)
+                BlockCache(
+                    functools.partial(map, network.logits, blocks), keep=keep or (per_class and split is dataset.test)
+                )
                 if split.name in entry.splits
                 else None
                 for split, blocks in zip(splits, inputs, strict=True)

@@ -23,7 +23,7 @@ from kdistill.networks import exports
 from kdistill.settings import Export, Predict
 from kdistill.soft_targets.storage import check_usable
 from kdistill.stages import prediction_files
-from kdistill.stages.common import announce_rerun, find_networks, reason_to_run
+from kdistill.stages.common import announce_rerun, announce_resume, find_networks, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.tasks import Prediction
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, threads
@@ -235,10 +235,7 @@ def _write(
 
 def _fill_log(log: BlockLog, network: str, outputs: Outputs, rows: Rows, batch_size: int, reporter: Reporter) -> None:
     """Append the outputs for all rows that are not in the log yet."""
-    if log.rows:
-        reporter.say(f"Resuming after row {log.rows:,}")
-    elif log.restarted:
-        reporter.say("Starting over: the interrupted run had other settings")
+    announce_resume(log, reporter)
     with reporter.steps("predict", len(rows)) as bar:
         bar.advance(log.rows)
         for block in islice(rows.blocks(batch_size), math.ceil(log.rows / batch_size), None):

@@ -13,10 +13,11 @@ from kdistill import data, soft_targets, teachers
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions, row_keys
+from kdistill.data.reader import check_file
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import CLASSIFICATION, Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
-from kdistill.stages.common import announce_data, announce_rerun, reason_to_run, warn_if_stale
+from kdistill.stages.common import announce_data, announce_rerun, announce_resume, reason_to_run, warn_if_stale
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
@@ -156,12 +157,7 @@ def _identity(settings: Soften, members: Sequence[UnloadedTeacher], dataset: Inp
         if file is None:
             continue
         path, option = Path(file).expanduser().absolute(), kind.replace("_", "-")
-        if not path.exists():
-            raise KdistillError(f"--{option} {file}: there is no such file")
-        if not path.is_file():  # Reading from a pipe or a device could wait forever.
-            raise KdistillError(
-                f"--{option} {file} is not a regular file (expected an .npy, .npz or .h5 file of logits)"
-            )
+        check_file(f"--{option} {file}", str(path))
         inputs.append(Input(kind, str(path), digest(path)))
     recorded = settings.recorded()
     recorded["zero_mass"] = ZERO_MASS if external and settings.teacher_output != "logits" else None
@@ -213,10 +209,7 @@ def _fill_log(
     reporter: Reporter,
 ) -> None:
     """Append the logits of all rows that are not in the log yet."""
-    if log.rows:
-        reporter.say(f"Resuming after row {log.rows:,}")
-    elif log.restarted:
-        reporter.say("Starting over: the interrupted run had other settings")
+    announce_resume(log, reporter)
     with reporter.steps("soften", len(rows)) as bar:
         bar.advance(log.rows)
         for block, logits in teacher.blocks(rows, batch_size, skip=math.ceil(log.rows / batch_size)):

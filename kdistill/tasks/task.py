@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.errors import UsageError
-from kdistill.settings import LOSSES, default_loss
+from kdistill.settings import uses_temperature
 from kdistill.tasks.labels import RawLabels
 
 Floats = NDArray[np.floating[Any]]
@@ -125,7 +125,7 @@ class Task(ABC):
     @property
     def uses_temperature(self) -> bool:
         """Whether the default loss depends on T."""
-        return LOSSES[default_loss(self.name)].temperature
+        return uses_temperature(self.name)
 
     @property
     def plural(self) -> str:

@@ -136,8 +136,8 @@ class Trainer:
                 loss, hard_part, soft_part = (weights[0] * each for each in (loss, hard_part, soft_part))
             regularization = (tf.cast(each, tf.float32) for each in self.model.losses)
             scaled_loss = self.optimizer.scale_loss(tf.add_n([tf.reduce_mean(loss), *regularization]))
-        weights = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled_loss, weights), weights)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled_loss, variables), variables)
         metric = self._metric(labels, teacher_outputs, outputs)
         return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, metric)])
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from kdistill.settings import (
     CLASSIFICATION,
     COMMANDS,
-    LOSSES,
     NAME,
     TASKS,
     CorrectBias,
@@ -20,6 +19,7 @@ from kdistill.settings import (
     command_words,
     default_loss,
     options_of,
+    uses_temperature,
 )
 from kdistill.workspace.kinds import INPUTS
 
@@ -96,7 +96,7 @@ def _is_upstream(artifact: Artifact, manifest: Manifest) -> bool:
 
 def after_teacher(root: Path, teacher: str, task: str) -> str:
     """Return the command that follows train-teacher."""
-    always = ("temperature",) if LOSSES[default_loss(task)].temperature else ()
+    always = ("temperature",) if uses_temperature(task) else ()
     teachers = [] if teacher == TrainTeacher.name else [teacher]
     return command(root, "soften", always=always, teacher=teachers, temperature=20.0)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from kdistill.settings import COMMANDS, FUNCTION_NAME, LOSSES, Selection, Settings, default_loss
+from kdistill.settings import COMMANDS, FUNCTION_NAME, Selection, Settings, uses_temperature
 
 if TYPE_CHECKING:
     from kdistill.workspace.manifest import Manifest
@@ -29,7 +29,7 @@ class Maker:
         outputs: the files that it always writes.
         results: keys and types of the results that later commands read.
         marker: the kind of input that only this command records; empty for the first maker of a kind.
-        gathers: kinds of artifacts of which it takes all, unless the user names some.
+        gathers: kinds of artifacts; it takes all of these, unless the user names some.
     """
 
     command: str
@@ -152,7 +152,7 @@ def _network_summary(manifest: Manifest) -> str:
 
 def _soft_targets_summary(manifest: Manifest) -> str:
     results, settings = manifest.results, manifest.settings
-    at_temperature = [f"T = {settings['temperature']:g}"] if LOSSES[default_loss(results["task"])].temperature else []
+    at_temperature = [f"T = {settings['temperature']:g}"] if uses_temperature(results["task"]) else []
     parts = [*at_temperature, f"{results['rows']:,} rows, {results['outputs']}"]
     if results["labeled"] < results["rows"]:
         parts.append(f"{results['labeled']:,} labeled")
