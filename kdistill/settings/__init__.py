@@ -44,7 +44,7 @@ from kdistill.settings.options import (
     option,
     options_of,
 )
-from kdistill.settings.shared import NEW_WEIGHTS, Tracking
+from kdistill.settings.shared import NEW_WEIGHTS, Cluster, Tracking
 from kdistill.settings.sweep import Promote, Sweep
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -80,6 +80,7 @@ __all__ = [
     "REGRESSION",
     "TASKS",
     "TEMPERATURES",
+    "Cluster",
     "CorrectBias",
     "Evaluate",
     "Export",
