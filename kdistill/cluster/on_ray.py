@@ -57,15 +57,15 @@ class RayEngine(Engine):
         import ray
 
         options: dict[str, Any] = {"address": self._address, "log_to_driver": False, "logging_level": "CRITICAL"}
+        fix = "check the address, or start a cluster: ray start --head"
         if self._address == LOCAL:
+            fix = "if the machine is busy, run the same command again"
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # Ray has no passwords, so it must not listen to other machines.
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         self._started = not ray.is_initialized()  # otherwise by the program that called kdistill, which also stops it
         if self._started:
-            with one_line_errors(
-                f"--ray {self._address}", fix="start a cluster, ray start --head, or pass --ray local"
-            ):
+            with one_line_errors(f"--ray {self._address}", fix=fix, describe=_describe):
                 ray.init(**options)
             ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - it would print on standard output
         resources = ray.cluster_resources()
@@ -168,6 +168,10 @@ def _one_line_cluster_errors() -> Iterator[None]:
         raise ClusterError(
             f"the Ray cluster failed: {first_line(error)} Run the same command again to resume"
         ) from error
+
+
+def _describe(error: BaseException) -> str:
+    return first_line(error).rstrip(".")
 
 
 def _work(prepare: bytes, directory: str, threads: int, item: Any) -> Any:
