@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import KDISTILL, ROOT, Outcome, mentions
 
-MARK = "KDISTILL_TEST_CLUSTER"  # in the environment of all processes that a test starts
 PATIENCE = 240.0  # seconds; Ray starts in 5 to 8 s, and on a busy machine in a minute
 
 
@@ -28,17 +27,16 @@ def wait_until(condition, what):
 
 @dataclass
 class Processes:
-    """Starts processes in a network, and finds them and what they started by a mark in their environment."""
+    """Starts processes in a network and a working directory, and finds them and what they started by that directory."""
 
     prefix: list[str]
     place: Path
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self, *command, **options):
         environment = os.environ | {
-            MARK: self.mark,
             "PYTHONPATH": str(ROOT),
             "TF_NUM_INTRAOP_THREADS": "1",
+            "RAY_AUTH_MODE": "disabled",  # otherwise Ray writes a token to the home directory
             "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "80000000",
         }
         return subprocess.Popen(
@@ -64,14 +62,21 @@ class Processes:
         return outcome(self.kdistill(*arguments))
 
     def alive(self):
-        """Return the numbers of the processes that are left."""
-        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._is_ours(path)]
+        """Return the numbers of the processes that are left. All work in `place`; Ray's rewrite their environment."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):  # it has ended, or belongs to someone else
+                if path.readlink() == self.place:
+                    found.append(int(path.parent.name))
+        return found
 
-    def _is_ours(self, path):
-        try:
-            return f"{MARK}={self.mark}".encode() in path.read_bytes().split(b"\0")
-        except OSError:  # it has ended, or belongs to someone else
-            return False
+    def stop(self):
+        """Kill what is left."""
+        while found := self.alive():
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
 
 def outcome(process):
@@ -102,7 +107,3 @@ class LocalCluster:
     def kill_node(self):
         """Kill the last node with everything that runs on it."""
         os.killpg(self.nodes.pop().pid, signal.SIGKILL)
-
-    def stop(self):
-        for pid in self.processes.alive():
-            os.kill(pid, signal.SIGKILL)

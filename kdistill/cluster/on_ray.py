@@ -61,7 +61,7 @@ class RayEngine(Engine):
         if self._address == LOCAL:
             fix = "if the machine is busy, run the same command again"
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # Ray has no passwords, so it must not listen to other machines.
+            # Ray before 2.60 has no passwords, so it must not listen to other machines.
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         self._started = not ray.is_initialized()  # otherwise by the program that called kdistill, which also stops it
         if self._started:

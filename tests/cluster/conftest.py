@@ -52,4 +52,4 @@ def cluster(network):
             assert head.poll() is None, "the head has not started"
             yield cluster
         finally:
-            cluster.stop()
+            cluster.processes.stop()

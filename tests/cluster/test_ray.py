@@ -50,8 +50,7 @@ def processes(network, tmp_path):
     (tmp_path / "teacher.py").write_text(TEACHER)
     found = Processes(network, tmp_path)
     yield found
-    for pid in found.alive():
-        os.kill(pid, signal.SIGKILL)
+    found.stop()
 
 
 @pytest.fixture
@@ -137,6 +136,7 @@ def test_driver_is_killed_and_resumes(two_workers, processes, expected):
     command = [*SOFTEN, "--teacher", "teacher:slow", *two_workers]
     driver = processes.kdistill(*command)
     wait_until(lambda: logged_bytes(processes.place) > 10_000, "the first blocks")
+    assert len(processes.alive()) > 1
     os.killpg(driver.pid, signal.SIGKILL)
     driver.communicate()
     wait_until(lambda: not processes.alive(), "the end of all processes")
@@ -215,6 +215,7 @@ def test_ctrl_c_leaves_no_process(cluster, processes, expected):
     command = [*SOFTEN, "--teacher", "teacher:slow"]
     driver = processes.kdistill(*command, "--ray", "local")
     wait_until(lambda: logged_bytes(processes.place) > 10_000, "the first blocks")
+    assert len(processes.alive()) > 4
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
     assert outcome(driver).code == 130
     wait_until(lambda: not processes.alive(), "the end of all processes")
