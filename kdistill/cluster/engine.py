@@ -50,7 +50,7 @@ class Engine(AbstractContextManager["Engine"]):
         Args:
             work: what to do.
             items: taken when they are needed.
-            note: is told how many workers are alive when that changes, in a sentence and in short.
+            note: called with the number of workers when it changes, as a line and in short.
 
         Raises:
             ClusterError: if the cluster is lost, or a worker finds other inputs.

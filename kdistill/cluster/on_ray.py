@@ -61,7 +61,7 @@ class RayEngine(Engine):
         if self._address == LOCAL:
             fix = "if the machine is busy, run the same command again"
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # Ray before 2.60 has no passwords, so it must not listen to other machines.
+            # Older versions of Ray have no authentication, so do not listen to other machines.
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         self._started = not ray.is_initialized()  # otherwise by the program that called kdistill, which also stops it
         if self._started:
@@ -126,7 +126,10 @@ class RayEngine(Engine):
         self._next_look = time.monotonic() + LOOK_SECONDS
         if self._workers != before:
             workers = f"{self._workers} worker{'s' * (self._workers != 1)}"
-            note(f"Ray: {workers} on {machines} machine{'s' * (machines != 1)}", workers)
+            where = f"on {machines} machine{'s' * (machines != 1)}"
+            if not machines:
+                where = f"(waiting for a machine with --ray-cpus {self._cpus} and --ray-gpus {self._gpus:g})"
+            note(f"Ray: {workers} {where}", workers)
 
     def _count_workers(self) -> tuple[int, int]:
         """Return how many workers the cluster has room for, and on how many machines."""

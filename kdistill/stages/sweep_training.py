@@ -49,7 +49,7 @@ class SweepTraining:
         plan: the sweep.
         engine: what trains them.
         force: whether students that are up to date are trained too.
-        progress: is told how many students are done.
+        progress: called with the number of students that are done.
         rows: the rows of the students that are done, by name.
     """
 
@@ -77,7 +77,7 @@ class SweepTraining:
         return [self.rows[student.artifact.name] for student in students]
 
     def _jobs(self, students: Sequence[SweepStudent], started: list[tuple[SweepStudent, str]]) -> Iterator[Job]:
-        """Yield the students to train. `started` gets each of them, and why it is trained again."""
+        """Yield the students to train, and append each of them to `started`, with the reason if it is re-run."""
         for student in students:
             artifact = student.artifact
             reason = artifact.out_of_date(student.identity) or ("--force" if self.force else None)

@@ -132,7 +132,7 @@ def test_error_of_the_teacher(two_workers, processes):
 
 
 def test_driver_is_killed_and_resumes(two_workers, processes, expected):
-    """The workers of a killed driver end, and the same command goes on."""
+    """The workers of a killed driver end, and the same command resumes."""
     command = [*SOFTEN, "--teacher", "teacher:slow", *two_workers]
     driver = processes.kdistill(*command)
     wait_until(lambda: logged_bytes(processes.place) > 10_000, "the first blocks")
@@ -211,7 +211,7 @@ def test_order_and_look_ahead(cluster, two_workers, processes):
 
 
 def test_ctrl_c_leaves_no_process(cluster, processes, expected):
-    """Ctrl-C ends the Ray that the command started, and the same command goes on without Ray."""
+    """Ctrl-C ends the Ray that the command started, and the same command resumes without Ray."""
     command = [*SOFTEN, "--teacher", "teacher:slow"]
     driver = processes.kdistill(*command, "--ray", "local")
     wait_until(lambda: logged_bytes(processes.place) > 10_000, "the first blocks")
