@@ -11,6 +11,7 @@ import importlib.util
 import os
 import pickle
 import platform
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ LOCAL = "local"
 RETRIES = 5  # of an item whose worker died; one that needs too much memory would kill every worker
 ITEMS_PER_WORKER = 2  # one in work and one waiting, so that no worker is idle
 LOOK_SECONDS = 1.0  # between two looks at the number of workers
+CONNECT_SECONDS = 10.0
 THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
@@ -66,6 +68,7 @@ class RayEngine(Engine):
         self._started = not ray.is_initialized()  # otherwise by the program that called kdistill, which also stops it
         if self._started:
             with one_line_errors(f"--ray {self._address}", fix=fix, describe=_describe):
+                _check_connection(self._address)
                 ray.init(**options)
             ray._private.worker._worker_logs_enabled = False  # noqa: SLF001 - it would print on standard output
         resources = ray.cluster_resources()
@@ -171,6 +174,19 @@ def _one_line_cluster_errors() -> Iterator[None]:
         raise ClusterError(
             f"the Ray cluster failed: {first_line(error)} Run the same command again to resume"
         ) from error
+
+
+def _check_connection(address: str) -> None:
+    """Connect to the address of a cluster. Ray itself waits for minutes (2.60).
+
+    Raises:
+        OSError: if that fails.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _describe(error: BaseException) -> str:

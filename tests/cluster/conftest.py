@@ -35,7 +35,6 @@ def network():
 @pytest.fixture(scope="module")
 def cluster(network):
     """A cluster whose head has no CPUs; tests add nodes."""
-    pytest.importorskip("ray", reason="needs Ray: pip install 'kdistill[ray]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +17,11 @@ from ray_cluster import Processes, outcome, wait_until
 from kdistill.workspace import Workspace, digest
 from kdistill.workspace.kinds import BLOCKS
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs Ray: pip install 'kdistill[ray]'"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
+]
 
 TEACHER = """
 import time
@@ -96,6 +101,24 @@ def test_worker_with_other_data_is_refused(cluster, processes, digits):
     assert mentions(result.err, "error", data, "worker")
     assert len(result.err.splitlines()) == 1
     assert not list(processes.place.glob("workspace/soft-targets/*.h5"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto", "elsewhere"])
+def test_no_cluster(processes, address):
+    """The error names the address, and nothing is written."""
+    result = processes.run(*SOFTEN, "--teacher", "teacher:plain", "--ray", address)
+    assert result.code == 1
+    assert mentions(result.err, "--ray", address)
+    assert not (processes.place / "workspace").exists()
+
+
+def test_more_cpus_than_there_are(processes):
+    """Ray on this machine can't wait for a larger one."""
+    result = processes.run(*SOFTEN, "--teacher", "teacher:plain", "--ray", "local", "--ray-cpus", 4096)
+    assert result.code == 2
+    assert mentions(result.err, "--ray-cpus", 4096)
+    assert not (processes.place / "workspace").exists()
+    wait_until(lambda: not processes.alive(), "the end of all processes")
 
 
 def test_views_and_top_k(two_workers, processes, made):
