@@ -193,6 +193,20 @@ def neighbor_agreement(vectors: Floats, others: Floats, most: int = 5000) -> flo
     return float((nearest[0] == nearest[1]).mean())
 
 
+def nearest(vectors: Floats, rows: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
+    """Return the nearest other rows of some rows by cosine, (rows, count), the nearest first.
+
+    Args:
+        vectors: of all rows, (all rows, width).
+        rows: the numbers of the rows, (rows,).
+        count: of neighbors. There are fewer if there are not as many other rows.
+    """
+    unit = _unit(vectors)
+    similarity = unit[rows] @ unit.T
+    similarity[np.arange(len(rows)), rows] = -2  # a row is not its own neighbor
+    return np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
+
+
 def _unit(vectors: Floats) -> NDArray[np.float64]:
     vectors = vectors.astype(np.float64)
     length = np.sqrt((vectors**2).sum(axis=1, keepdims=True))

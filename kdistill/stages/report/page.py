@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kdistill import data
-from kdistill.settings import CLASSIFICATION
+from kdistill.settings import CLASSIFICATION, EMBEDDING, MULTI_LABEL, REGRESSION
 from kdistill.stages.report import general
 from kdistill.stages.report.classification import ClassificationReport
+from kdistill.stages.report.embedding import EmbeddingReport
 from kdistill.stages.report.html import Section, document, element, paragraphs
+from kdistill.stages.report.multi_label import MultiLabelReport
+from kdistill.stages.report.regression import RegressionReport
 from kdistill.stages.report.task_report import Material, TaskReport
 
-REPORTS: Mapping[str, type[TaskReport]] = {CLASSIFICATION: ClassificationReport}  # by task, of those that have more
+REPORTS: Mapping[str, type[TaskReport]] = {  # by task, of those that have sections of their own
+    CLASSIFICATION: ClassificationReport,
+    MULTI_LABEL: MultiLabelReport,
+    REGRESSION: RegressionReport,
+    EMBEDDING: EmbeddingReport,
+}
 
 
 def render(material: Material, report: TaskReport) -> str:
@@ -23,7 +31,7 @@ def render(material: Material, report: TaskReport) -> str:
     sections = [
         general.describe_data(material, *report.facts(material)),
         general.networks(material),
-        Section("gain", "Gain over hard labels", gain),
+        Section("gain", report.gain_title, gain),
         general.learning_curves(material),
         *report.sections(material, compared),
         general.lineage(material),

@@ -1,0 +1,110 @@
+"""A report on regression: predicted against true numbers, errors, and the rows with the largest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdistill.console import Table
+from kdistill.evaluation import metrics
+from kdistill.stages.report.changes import changed_rows
+from kdistill.stages.report.diagrams import Axis, against, histograms, short
+from kdistill.stages.report.html import Content, Section, element, paragraphs, table
+from kdistill.stages.report.task_report import MOST_NAMES, Compared, Material, TaskReport
+
+MOST_NUMBERS = 4  # of a row, that have diagrams
+MOST_ERRORS = 15  # rows in a table
+FORM = "{:,.5g}"
+
+
+class RegressionReport(TaskReport):
+    """Keeps the predicted numbers of the test rows, (rows, numbers)."""
+
+    better = "has the smaller error"
+
+    def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
+        yield from super().facts(material)
+        labels = material.dataset.train.labels.astype(np.float64)
+        for name, its in list(zip(material.dataset.class_names, labels.T, strict=True))[:MOST_NAMES]:
+            low, high, mean, deviation = (f(its) for f in (np.nanmin, np.nanmax, np.nanmean, np.nanstd))
+            numbers = f"{FORM.format(low)} to {FORM.format(high)}, mean {FORM.format(mean)}, standard deviation"
+            yield name, f"{numbers} {FORM.format(deviation)} (training rows)"
+
+    def scores(self, material: Material, each: Compared) -> NDArray[Any]:
+        return -super().scores(material, each)
+
+    def label(self, material: Material, row: int) -> str:
+        return _numbers(material.dataset.test.labels[row])
+
+    def predicted(self, material: Material, each: Compared, row: int) -> str:  # noqa: ARG002
+        return _numbers(each.kept[0][row])
+
+    def sections(self, material: Material, compared: Sequence[Compared]) -> Iterator[Section]:
+        names = material.dataset.class_names
+        content: list[Content] = [
+            paragraphs(
+                "Above: predicted over true numbers. Each dot is a bin of test rows, and its area shows how many; on the "
+                "diagonal, both are equal. Below: errors, which are predicted minus true numbers. All axes of a kind are equal; "
+                "a few rows outside them are drawn at their ends."
+            )
+        ]
+        for number, name in enumerate(names[:MOST_NUMBERS]):
+            if len(names) > 1:
+                content.append(element("h3", name))
+            content.append(_diagrams(material, compared, number))
+        if len(names) > MOST_NUMBERS:
+            content.append(paragraphs(f"The first {MOST_NUMBERS} of {len(names):,} numbers.", class_="note"))
+        yield Section("predictions", "Predictions and errors", content)
+        tables = [table(_largest(material, compared))]
+        yield Section("rows", "Largest errors and changed rows", [*tables, changed_rows(self, material, compared)])
+
+
+def _numbers(values: NDArray[np.floating[Any]]) -> str:
+    return ", ".join(FORM.format(value) for value in values[:MOST_NUMBERS]) + ", ..." * (len(values) > MOST_NUMBERS)
+
+
+def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> Iterator[Content]:
+    """Yield the diagrams of one number of a row."""
+    labels = material.dataset.test.labels[:, number]
+    known = ~np.isnan(labels)
+    true, predicted = labels[known], [each.kept[0][known, number] for each in compared]
+    ends = Axis.of(material.dataset.class_names[number], true, *predicted)
+    drawn = []
+    for each, its in zip(compared, predicted, strict=True):
+        measures = metrics.regression_measures(its[:, np.newaxis], true[:, np.newaxis])
+        caption = f"RMSE {FORM.format(measures['rmse'])}, R^2 {measures['r2']:.4f}"
+        drawn.append(against(each, true, its, ends, caption))
+    yield element("div", drawn, class_="diagrams")
+    errors = [its.astype(np.float64) - true for its in predicted]
+    quartiles = [np.quantile(each, (0.25, 0.75)) for each in errors]
+    captions = [
+        f"mean error {short(each.mean())}, middle half from {short(low)} to {short(high)}"
+        for each, (low, high) in zip(errors, quartiles, strict=True)
+    ]
+    yield element("div", histograms(compared, errors, Axis.of("error", *errors), captions), class_="diagrams")
+
+
+def _largest(material: Material, compared: Sequence[Compared]) -> Table:
+    """Return a table of the rows with the largest errors of the last network, each number in its standard deviations."""
+    labels, names = material.dataset.test.labels.astype(np.float64), material.dataset.class_names
+    errors = [each.kept[0] - labels for each in compared]
+    deviation = np.nanstd(labels, axis=0)
+    relative = np.nan_to_num(np.abs(errors[-1]) / np.where(deviation > 0, deviation, 1))
+    places = np.argsort(-relative, axis=None, kind="stable")[:MOST_ERRORS]
+    several = len(names) > 1
+    rows = [
+        (
+            f"{row:,}",
+            *([names[number]] if several else []),
+            FORM.format(labels[row, number]),
+            *(FORM.format(each.kept[0][row, number]) for each in compared),
+            *(f"{each[row, number]:+,.5g}" for each in errors[-2:]),
+        )
+        for row, number in zip(*np.unravel_index(places, labels.shape), strict=True)
+    ]
+    headings = ("row", *(["number"] if several else []), "label", *(each.title for each in compared))
+    whose = (f"error of {each.title.lower()}" for each in compared[-2:])
+    return Table(f"largest errors of the {compared[-1].title.lower()}", (*headings, *whose), rows)
