@@ -18,6 +18,7 @@ from kdistill.stages.report.diagrams import reliability
 from kdistill.stages.report.html import Content, Html, Section, element, missing, paragraphs, table
 from kdistill.stages.report.pictures import picture
 from kdistill.stages.report.task_report import Compared, Material, TaskReport
+from kdistill.tasks import Column
 
 
 class ClassificationReport(TaskReport):
@@ -44,7 +45,7 @@ class ClassificationReport(TaskReport):
         """Return the networks as they are: the logits are not kept, and the tiles have Wilson's interval."""
         return list(compared)
 
-    def interval(self, each: Compared) -> tuple[Estimate | None, str]:
+    def interval(self, each: Compared, main: Column) -> tuple[Estimate | None, str]:  # noqa: ARG002
         errors, rows = int(each.measurement.measures["errors"]), each.measurement.rows
         low, high = wilson(errors, rows)
         rate = errors / rows

@@ -45,6 +45,28 @@ class EmbeddingReport(TaskReport):
             found.append(replace(each, measures=known))
         return found
 
+    def headline(self, material: Material, compared: Sequence[Compared]) -> str:
+        last, measures = compared[-1].title.lower(), compared[-1].measurement.measures
+        rows = f"{compared[-1].measurement.rows:,} test rows"
+        if "cosine" in measures:
+            return (
+                f"The vectors of the {last} have a mean cosine of {measures['cosine']:.4f} to its teacher's on {rows}."
+            )
+        if "neighbor_agreement" in measures:
+            same = f"{measures['neighbor_agreement']:.1%} of {rows}"
+            return f"With the {last}, {same} have the same nearest neighbor as with its teacher."
+        return super().headline(material, compared)
+
+    def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
+        yield from super().facts(material)
+        names = material.dataset.class_names
+        yield "Labels", f"{len(names):,} classes, only for the probe" if names else "none"
+
+    def gain(self, material: Material, compared: Sequence[Compared]) -> Iterator[Content]:
+        yield from super().gain(material, compared)
+        if compared[0].role != "teacher":
+            yield paragraphs("The teacher is not where it was, or has changed.", class_="missing")
+
     def label(self, material: Material, row: int) -> str:
         label = material.dataset.test.labels[row]
         return f"label {material.dataset.class_names[label]}" if label >= 0 else "no label"
@@ -91,8 +113,8 @@ class EmbeddingReport(TaskReport):
             "Nearest neighbors",
             [
                 paragraphs(
-                    f"The {found[0].shape[1]} nearest other test rows of some rows, by cosine, nearest first. Rows that are "
-                    "neighbors with both networks are bold."
+                    f"The {found[0].shape[1]} nearest other test rows of some rows, by cosine, nearest first: the number of the "
+                    "row, and its label in brackets. Rows that are neighbors with both networks are bold."
                     + (
                         " The rows go from the lowest to the highest cosine between student and teacher."
                         * (cosines is not None)
@@ -105,7 +127,7 @@ class EmbeddingReport(TaskReport):
     def _cell(self, material: Material, row: int, pictures: dict[int, Html], both: bool) -> Html:
         name = element("strong" if both else "span", f"{row:,}")
         label = material.dataset.test.labels[row]
-        text = element("small", f" {material.dataset.class_names[label]}") if label >= 0 else None
+        text = element("small", f" ({material.dataset.class_names[label]})") if label >= 0 else None
         return Html("".join(filter(None, (pictures.get(row), name, text))))
 
 

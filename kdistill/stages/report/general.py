@@ -17,7 +17,18 @@ from kdistill.stages import sweep_report
 from kdistill.stages.evaluate import short_count
 from kdistill.stages.export import formatted
 from kdistill.stages.plot import curve
-from kdistill.stages.report.html import Content, Html, Section, command, element, image, missing, paragraphs, table
+from kdistill.stages.report.html import (
+    Content,
+    Html,
+    Section,
+    capitalized,
+    command,
+    element,
+    image,
+    missing,
+    paragraphs,
+    table,
+)
 from kdistill.stages.report.task_report import Material
 from kdistill.stages.status import describe
 from kdistill.tasks import Column, Task
@@ -29,7 +40,7 @@ def figure(content: bytes, media_type: str, alt: str, caption: str) -> Html:
     picture = element(
         "div", image(content, media_type, alt), class_="wide", tabindex="0", role="region", aria_label=caption
     )
-    return element("figure", picture, element("figcaption", caption), class_="chart")
+    return element("figure", picture, element("figcaption", capitalized(caption)), class_="chart")
 
 
 def describe_data(material: Material, *facts: tuple[str, Content]) -> Section:

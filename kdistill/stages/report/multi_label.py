@@ -27,7 +27,7 @@ class MultiLabelReport(TaskReport):
         labels = train.labels[train.labeled]
         counts = (labels == 1).sum(axis=0)
         yield "Balance", f"{counts.min():,} to {counts.max():,} training rows per class"
-        yield "Cardinality", f"{(labels == 1).sum(axis=1).mean():.2f} classes per training row"
+        yield "Labels", f"{(labels == 1).sum(axis=1).mean():.2f} classes per training row"
 
     def label(self, material: Material, row: int) -> str:
         return _named(material, material.dataset.test.labels[row] == 1)

@@ -42,7 +42,7 @@ def render(material: Material, report: TaskReport) -> str:
         paragraphs(f"Distillation report: {name}", class_="role"),
         element("h1", report.headline(material, compared)),
         paragraphs(*(line for line in over_seeds[:1] if line)),
-        report.tiles(material, compared),
+        report.tiles(compared),
         element("nav", element("ul", (element("li", each.link()) for each in sections)), aria_label="Sections"),
     )
     return document(f"Distillation of {name}", header, element("main", (each.html() for each in sections)))

@@ -17,7 +17,6 @@ from kdistill.stages.report.task_report import MOST_NAMES, Compared, Material, T
 
 MOST_NUMBERS = 4  # of a row, that have diagrams
 MOST_ERRORS = 15  # rows in a table
-FORM = "{:,.5g}"
 
 
 class RegressionReport(TaskReport):
@@ -30,8 +29,8 @@ class RegressionReport(TaskReport):
         labels = material.dataset.train.labels.astype(np.float64)
         for name, its in list(zip(material.dataset.class_names, labels.T, strict=True))[:MOST_NAMES]:
             low, high, mean, deviation = (f(its) for f in (np.nanmin, np.nanmax, np.nanmean, np.nanstd))
-            numbers = f"{FORM.format(low)} to {FORM.format(high)}, mean {FORM.format(mean)}, standard deviation"
-            yield name, f"{numbers} {FORM.format(deviation)} (training rows)"
+            spread = f"mean {_number(mean)}, standard deviation {_number(deviation)}"
+            yield name, f"{_number(low)} to {_number(high)}, {spread} (training rows)"
 
     def scores(self, material: Material, each: Compared) -> NDArray[Any]:
         return -super().scores(material, each)
@@ -46,9 +45,9 @@ class RegressionReport(TaskReport):
         names = material.dataset.class_names
         content: list[Content] = [
             paragraphs(
-                "Above: predicted over true numbers. Each dot is a bin of test rows, and its area shows how many; on the "
-                "diagonal, both are equal. Below: errors, which are predicted minus true numbers. All axes of a kind are equal; "
-                "a few rows outside them are drawn at their ends."
+                "In the first diagrams, each dot is a bin of test rows, and its area shows how many; on the diagonal, predicted "
+                "and true numbers are equal. Errors are predicted minus true numbers. Diagrams of a kind have the same axes; a "
+                "few rows outside them are drawn at their ends."
             )
         ]
         for number, name in enumerate(names[:MOST_NUMBERS]):
@@ -62,8 +61,13 @@ class RegressionReport(TaskReport):
         yield Section("rows", "Largest errors and changed rows", [*tables, changed_rows(self, material, compared)])
 
 
+def _number(value: float, sign: str = "") -> str:
+    """Return a number with five digits or more; one of up to a trillion has no exponent."""
+    return f"{value:{sign},.5g}" if abs(value) < 1e5 or abs(value) > 1e12 else f"{value:{sign},.0f}"
+
+
 def _numbers(values: NDArray[np.floating[Any]]) -> str:
-    return ", ".join(FORM.format(value) for value in values[:MOST_NUMBERS]) + ", ..." * (len(values) > MOST_NUMBERS)
+    return ", ".join(map(_number, values[:MOST_NUMBERS])) + ", ..." * (len(values) > MOST_NUMBERS)
 
 
 def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> Iterator[Content]:
@@ -75,7 +79,7 @@ def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> 
     drawn = []
     for each, its in zip(compared, predicted, strict=True):
         measures = metrics.regression_measures(its[:, np.newaxis], true[:, np.newaxis])
-        caption = f"RMSE {FORM.format(measures['rmse'])}, R^2 {measures['r2']:.4f}"
+        caption = f"RMSE {_number(measures['rmse'])}, R^2 {measures['r2']:.4f}"
         drawn.append(against(each, true, its, ends, caption))
     yield element("div", drawn, class_="diagrams")
     errors = [its.astype(np.float64) - true for its in predicted]
@@ -99,12 +103,12 @@ def _largest(material: Material, compared: Sequence[Compared]) -> Table:
         (
             f"{row:,}",
             *([names[number]] if several else []),
-            FORM.format(labels[row, number]),
-            *(FORM.format(each.kept[0][row, number]) for each in compared),
-            *(f"{each[row, number]:+,.5g}" for each in errors[-2:]),
+            _number(labels[row, number]),
+            *(_number(each.kept[0][row, number]) for each in compared),
+            *(_number(each[row, number], "+") for each in errors[-2:]),
         )
         for row, number in zip(*np.unravel_index(places, labels.shape), strict=True)
     ]
     headings = ("row", *(["number"] if several else []), "label", *(each.title for each in compared))
-    whose = (f"error of {each.title.lower()}" for each in compared[-2:])
+    whose = (f"error, {each.role}" for each in compared[-2:])
     return Table(f"largest errors of the {compared[-1].title.lower()}", (*headings, *whose), rows)

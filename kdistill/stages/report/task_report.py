@@ -21,7 +21,7 @@ from kdistill.stages.evaluate import EvaluateResult, short_count
 from kdistill.stages.measurement import Measurement, NetworkToMeasure
 from kdistill.stages.report.html import Content, Html, Section, element, missing, paragraphs, table
 from kdistill.stages.report.subject import Subject
-from kdistill.tasks import Measures
+from kdistill.tasks import Column, Measures
 from kdistill.workspace import Artifact, Manifest, Workspace, commands
 from kdistill.workspace.staleness import Staleness
 
@@ -107,12 +107,13 @@ class TaskReport:
     better: ClassVar[str] = "is better"
     most_rows: ClassVar[int] = 12
 
-    def __init__(self) -> None:
+    def __init__(self, subject: Subject) -> None:
+        self._students = {student.name for student in subject.compared}
         self._blocks: dict[NetworkToMeasure, list[Sequence[NDArray[Any]]]] = {}
 
     def __call__(self, network: NetworkToMeasure, split: data.Split, outputs: NDArray[Any]) -> None:
         """Take a block of outputs (rows, outputs)."""
-        if split.name == "test":
+        if split.name == "test" and (network.role == "teacher" or network.name in self._students):
             self._blocks.setdefault(network, []).append(self.keep(outputs))
 
     def keep(self, outputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
@@ -182,28 +183,28 @@ class TaskReport:
 
     def headline(self, material: Material, compared: Sequence[Compared]) -> str:
         """Return the main result in a sentence."""
-        headline, subject = material.dataset.task.headline, material.subject
-        *others, last = _with_headline(material, compared)
-        text = f"The {last.title.lower()} has {headline.label} {_value(last)} on {last.measurement.rows:,} test rows"
+        main = _main(compared[-1])
+        *others, last = _with_measure(compared, main)
+        text = f"The {last.title.lower()} has {main.head} {_value(last, main)} on {last.measurement.rows:,} test rows"
         if not others:
             return f"{text}."
-        whose = "the same network from hard labels" if subject.hard else "its teacher"
-        return f"{text}; {whose} has {_value(others[-1])}."
+        whose = "the same network from hard labels" if material.subject.hard else "its teacher"
+        return f"{text}; {whose} has {_value(others[-1], main)}."
 
-    def interval(self, each: Compared) -> tuple[Estimate | None, str]:
+    def interval(self, each: Compared, main: Column) -> tuple[Estimate | None, str]:
         """Return the interval of a network that its tile draws, and the line below it."""
-        headline = each.measurement.task.headline
-        found = each.measures.get(headline.measure)
+        found = each.measures.get(main.measure)
         if found is None or found.low is None or found.high is None:
             return None, ""
-        return found, f"95% interval {headline(found.low)} to {headline(found.high)}"
+        return found, f"95% interval {main(found.low)} to {main(found.high)}"
 
-    def tiles(self, material: Material, compared: Sequence[Compared]) -> Html:
+    def tiles(self, compared: Sequence[Compared]) -> Html:
         """Return the compared networks side by side, with their intervals on one scale."""
-        shown = _with_headline(material, compared)
-        intervals = [self.interval(each) for each in shown]
+        main = _main(compared[-1])
+        shown = _with_measure(compared, main)
+        intervals = [self.interval(each, main) for each in shown]
         scale = 1.05 * max((found.high or 0.0 for found, _ in intervals if found), default=1.0)
-        tiles = (_tile(material, each, *pair, scale) for each, pair in zip(shown, intervals, strict=True))
+        tiles = (_tile(each, main, *pair, scale) for each, pair in zip(shown, intervals, strict=True))
         return element("ul", tiles, class_="tiles")
 
     def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
@@ -259,20 +260,25 @@ def _measures(material: Material, compared: Sequence[Compared]) -> Table:
         f"measures on {last.measurement.rows:,} test rows",
         ("measure", *(each.title for each in compared), *(["difference to hard labels"] if paired else [])),
         rows,
-        "in brackets: 95% interval over test rows, for these networks",
+        "in brackets: 95% interval, which says how much the measures of these networks would differ with other test rows",
     )
 
 
-def _with_headline(material: Material, compared: Sequence[Compared]) -> Sequence[Compared]:
-    """Return the networks that have the measure by which networks are compared, and the last one in any case."""
-    measure = material.dataset.task.headline.measure
-    return [each for each in compared if measure in each.measurement.measures or each is compared[-1]]
+def _main(compared: Compared) -> Column:
+    """Return the measure by which networks are compared, or another one if it is unknown for this network."""
+    task, measures = compared.measurement.task, compared.measurement.measures
+    main = Column(task.headline.label, task.headline.measure, task.headline.form)
+    return next((column for column in (main, *task.columns) if column.measure in measures), main)
 
 
-def _value(compared: Compared) -> str:
-    """Return the measure by which networks are compared; `unknown` e.g. without a teacher to compare with."""
-    headline, measures = compared.measurement.task.headline, compared.measurement.measures
-    return headline(measures[headline.measure]) if headline.measure in measures else "unknown"
+def _with_measure(compared: Sequence[Compared], column: Column) -> Sequence[Compared]:
+    """Return the networks for which a measure is known, and the last one in any case."""
+    return [each for each in compared if column.measure in each.measurement.measures or each is compared[-1]]
+
+
+def _value(compared: Compared, column: Column) -> str:
+    value = compared.measurement.measures.get(column.measure)
+    return "unknown" if value is None else column(value)
 
 
 def _test_rows(material: Material, network: NetworkToMeasure) -> Measurement:
@@ -283,8 +289,8 @@ def _test_rows(material: Material, network: NetworkToMeasure) -> Measurement:
     )
 
 
-def _tile(material: Material, compared: Compared, interval: Estimate | None, line: str, scale: float) -> Html:
-    each, headline = compared.measurement, material.dataset.task.headline
+def _tile(compared: Compared, main: Column, interval: Estimate | None, line: str, scale: float) -> Html:
+    each = compared.measurement
     size = [f"{short_count(each.parameters)} parameters"] if each.parameters else []
     size += [f"{short_count(each.bytes)}B"] if each.bytes else []
     track = None
@@ -301,7 +307,7 @@ def _tile(material: Material, compared: Compared, interval: Estimate | None, lin
     return element(
         "li",
         element("p", compared.title, class_="role"),
-        element("p", element("strong", _value(compared)), f" {headline.label}", class_="number"),
+        element("p", element("strong", _value(compared, main)), f" {main.head}", class_="number"),
         track,
         paragraphs(line) if line else None,
         element("p", ", ".join([each.name, *size]), class_="note"),
