@@ -1,4 +1,4 @@
-"""Intervals over test rows for measures that are no means of rows, e.g. mAP or R^2."""
+"""Intervals over test rows for any measure, e.g. for mAP and R^2, which are not means over rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class LeftOut:
     def estimate(self) -> Estimate:
         """Return the value with its 95% interval: value ± t * sqrt((n - 1) / n * sum((other - mean of others)^2)).
 
-        This is the delete-a-group jackknife with n groups (Kott 2001). It says nothing about other seeds or training rows.
+        This is the delete-a-group jackknife with n groups (Kott 2001). It does not include the variation between seeds or
+        training rows.
         """
         n = len(self.others)
         if n < 2:

@@ -16,6 +16,8 @@ from kdistill.settings import TEMPERATURES
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
+MOST_NEIGHBORS = 5000  # rows among which nearest neighbors are compared
+
 
 def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return log(softmax(logits / temperature)), (..., classes)."""
@@ -180,7 +182,7 @@ def cosine_similarity(vectors: Floats, others: Floats) -> NDArray[np.float64]:
     return np.asarray((_unit(vectors) * _unit(others)).sum(axis=1))
 
 
-def neighbor_agreement(vectors: Floats, others: Floats, most: int = 5000) -> float:
+def neighbor_agreement(vectors: Floats, others: Floats, most: int = MOST_NEIGHBORS) -> float:
     """Return the fraction of rows whose nearest other row, by cosine, is the same in both spaces.
 
     Args:

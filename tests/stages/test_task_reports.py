@@ -10,6 +10,8 @@ import pytest
 from helpers import run_command
 from pages import check_page, page_of
 
+from kdistill.stages.report.diagrams import Axis
+
 DRAW = np.random.default_rng(3)
 X = DRAW.normal(0, 1, (360, 4, 5, 1)).astype(np.float32)  # pictures of 4 x 5 pixels
 HIDDEN = np.tanh(X.reshape(360, -1) @ DRAW.normal(0, 0.3, (20, 3)))
@@ -193,3 +195,20 @@ def test_vectors(run, tmp_path, width):
         of_teacher = page.rows(query)[1]
         assert [int(number(cell)) for cell in of_teacher[1:]] == expected
     assert len(page.find("img", **{"class": "row"})) == 6 * 11
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0, 1, ["0.0", "0.5", "1.0"]),
+        (1990, 2021, ["1,990", "2,000", "2,010", "2,020"]),
+        (-280e3, 290e3, ["-200k", "0k", "200k"]),
+        (0.7, 1, ["0.7", "0.8", "0.9", "1.0"]),
+    ],
+)
+def test_ticks(low, high, texts):
+    """Ticks are round numbers that differ as texts, and lie on the axis."""
+    places = [place for place, _ in Axis("", low, high).ticks()]
+    assert [text for _, text in Axis("", low, high).ticks()] == texts
+    assert all(0 <= place <= 200 for place in places)
+    assert places == sorted(places)

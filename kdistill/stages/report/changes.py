@@ -12,13 +12,12 @@ from kdistill.console import Table
 from kdistill.stages.dark_knowledge import table_columns
 from kdistill.stages.report.html import Content, element, paragraphs
 from kdistill.stages.report.pictures import picture
-from kdistill.stages.report.task_report import Compared, Material, TaskReport
+from kdistill.stages.report.task_report import Compared, Material, TaskReport, are_paired
 
 MOST_CASES = 20  # e.g. classes in a table
 
 
-def changes(
-    material: Material,
+def change_table(
     compared: Sequence[Compared],
     title: str,
     headings: Sequence[str],
@@ -29,7 +28,6 @@ def changes(
     """Return a table of a value per case and network, and the change between both students.
 
     Args:
-        material: what the report is made from.
         compared: the networks.
         title: of the table.
         headings: of the columns that describe a case.
@@ -37,7 +35,7 @@ def changes(
         values: (networks, cases); NaN if unknown. Of many cases, those that change most are shown.
         form: the format of a value.
     """
-    paired = material.subject.hard is not None
+    paired = are_paired(compared)
     change = values[-1] - values[-2] if paired else np.zeros_like(values[-1])
     shown = np.sort(np.lexsort((-values[-1], -np.abs(change)))[:MOST_CASES])
     signed = form.replace(":", ":+")
@@ -56,7 +54,7 @@ def changes(
 
 def changed_rows(report: TaskReport, material: Material, compared: Sequence[Compared]) -> Iterator[Content]:
     """Yield the rows that distillation gained and those that it lost, if there are two students."""
-    if material.subject.hard:
+    if are_paired(compared):
         change = report.changes(material, compared)
         for title, sign in (("Gained: the distilled student", 1), ("Lost: the student from hard labels", -1)):
             order = np.argsort(-sign * change, kind="stable")

@@ -13,24 +13,24 @@ from kdistill.evaluation import metrics
 from kdistill.evaluation.intervals import Estimate, wilson
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages.dark_knowledge import examples_of
-from kdistill.stages.report.changes import changed_rows, changes
+from kdistill.stages.report.changes import change_table, changed_rows
 from kdistill.stages.report.diagrams import reliability
 from kdistill.stages.report.html import Content, Html, Section, element, missing, paragraphs, table
 from kdistill.stages.report.pictures import picture
-from kdistill.stages.report.task_report import Compared, Material, TaskReport
+from kdistill.stages.report.task_report import Compared, Material, TaskReport, are_paired
 from kdistill.tasks import Column
 
 
 class ClassificationReport(TaskReport):
     """Keeps the class that each network predicts for each test row, and its probability."""
 
-    better = "alone is correct"
+    better = "is the only one that is correct"
     most_rows = 24
 
     def keep(self, outputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         return outputs.argmax(axis=1), metrics.confidence(outputs)
 
-    def headline(self, material: Material, compared: Sequence[Compared]) -> str:
+    def headline(self, compared: Sequence[Compared]) -> str:
         *others, last = compared
         count = last.measurement.measures["errors"]
         text = (
@@ -38,7 +38,7 @@ class ClassificationReport(TaskReport):
         )
         if not others:
             return f"{text}."
-        whose = "the same network from hard labels" if material.subject.hard else "its teacher"
+        whose = "the same network from hard labels" if are_paired(compared) else "its teacher"
         return f"{text}; {whose} makes {others[-1].measurement.measures['errors']:,}."
 
     def with_intervals(self, material: Material, compared: Sequence[Compared]) -> list[Compared]:  # noqa: ARG002
@@ -115,7 +115,7 @@ def _classes(material: Material, compared: Sequence[Compared]) -> Table:
         for mask in [np.ones(len(labels), bool), *(~_correct(material, each) for each in compared)]
     )
     cases = [(name, f"{count:,}") for name, count in zip(names, rows, strict=True)]
-    return changes(material, compared, "errors per class", ("class", "test rows"), cases, np.array(wrong))
+    return change_table(compared, "errors per class", ("class", "test rows"), cases, np.array(wrong))
 
 
 def _confusions(material: Material, compared: Sequence[Compared]) -> Table:
@@ -124,7 +124,7 @@ def _confusions(material: Material, compared: Sequence[Compared]) -> Table:
     keys = np.unique(np.concatenate(pairs))
     cases = [(f"{names[label]} as {names[other]}",) for label, other in zip(*np.divmod(keys, len(names)), strict=True)]
     counts = np.array([np.bincount(np.searchsorted(keys, pair), minlength=len(keys)) for pair in pairs])
-    return changes(material, compared, "confusions", ("label as prediction",), cases, counts)
+    return change_table(compared, "confusions", ("label as prediction",), cases, counts)
 
 
 def dark_knowledge(material: Material) -> Section:

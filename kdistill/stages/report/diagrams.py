@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.evaluation import metrics
-from kdistill.stages.evaluate import short_count
 from kdistill.stages.report.html import Html, element, join
 from kdistill.stages.report.task_report import Compared
 
@@ -18,21 +17,17 @@ Values = NDArray[np.floating[Any]]
 
 PLOT = 200  # width and height of the frame, in the units of its coordinates
 BINS = 25  # in each direction
+UNITS = (1e9, "G"), (1e6, "M"), (1e3, "k")  # of the numbers at an axis
 OUTSIDE = 0.002  # fraction of the values at each end that may be outside the axes
 
 
-def short(value: float) -> str:
-    """Return a number in short, e.g. -24.8k."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{'-' if value < 0 else ''}{short_count(round(abs(value)))}"
-
-
 class Axis(NamedTuple):
-    """An axis: what it shows, its ends, and how its numbers are written."""
+    """An axis: what it shows, its ends, and the format of its numbers; by default, it depends on their distance."""
 
     label: str
     low: float
     high: float
-    form: Callable[[float], str] = short
+    form: str = ""
 
     @classmethod
     def of(cls, label: str, *values: Values) -> Axis:
@@ -45,12 +40,15 @@ class Axis(NamedTuple):
         """Return where a value is, from 0 to `PLOT`."""
         return round(PLOT * (value - self.low) / (self.high - self.low), 1)
 
-    def ticks(self) -> Iterable[float]:
-        """Return two to five round numbers on the axis."""
+    def ticks(self) -> Iterable[tuple[float, str]]:
+        """Yield the places and the texts of two to five round numbers."""
         reach = self.high - self.low
         step = float(10.0 ** math.floor(math.log10(reach / 2)))
         step *= next(factor for factor in (5, 2, 1) if reach / (factor * step) >= 2)
-        return (step * number for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1))
+        unit, letter = next((unit for unit in UNITS if step >= unit[0]), (1.0, ""))
+        form = self.form or f"{{:,.{max(0, -math.floor(math.log10(step / unit)))}f}}{letter}"
+        for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1):
+            yield self.place(step * number), form.format(step * number / unit)
 
     def bins(self, values: Values) -> NDArray[np.int64]:
         """Return the number of each value's bin; values outside are in the first or the last one."""
@@ -70,14 +68,8 @@ def diagram(compared: Compared, x: Axis, y: Axis, marks: Iterable[Html], alt: st
         caption: its most important numbers.
     """
     ticks = [
-        *(
-            element("text", x.form(value), x=x.place(value), y=PLOT + 18, text_anchor="middle", class_="tick")
-            for value in x.ticks()
-        ),
-        *(
-            element("text", y.form(value), x=-8, y=round(PLOT - y.place(value) + 4, 1), text_anchor="end")
-            for value in y.ticks()
-        ),
+        *(element("text", text, x=place, y=PLOT + 18, text_anchor="middle") for place, text in x.ticks()),
+        *(element("text", text, x=-8, y=round(PLOT - place + 4, 1), text_anchor="end") for place, text in y.ticks()),
     ]
     name = compared.measurement.name
     return element(
@@ -122,7 +114,7 @@ def reliability(
         labels: of the axes, for the probability and for how often it is true.
         caption: the most important numbers.
     """
-    x, y = (Axis(label, 0.0, 1.0, "{:.0%}".format) for label in labels)
+    x, y = (Axis(label, 0.0, 1.0, "{:.0%}") for label in labels)
     marks, described = [_diagonal()], []
     for rows, probability, frequency in zip(*metrics.reliability(probabilities, outcomes), strict=True):
         if rows:

@@ -35,7 +35,8 @@ class EmbeddingReport(TaskReport):
         found = []
         for each in compared:
             measures, known = each.measurement.measures, {}
-            for name, rows in (("neighbor_agreement", each.measurement.rows), ("probe_accuracy", labeled)):
+            searched = min(each.measurement.rows, metrics.MOST_NEIGHBORS)
+            for name, rows in (("neighbor_agreement", searched), ("probe_accuracy", labeled)):
                 if name in measures:
                     count = round(measures[name] * rows)
                     known[name] = Estimate(measures[name], rows, None, *wilson(count, rows))
@@ -45,7 +46,7 @@ class EmbeddingReport(TaskReport):
             found.append(replace(each, measures=known))
         return found
 
-    def headline(self, material: Material, compared: Sequence[Compared]) -> str:
+    def headline(self, compared: Sequence[Compared]) -> str:
         last, measures = compared[-1].title.lower(), compared[-1].measurement.measures
         rows = f"{compared[-1].measurement.rows:,} test rows"
         if "cosine" in measures:
@@ -55,7 +56,7 @@ class EmbeddingReport(TaskReport):
         if "neighbor_agreement" in measures:
             same = f"{measures['neighbor_agreement']:.1%} of {rows}"
             return f"With the {last}, {same} have the same nearest neighbor as with its teacher."
-        return super().headline(material, compared)
+        return super().headline(compared)
 
     def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
         yield from super().facts(material)

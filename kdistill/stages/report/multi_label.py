@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from kdistill.console import Table
 from kdistill.evaluation import metrics
-from kdistill.stages.report.changes import MOST_CASES, changed_rows, changes
+from kdistill.stages.report.changes import MOST_CASES, change_table, changed_rows
 from kdistill.stages.report.diagrams import reliability
 from kdistill.stages.report.html import Content, Section, element, paragraphs, table
-from kdistill.stages.report.task_report import Compared, Material, TaskReport
+from kdistill.stages.report.task_report import Compared, Material, TaskReport, are_paired
 from kdistill.tasks import NO_LABEL
 
 
@@ -38,7 +38,7 @@ class MultiLabelReport(TaskReport):
     def sections(self, material: Material, compared: Sequence[Compared]) -> Iterator[Section]:
         yield calibration(material, compared)
         tables = [table(_precisions(material, compared))]
-        if material.subject.hard:
+        if are_paired(compared):
             tables.append(table(_decisions(material, compared)))
         yield Section("rows", "Classes and changed rows", [*tables, changed_rows(self, material, compared)])
 
@@ -77,9 +77,7 @@ def _precisions(material: Material, compared: Sequence[Compared]) -> Table:
     known, positives = labels != NO_LABEL, (labels == 1).sum(axis=0)
     cases = [(name, f"{count:,}") for name, count in zip(names, positives, strict=True)]
     values = np.array([metrics.average_precisions(each.kept[0], labels, known) for each in compared])
-    return changes(
-        material, compared, "average precision per class", ("class", "test rows"), cases, values, form="{:.3f}"
-    )
+    return change_table(compared, "average precision per class", ("class", "test rows"), cases, values, form="{:.3f}")
 
 
 def _decisions(material: Material, compared: Sequence[Compared]) -> Table:

@@ -14,7 +14,7 @@ from kdistill.stages.report.multi_label import MultiLabelReport
 from kdistill.stages.report.regression import RegressionReport
 from kdistill.stages.report.task_report import Material, TaskReport
 
-REPORTS: Mapping[str, type[TaskReport]] = {  # by task, of those that have sections of their own
+REPORTS: Mapping[str, type[TaskReport]] = {  # by task
     CLASSIFICATION: ClassificationReport,
     MULTI_LABEL: MultiLabelReport,
     REGRESSION: RegressionReport,
@@ -40,7 +40,7 @@ def render(material: Material, report: TaskReport) -> str:
     header = element(
         "header",
         paragraphs(f"Distillation report: {name}", class_="role"),
-        element("h1", report.headline(material, compared)),
+        element("h1", report.headline(compared)),
         paragraphs(*(line for line in over_seeds[:1] if line)),
         report.tiles(compared),
         element("nav", element("ul", (element("li", each.link()) for each in sections)), aria_label="Sections"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdistill.console import Table
 from kdistill.evaluation import metrics
 from kdistill.stages.report.changes import changed_rows
-from kdistill.stages.report.diagrams import Axis, against, histograms, short
+from kdistill.stages.report.diagrams import Axis, against, histograms
 from kdistill.stages.report.html import Content, Section, element, paragraphs, table
 from kdistill.stages.report.task_report import MOST_NAMES, Compared, Material, TaskReport
 
@@ -33,7 +33,7 @@ class RegressionReport(TaskReport):
             yield name, f"{_number(low)} to {_number(high)}, {spread} (training rows)"
 
     def scores(self, material: Material, each: Compared) -> NDArray[Any]:
-        return -super().scores(material, each)
+        return np.asarray(-_relative_errors(material, each).mean(axis=1))
 
     def label(self, material: Material, row: int) -> str:
         return _numbers(material.dataset.test.labels[row])
@@ -62,7 +62,7 @@ class RegressionReport(TaskReport):
 
 
 def _number(value: float, sign: str = "") -> str:
-    """Return a number with five digits or more; one of up to a trillion has no exponent."""
+    """Return a number with five digits, or more if it would have an exponent up to 1e12."""
     return f"{value:{sign},.5g}" if abs(value) < 1e5 or abs(value) > 1e12 else f"{value:{sign},.0f}"
 
 
@@ -85,19 +85,23 @@ def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> 
     errors = [its.astype(np.float64) - true for its in predicted]
     quartiles = [np.quantile(each, (0.25, 0.75)) for each in errors]
     captions = [
-        f"mean error {short(each.mean())}, middle half from {short(low)} to {short(high)}"
+        f"mean error {_number(each.mean())}, middle half from {_number(low)} to {_number(high)}"
         for each, (low, high) in zip(errors, quartiles, strict=True)
     ]
     yield element("div", histograms(compared, errors, Axis.of("error", *errors), captions), class_="diagrams")
 
 
-def _largest(material: Material, compared: Sequence[Compared]) -> Table:
-    """Return a table of the rows with the largest errors of the last network, each number in its standard deviations."""
-    labels, names = material.dataset.test.labels.astype(np.float64), material.dataset.class_names
-    errors = [each.kept[0] - labels for each in compared]
+def _relative_errors(material: Material, each: Compared) -> NDArray[np.float64]:
+    """Return absolute errors in standard deviations of the true numbers, (rows, numbers); 0 where there is no label."""
+    labels = material.dataset.test.labels.astype(np.float64)
     deviation = np.nanstd(labels, axis=0)
-    relative = np.nan_to_num(np.abs(errors[-1]) / np.where(deviation > 0, deviation, 1))
-    places = np.argsort(-relative, axis=None, kind="stable")[:MOST_ERRORS]
+    return np.nan_to_num(np.abs(each.kept[0] - labels) / np.where(deviation > 0, deviation, 1))
+
+
+def _largest(material: Material, compared: Sequence[Compared]) -> Table:
+    """Return a table of the rows with the largest relative errors of the last network."""
+    labels, names = material.dataset.test.labels.astype(np.float64), material.dataset.class_names
+    places = np.argsort(-_relative_errors(material, compared[-1]), axis=None, kind="stable")[:MOST_ERRORS]
     several = len(names) > 1
     rows = [
         (
@@ -105,7 +109,7 @@ def _largest(material: Material, compared: Sequence[Compared]) -> Table:
             *([names[number]] if several else []),
             _number(labels[row, number]),
             *(_number(each.kept[0][row, number]) for each in compared),
-            *(_number(each[row, number], "+") for each in errors[-2:]),
+            *(_number(each.kept[0][row, number] - labels[row, number], "+") for each in compared[-2:]),
         )
         for row, number in zip(*np.unravel_index(places, labels.shape), strict=True)
     ]

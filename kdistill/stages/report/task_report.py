@@ -145,7 +145,7 @@ class TaskReport:
         rows = len(material.dataset.test)
         found = [jackknife(partial(self.measure, material, compared, each), rows) for each in compared]
         change: dict[str, LeftOut] = {}
-        if material.subject.hard:
+        if are_paired(compared):
             change = {name: value - found[-2][name] for name, value in found[-1].items() if name in found[-2]}
         changes = [*[{}] * (len(found) - 1), change]
         return [
@@ -157,8 +157,9 @@ class TaskReport:
         self, material: Material, compared: Sequence[Compared], each: Compared, mask: NDArray[np.bool_]
     ) -> Measures:
         """Return the measures of a network on the test rows that a mask selects."""
-        teacher = [compared[0].kept[0][mask]] if compared[0].role == "teacher" != each.role else None
-        return material.dataset.task.measure([each.kept[0][mask]], material.dataset.test.labels[mask], teacher)
+        has_teacher = compared[0].role == "teacher" and each is not compared[0]
+        teacher_outputs = [compared[0].kept[0][mask]] if has_teacher else None
+        return material.dataset.task.measure([each.kept[0][mask]], material.dataset.test.labels[mask], teacher_outputs)
 
     def scores(self, material: Material, each: Compared) -> NDArray[Any]:
         """Return how good the predictions of a network are, (rows,); higher is better."""
@@ -181,14 +182,14 @@ class TaskReport:
         """Return what a network predicts for a test row, for people."""
         raise NotImplementedError
 
-    def headline(self, material: Material, compared: Sequence[Compared]) -> str:
+    def headline(self, compared: Sequence[Compared]) -> str:
         """Return the main result in a sentence."""
         main = _main(compared[-1])
         *others, last = _with_measure(compared, main)
         text = f"The {last.title.lower()} has {main.head} {_value(last, main)} on {last.measurement.rows:,} test rows"
         if not others:
             return f"{text}."
-        whose = "the same network from hard labels" if material.subject.hard else "its teacher"
+        whose = "the same network from hard labels" if are_paired(compared) else "its teacher"
         return f"{text}; {whose} has {_value(others[-1], main)}."
 
     def interval(self, each: Compared, main: Column) -> tuple[Estimate | None, str]:
@@ -224,7 +225,7 @@ class TaskReport:
             yield missing("No student with the same settings from hard labels yet", subject.hard_command())
         if any(each.measures for each in compared):
             yield table(_measures(material, compared))
-        if subject.hard:
+        if are_paired(compared):
             change = self.changes(material, compared)
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             yield paragraphs(
@@ -240,13 +241,18 @@ class TaskReport:
         yield from ()
 
 
+def are_paired(compared: Sequence[Compared]) -> bool:
+    """Return whether the last two networks are a student from hard labels and a distilled one."""
+    return [each.role for each in compared[-2:]] == ["hard", "distilled"]
+
+
 def _estimates(found: Mapping[str, LeftOut]) -> dict[str, Estimate]:
     return {name: value.estimate for name, value in found.items()}
 
 
 def _measures(material: Material, compared: Sequence[Compared]) -> Table:
     """Return a table of all measures with their intervals over test rows."""
-    last, paired = compared[-1], bool(compared[-1].change)
+    last, paired = compared[-1], are_paired(compared)
     rows = [
         (
             column.head,
@@ -265,7 +271,7 @@ def _measures(material: Material, compared: Sequence[Compared]) -> Table:
 
 
 def _main(compared: Compared) -> Column:
-    """Return the measure by which networks are compared, or another one if it is unknown for this network."""
+    """Return the main measure of a network: that of the task, or the first one that is known."""
     task, measures = compared.measurement.task, compared.measurement.measures
     main = Column(task.headline.label, task.headline.measure, task.headline.form)
     return next((column for column in (main, *task.columns) if column.measure in measures), main)
