@@ -20,7 +20,6 @@ from kdistill.networks.build import build_network
 from kdistill.networks.layers import layer_table
 from kdistill.settings import NETWORKS
 
-
 TEXTS = TextRows(ArrayRows(np.array(["some words", "more words"]), "texts"), "texts")
 
 
