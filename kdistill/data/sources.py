@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
-from kdistill.data.rows import Rows, held_out, network_dtype
+from kdistill.data.rows import Rows, held_out, network_dtype, type_name
+from kdistill.data.texts import TextRows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
 from kdistill.tasks import RawLabels, Task, Vocabulary
@@ -52,7 +53,7 @@ class Source:
             KdistillError: if the data is not a dataset.
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
-        contents = self.reader.contents()
+        contents = self._checked(self.reader.contents())
         raw = self._raw_labels(contents.train, contents)
         task = self._task(raw, contents)
         raw_test = self._raw_labels(contents.test, contents) if contents.test else None
@@ -83,7 +84,8 @@ class Source:
             KdistillError: if the rows or classes differ from those of the dataset.
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
-        contents = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing)).contents()
+        reader = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing))
+        contents = self._checked(reader.contents())
         raw = self._raw_labels(contents.train, contents)
         by_number = raw.values is None or (not raw.by_name and raw.values.dtype.kind not in "USO")
         if contents.class_names and by_number and tuple(contents.class_names) != dataset.class_names:
@@ -113,11 +115,10 @@ class Source:
             KdistillError: if the data has no such rows, or they do not fit the network.
         """
         shape, preprocessing = tuple(like["input"]["shape"]), like["preprocessing"]
-        contents = self.reader.matching(RowSpec(shape, preprocessing, labels=False)).contents()
+        contents = self._checked(self.reader.matching(RowSpec(shape, preprocessing, labels=False)).contents())
         part = contents.test if split == "test" else contents.train
         if part is None:
             raise UsageError(f"{self.place} has no test rows: remove --split {split}")
-        self._check_inputs(part)
         rows, table = part.inputs, preprocessing.get("table")
         if table and "table" not in contents.preprocessing:
             columns = table["inputs"]
@@ -125,16 +126,16 @@ class Source:
                 f"{self.place} is not a table (expected a .csv or .parquet with the columns {', '.join(columns[:5])}"
                 f"{', ...' * (len(columns) > 5)}, as the network was trained on)"
             )
-        expected = np.dtype(like["input"]["data_dtype"] or rows.dtype)
-        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_dtype(expected):
+        expected = like["input"]["data_dtype"] or type_name(rows.dtype)
+        network_expects = expected if expected == "string" else network_dtype(np.dtype(expected))
+        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_expects:
             raise KdistillError(
-                f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {rows.dtype} (expected {shape} and "
+                f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {type_name(rows.dtype)} (expected {shape} and "
                 f"{expected}, like the rows that the network was trained on)"
             )
         return rows
 
     def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
-        self._check_inputs(part)
         where = f"{self.place}: {part.labels_name}"
         return RawLabels(part.labels, len(part.inputs), where, contents.categories, part.columns)
 
@@ -167,22 +168,31 @@ class Source:
                 )
         return task
 
-    def _check_inputs(self, part: Part) -> None:
+    def _checked(self, contents: Contents) -> Contents:
+        """Return the contents after a check of their inputs, with strings as rows of texts."""
+        train, test = (part and replace(part, inputs=self._inputs(part)) for part in (contents.train, contents.test))
+        assert train
+        return replace(contents, train=train, test=test)
+
+    def _inputs(self, part: Part) -> Rows:
         inputs, where = part.inputs, f"{self.place}: {part.name}"
-        if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+        if inputs.dtype.kind in "USO" and inputs.shape[1:] in ((), (1,)):
+            inputs = TextRows(inputs, where)
+        elif inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
             raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
-        if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
+        elif len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
             raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
             raise KdistillError(f"{where} is empty (expected at least one row)")
+        return inputs
 
     def _check_match(self, part: Part, split: Split, train: Split, train_name: str) -> None:
         """Check that the rows of a part match the training rows of a dataset."""
         actual, expected = split.inputs, train.inputs
         if actual.shape[1:] != expected.shape[1:] or actual.dtype != expected.dtype:
             raise KdistillError(
-                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {actual.dtype} (expected "
-                f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
+                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {type_name(actual.dtype)} "
+                f"(expected {expected.shape[1:]} and {type_name(expected.dtype)}, like {train_name})"
             )
 
     def _refuse_test_fraction(self) -> None:
