@@ -302,7 +302,10 @@ class Run(Settings):
         self.teacher, self.student  # noqa: B018 - all settings are checked before any work
         if self.config is not None or self.write_config:
             for each in options_of(Run):
-                if each.option.group not in ("Configuration", "Cluster") and each.get(self) != each.default:
+                applies = each.option.group == "Configuration" or (
+                    each.option.group == "Cluster" and not self.write_config
+                )
+                if not applies and each.get(self) != each.default:
                     raise UsageError(
                         f"--{each.flag} has no effect with {'--write-config' if self.write_config else '--config'}: remove "
                         "it, or set it in the file, in the table of a stage"

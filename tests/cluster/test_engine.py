@@ -9,10 +9,12 @@ import pytest
 from helpers import imports_of, mentions
 
 from kdistill.cluster import InProcess, Work, engine
-from kdistill.errors import KdistillError
-from kdistill.settings import COMMANDS, Cluster, Soften, options_of
+from kdistill.errors import KdistillError, UsageError
+from kdistill.settings import COMMANDS, Cluster, Run, Soften, options_of
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import soften_blocks
+from kdistill.stages.run import _steps
+from kdistill.workspace import Workspace
 
 
 def test_works_in_this_process_by_default():
@@ -52,6 +54,19 @@ def test_wrong_options(run, options, named):
     outcome = run("soften", *options)
     assert outcome.code == 2
     assert mentions(outcome.err, *named)
+
+
+def test_stages_of_run(tmp_path):
+    """`run` passes its cluster to the stages that can use one, unless the file names another cluster."""
+    cluster = Cluster(ray="auto", ray_cpus=2)
+    ours = {step.command: getattr(step.settings, "cluster", None) for step in _steps(Workspace(), Run(cluster=cluster))}
+    assert ours == {"train-teacher": None, "soften": cluster, "train-student": None, "plot": None}
+    config = tmp_path / "kdistill.toml"
+    config.write_text('[[soften]]\nlogits = "logits.npz"\n[[soften]]\nname = "b"\n[[sweep]]\nray = "local"\n')
+    steps = _steps(Workspace(), Run(cluster=cluster, config=str(config)))
+    assert [step.settings.cluster for step in steps] == [Cluster(), cluster, Cluster(ray="local")]
+    with pytest.raises(UsageError, match="--ray"):
+        Run(cluster=cluster, write_config=True)
 
 
 def test_ray_is_not_installed(run, workspace, monkeypatch):
