@@ -103,7 +103,7 @@ def test_worker_with_other_data_is_refused(cluster, processes, digits):
     assert not list(processes.place.glob("workspace/soft-targets/*.h5"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto", "elsewhere"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "elsewhere"])
 def test_no_cluster(processes, address):
     """The error names the address, and nothing is written."""
     result = processes.run(*SOFTEN, "--teacher", "teacher:plain", "--ray", address)
