@@ -7,6 +7,7 @@ from kdistill.settings import TrainStudent
 from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.stages.student_inputs import StudentInputs
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, commands
 
 
@@ -25,6 +26,7 @@ def run(
     Raises:
         KdistillError: If there are no soft targets, they do not fit the dataset, or training fails.
     """
+    reporter = Workers.here().reporter(reporter)
     inputs = StudentInputs.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), inputs.identity(settings)
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, tracking=settings.tracking)

@@ -8,6 +8,7 @@ from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages.common import announce_data, announce_rerun, reason_to_run
 from kdistill.stages.result import Result
+from kdistill.training.workers import Workers
 from kdistill.workspace import Input, Manifest, Workspace, commands
 
 
@@ -26,6 +27,7 @@ def run(
     Raises:
         KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
+    reporter = Workers.here().reporter(reporter)
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = resolve_model(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
