@@ -33,7 +33,8 @@ MAX_PIXELS = 50_000_000  # the default of --max-pixels
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
 ALL_DEVICES = "all"
 DEVICES = Check(
-    f"a number of devices or {ALL_DEVICES}", re.compile(rf"[1-9]\d{{0,3}}|{ALL_DEVICES}", re.ASCII).fullmatch
+    f"a number of devices or {ALL_DEVICES}",
+    lambda value: bool(re.fullmatch(rf"[1-9][0-9]{{0,3}}|{ALL_DEVICES}", value)),
 )
 TASK_HELP = "; ".join(f"{name}: {task.help}" for name, task in TASKS.items())
 SCHEDULE = parsed_by(

@@ -81,7 +81,8 @@ def _from_tf_config(text: str) -> Workers:
         if sum(map(len, addresses.values())) < 2:
             return Workers({})
         job, index = task["type"], int(task["index"])
-        addresses[job][index]  # exists
+        if not 0 <= index < len(addresses[job]):
+            raise ValueError
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise KdistillError(
             f"TF_CONFIG is {text[:300]!r} (expected JSON with the addresses of the workers under cluster, and with a chief or "

@@ -1,0 +1,193 @@
+"""Replicas: the same training on 1, 2 and 4 devices, and on two workers, one of which is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import MNIST, mentions, needs_mnist
+
+from kdistill import data
+from kdistill.console import Reporter
+from kdistill.data import Split
+from kdistill.data.augmentation import Views
+from kdistill.data.rows import ArrayRows
+from kdistill.networks.build import build_network
+from kdistill.settings import CLASSIFICATION, Objective, Training
+from kdistill.soft_targets.storage import LogitStorage
+from kdistill.training import loop
+from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.replicas import Replicas
+from kdistill.training.training_rows import TrainingRows
+from kdistill.training.workers import Workers
+from kdistill.workspace import Manifest
+
+ROWS = 203  # the last batch has 11
+CASES = {
+    "hard labels": {},
+    "soft targets": {
+        "rates": "0.2,0.5",
+        "top_k": 3,
+        "weights": True,
+        "augment": "shift:2",
+        "ema": 0.9,
+        "l2": 1e-3,
+        "optimizer": "sgd",
+    },
+}
+REFUSED = (  # by four devices, with words of the error
+    (["train-teacher", "--devices", "5"], ("--devices", 5, 4)),
+    (["train-teacher", "--batch-size", "3"], ("--batch-size", 3, 4)),
+    (["train-teacher", "--xla", "on"], ("--xla", 4)),
+    (["train-student", "--loss", "dist"], ("--loss", "dist", "--devices")),
+)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(2, 32), (4, 32), (4, 5), (4, 1), (3, 7)])
+def test_shares(count, rows):
+    """The shares have the same size. Each row of the batch counts once, and the order of the rows stays."""
+    replicas = Replicas(SimpleNamespace(num_replicas_in_sync=count), Workers({}), "CPU")
+    shares = [replicas.share(number, rows) for number in range(count)]
+    positions = np.concatenate([np.asarray(share.positions) for share in shares])
+    weights = np.concatenate([np.asarray(share.weights) for share in shares])
+    assert {len(share.positions) for share in shares} == {-(-rows // count)}
+    assert positions[weights == 1].tolist() == list(range(rows))
+    assert set(weights) <= {0, 1}
+    assert positions.max() < rows
+
+
+def training_rows(dataset, *, top_k=None, weights=False, augment=None):
+    """Return rows to train on, with soft targets if `top_k` is given."""
+    inputs, labels = dataset.train.read()[:ROWS], dataset.train.labels[:ROWS]
+    random = np.random.default_rng(0)
+    row_weights = random.uniform(0, 2, ROWS).astype(np.float32) if weights else None
+    split = replace(Split("test", ArrayRows(inputs, "digits"), labels), weights=row_weights)
+    if top_k is None:
+        return TrainingRows(split)
+    storage = LogitStorage(10, 4.0, top_k=top_k)
+    teacher = storage.store(random.normal(size=(ROWS, 10)).astype(np.float32) * 3)
+    return TrainingRows(split, teacher=teacher, views=Views(augment, 0))
+
+
+def weights_and_history(directory, rows, devices, *, model="mlp-30", rates=None, batch_size=32, **options):
+    """Train for three epochs on some logical devices; return the weights, and the history without times."""
+    training = Training(epochs=3, batch_size=batch_size, seed=3, devices=str(devices), xla="off", **options)
+    hard, soft = Objective(alpha=1.0), Objective(alpha=0.3, temperature=4.0)
+    directory.mkdir(parents=True)
+    network, progress = loop.train(
+        lambda: build_network(
+            model, (28, 28), 10, role="student", seed=3, precision="float32", l2=training.l2, dropout=rates
+        ),
+        rows,
+        replace(rows, teacher=None),
+        objective=(soft if rows.teacher else hard).for_task(CLASSIFICATION),
+        settings=training,
+        role="student",
+        checkpoint=Checkpoint(directory / "checkpoint.npz", Manifest(kind="student", settings=training.recorded())),
+        reporter=Reporter(quiet=True),
+    )
+    history = [[value for name, value in row.items() if name != "seconds"] for row in progress.rows]
+    return [np.asarray(each.numpy()) for each in network.variables], np.array(history)
+
+
+def differences(directory, rows, **options):
+    """Return the largest differences of weights and history between 1 and 2, and between 1 and 4 devices."""
+    results = {count: weights_and_history(directory / str(count), rows, count, **options) for count in (1, 2, 4)}
+    weights, history = results.pop(1)
+    return {
+        count: (
+            max(float(np.abs(one - other).max()) for one, other in zip(weights, other_weights, strict=True)),
+            float(np.nanmax(np.abs(history - other_history))),
+        )
+        for count, (other_weights, other_history) in results.items()
+    }
+
+
+def digits_differences(directory):
+    """Return the differences for each of `CASES`."""
+    dataset, found = data.resolve("digits").load(), {}
+    for name, options in CASES.items():
+        of_rows = {key: options[key] for key in ("top_k", "weights", "augment") if key in options}
+        of_training = {key: value for key, value in options.items() if key not in of_rows}
+        found[name] = differences(directory / name, training_rows(dataset, **of_rows), **of_training)
+    return found
+
+
+def mnist_differences(directory):
+    """Return the differences for a network on all of MNIST."""
+    rows = TrainingRows(replace(data.resolve(str(MNIST)).load().train, name="test"))
+    return differences(directory, rows, batch_size=128)
+
+
+def refusals():
+    """Return what commands print that several devices cannot run, and the files that they leave."""
+    from kdistill import cli
+
+    cli.silence_native_stderr = lambda: None
+    for command in (["train-teacher", "--model", "small", "--epochs", "1", "--devices", "2"], ["soften"]):
+        assert run_command(*command).code == 0
+    outcomes = [run_command(*command, "--name", "new") for command, _ in REFUSED]
+    return {
+        "replicas": json.loads(Path("workspace/teachers/teacher/manifest.json").read_text())["results"]["replicas"],
+        "outcomes": [(each.code, each.err) for each in outcomes],
+        "left": [str(path) for path in Path().glob("workspace/*/*new*")],
+    }
+
+
+def on_four_devices(directory, expression):
+    """Evaluate an expression with the names of this module, in a new process where the CPU is four logical devices."""
+    code = (
+        "from kdistill.backend import tf\n"
+        "device = tf.config.LogicalDeviceConfiguration()\n"
+        "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [device] * 4)\n"
+        "import json, test_replicas as tests\nfrom pathlib import Path\n"
+        f"print(json.dumps({expression}))"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    command, env = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def four_devices(tmp_path_factory):
+    """Return the results of `digits_differences` and `refusals` on four devices."""
+    return on_four_devices(tmp_path_factory.mktemp("four"), "[tests.digits_differences(Path()), tests.refusals()]")
+
+
+@pytest.mark.slow
+def test_any_number_of_devices_is_the_same_training(four_devices):
+    """With row weights, top-k soft targets of views and dropout too, and although the last batch is smaller."""
+    for case, found in four_devices[0].items():
+        for devices, (weights, history) in found.items():
+            assert weights < 1e-4, (case, devices)
+            assert history < 1e-4, (case, devices)
+
+
+@pytest.mark.slow
+@needs_mnist
+def test_mnist_on_any_number_of_devices(tmp_path):
+    """Losses agree to 1e-4 and weights to 1e-3 over three epochs."""
+    for devices, (weights, history) in on_four_devices(tmp_path, "tests.mnist_differences(Path('mnist'))").items():
+        assert weights < 1e-3, devices
+        assert history < 1e-4, devices
+
+
+@pytest.mark.slow
+def test_what_several_devices_refuse(four_devices):
+    """More devices than there are, fewer rows in a batch than devices, XLA, and a loss over the whole batch."""
+    found = four_devices[1]
+    assert found["replicas"] == 2
+    for (code, error), (_, words) in zip(found["outcomes"], REFUSED, strict=True):
+        assert code == 2, error
+        assert mentions(error, *words)
+        assert len(error.splitlines()) == 1
+    assert found["left"] == []
