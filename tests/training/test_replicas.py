@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import MNIST, mentions, needs_mnist
+from helpers import KDISTILL, MNIST, mentions, needs_mnist, run_command, saved_weights
 
 from kdistill import data
 from kdistill.console import Reporter
@@ -191,3 +192,123 @@ def test_what_several_devices_refuse(four_devices):
         assert mentions(error, *words)
         assert len(error.splitlines()) == 1
     assert found["left"] == []
+
+
+KILLED = """
+import os, signal, sys
+from kdistill.training.replicas import Replicas
+
+numbers_from_chief, epochs = Replicas.numbers_from_chief, []
+
+
+def killed(self, *numbers):
+    epochs.append(numbers)
+    if len(epochs) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return numbers_from_chief(self, *numbers)
+
+
+Replicas.numbers_from_chief = killed
+from kdistill.cli import main
+
+main()
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def two_workers(directory, *arguments, killed=None):
+    """Run a command as two workers that share a directory; return their exit statuses, outputs and errors.
+
+    Args:
+        directory: the working directory of both.
+        *arguments: of the command; those of the second worker may differ.
+        killed: the worker that is killed in the second epoch.
+    """
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    processes = []
+    for index in (1, 0):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        program = [sys.executable, "-c", KILLED] if killed == index else KDISTILL
+        options = arguments[index] if isinstance(arguments[0], list) else arguments
+        processes.append(
+            subprocess.Popen(
+                [*program, *map(str, options)],
+                cwd=directory,
+                env=os.environ | {"TF_CONFIG": json.dumps(config), "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)][::-1]
+
+
+TRAIN = (
+    *("train-teacher", "--model", "small", "--epochs", 4, "--batch-size", 101, "--validation-fraction", 0.2),
+    *("--early-stopping", 2, "--seed", 4),
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return a directory where two workers have trained a teacher, and what they printed."""
+    directory = tmp_path_factory.mktemp("workers")
+    return directory, two_workers(directory, *TRAIN)
+
+
+@pytest.mark.slow
+def test_two_workers(uninterrupted, tmp_path):
+    """The chief writes and reports, and the network is that of a single process up to rounding."""
+    directory, (chief, worker) = uninterrupted
+    assert (chief[0], worker[0]) == (0, 0), (chief, worker)
+    assert mentions(chief[1], 2, "workers", "teacher")
+    assert len(worker[1].splitlines()) == 1
+    assert not chief[2] + worker[2]
+    assert sorted(path.name for path in (directory / "workspace/teachers").iterdir()) == ["teacher"]
+    manifest = json.loads((directory / "workspace/teachers/teacher/manifest.json").read_text())
+    assert manifest["results"]["replicas"] == 2
+    alone = run_command(*TRAIN, "--workspace", tmp_path)
+    assert alone.code == 0, alone.err
+    with (
+        np.load(directory / "workspace/teachers/teacher/checkpoint.npz") as of_two,
+        np.load(tmp_path / "teachers/teacher/checkpoint.npz") as of_one,
+    ):
+        for name in of_one.files:
+            if name != "head":
+                np.testing.assert_allclose(of_two[name], of_one[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_killed_workers(uninterrupted, tmp_path):
+    """The other worker ends with one line, and the same command on both resumes to the bits of an uninterrupted run."""
+    for killed in (1, 0):  # in the second epoch, and in the second one after that was resumed
+        outcomes = two_workers(tmp_path, *TRAIN, killed=killed)
+        code, _, error = outcomes[1 - killed]
+        assert (outcomes[killed][0], code) == (-9, 1)
+        assert len(error.splitlines()) == 1
+        assert mentions(error, "worker", "resumes")
+    chief, worker = two_workers(tmp_path, *TRAIN)
+    assert (chief[0], worker[0]) == (0, 0), (chief, worker)
+    assert mentions(chief[1], "epoch", 2), "it resumes"
+    place = "workspace/teachers/teacher"
+    assert saved_weights(tmp_path / place) == saved_weights(uninterrupted[0] / place)
+
+
+@pytest.mark.slow
+def test_workers_with_different_commands(tmp_path):
+    """All of them refuse, and nothing is written."""
+    outcomes = two_workers(tmp_path, *([*TRAIN, "--optimizer", optimizer] for optimizer in ("adam", "sgd")))
+    for code, _, error in outcomes:
+        assert code == 1
+        assert mentions(error, "workers", "settings")
+    assert not list(tmp_path.glob("workspace/teachers/*"))
