@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import tf
-from kdistill.console import Reporter
+from kdistill.console import Reporter, interrupts
 from kdistill.errors import KdistillError, UsageError, first_line
 from kdistill.settings import ALL_DEVICES, LOSSES, Objective, Training
 from kdistill.training.workers import Workers
@@ -245,7 +246,8 @@ def _multi_worker(workers: Workers, gpus: Sequence[Any]) -> tf.distribute.Strate
     )
     try:
         tf.config.set_visible_devices(gpus, "GPU")
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        with interrupts.fatal():  # it waits for the other workers
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (RuntimeError, tf.errors.OpError) as error:
         raise KdistillError(
             f"TensorFlow cannot connect the workers ({_cause(error)}): check the addresses in TF_CONFIG, and train in a new "
@@ -254,6 +256,6 @@ def _multi_worker(workers: Workers, gpus: Sequence[Any]) -> tf.distribute.Strate
 
 
 def _cause(error: BaseException) -> str:
-    """Return the line of an error of TensorFlow that names the cause."""
-    lines = str(error).splitlines()
-    return next((line.strip() for line in lines if "abort" in line), first_line(error)).removesuffix(":")
+    """Return what an error of TensorFlow says of its cause."""
+    aborted = re.search(r"aborted by: (.*)", str(error))
+    return aborted[1] if aborted else first_line(error)

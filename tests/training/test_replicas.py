@@ -267,7 +267,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_workers(uninterrupted, tmp_path):
+def test_two_workers(uninterrupted, run, tmp_path):
     """The chief writes and reports, and the network is that of a single process up to rounding."""
     directory, (chief, worker) = uninterrupted
     assert (chief[0], worker[0]) == (0, 0), (chief, worker)
@@ -277,7 +277,7 @@ def test_two_workers(uninterrupted, tmp_path):
     assert sorted(path.name for path in (directory / "workspace/teachers").iterdir()) == ["teacher"]
     manifest = json.loads((directory / "workspace/teachers/teacher/manifest.json").read_text())
     assert manifest["results"]["replicas"] == 2
-    alone = run_command(*TRAIN, "--workspace", tmp_path)
+    alone = run(*TRAIN, "--workspace", tmp_path)
     assert alone.code == 0, alone.err
     with (
         np.load(directory / "workspace/teachers/teacher/checkpoint.npz") as of_two,
