@@ -27,7 +27,8 @@ def run(
     Raises:
         KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
-    reporter = Workers.here().reporter(reporter)
+    workers = Workers.here()
+    reporter = workers.reporter(reporter)
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = resolve_model(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
@@ -55,6 +56,7 @@ def run(
         reporter=reporter,
         tracking=settings.tracking,
         show_layers=True,
+        workers=workers,
     )
     reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")
     return Result(artifact, manifest)

@@ -25,7 +25,7 @@ from kdistill.training import history
 from kdistill.training.checkpoint import Checkpoint, Progress, value_of
 from kdistill.training.feed import Feed
 from kdistill.training.optimizers import make_optimizer
-from kdistill.training.replicas import open_replicas
+from kdistill.training.replicas import Replicas, open_replicas
 from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key
 from kdistill.training.training_rows import TrainingRows
 
@@ -46,6 +46,7 @@ def train(
     reporter: Reporter,
     on_epoch: Callable[[Sequence[history.Row]], None] = lambda _: None,
     trainers: Trainers | None = None,
+    replicas: Replicas | None = None,
 ) -> tuple[keras.Model, Progress]:
     """Train a network to the last epoch or until early stopping, from its checkpoint if there is one that fits.
 
@@ -62,6 +63,7 @@ def train(
         reporter: prints a line per epoch.
         on_epoch: called with the history before the first epoch and after each one.
         trainers: trainers of the same architecture. One that fits is reused and gives the same bits; a new one is added.
+        replicas: that share each batch. Default: those of this process.
 
     Returns:
         The trained network and the progress.
@@ -70,7 +72,7 @@ def train(
         KdistillError: if the loss is not finite, or the network fails.
     """
     deterministic()
-    replicas = open_replicas(settings.devices)
+    replicas = replicas or open_replicas(settings.devices)
     steps = math.ceil(len(rows) / settings.batch_size)
     with replicas.strategy.scope():
         model = build()

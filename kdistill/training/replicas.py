@@ -1,7 +1,7 @@
 """Replicas: the devices of this machine, or of several workers, that share each batch of a training.
 
-The same command means the same training on any number of replicas. Each gets a share of the rows of every batch, and the
-losses of all shares are divided by the rows of the whole batch, since Keras's optimizers add the gradients of replicas.
+The same command means the same training on any number of replicas. Each gets a part of every batch, and the losses of all
+parts are divided by the number of rows in the whole batch, because Keras's optimizers add the gradients of replicas.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LOST = (  # what a collective operation raises if a worker is gone
 )
 
 
-class Share(NamedTuple):
-    """The share of one replica in a batch.
+class Part(NamedTuple):
+    """The part of a batch that one replica computes.
 
     Attributes:
-        positions: (size,) int32, of its rows in the batch. All shares have the same size, so the last row may be repeated.
+        positions: (size,) int32, of its rows in the batch. All parts have the same size, so the last row may be repeated.
         weights: (size,) float32, 0 for repeated rows and 1 for others.
     """
 
@@ -84,8 +84,8 @@ class Replicas:
         )
         return self.strategy.reduce("SUM", self.strategy.run(step, args=values), axis=None)
 
-    def share(self, number: int, rows: Any) -> Share | None:
-        """Return the share of a replica in a batch; None if it gets the whole batch.
+    def part(self, number: int, rows: Any) -> Part | None:
+        """Return the part of a batch that a replica computes; None if it computes the whole batch.
 
         Args:
             number: of the replica, from 0.
@@ -95,7 +95,7 @@ class Replicas:
             return None
         size = -(-rows // self.count)
         positions = number * size + tf.range(size)
-        return Share(tf.minimum(positions, rows - 1), tf.cast(positions < rows, tf.float32))
+        return Part(tf.minimum(positions, rows - 1), tf.cast(positions < rows, tf.float32))
 
     def from_chief(self, content: bytes) -> bytes:
         """Return the bytes that the chief has, in all workers. All of them must call this."""
@@ -164,69 +164,72 @@ class Replicas:
 
     def _sum(self, array: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sum of the arrays of all workers."""
-        devices = self.count // self.workers.count  # of which the first one has the array
+        devices = self.count // self.workers.count  # only the first device of each worker adds its array
         values = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(array if context.replica_id_in_sync_group % devices == 0 else 0 * array)
         )
         return np.asarray(self.strategy.reduce("SUM", values, axis=None))
 
 
-def connect(reporter: Reporter, settings: Training, objective: Objective, identity: Manifest) -> Replicas:
+def connect(
+    workers: Workers, settings: Training, objective: Objective, identity: Manifest, reporter: Reporter
+) -> Replicas:
     """Return the replicas of a training, after all workers have started.
 
     Args:
-        reporter: prints that workers are awaited.
+        workers: that share the training.
         settings: how to train.
         objective: what to minimize.
         identity: of the network that is trained.
+        reporter: prints that workers are awaited.
 
     Raises:
         UsageError: if the settings do not fit the number of replicas.
         KdistillError: if TensorFlow cannot connect the workers, or they make different networks.
     """
-    if (count := Workers.here().count) > 1:
-        reporter.say(f"Waiting for all {count} workers")
-    replicas = open_replicas(settings.devices)
+    if workers.count > 1:
+        reporter.say(f"Waiting for all {workers.count} workers")
+    replicas = open_replicas(settings.devices, workers)
     if settings.batch_size < replicas.count:
         raise UsageError(
             f"--batch-size {settings.batch_size} has less than a row for each of {replicas}: use --batch-size {replicas.count} "
             "or more"
         )
-    alone = "use --devices 1" if count == 1 else "use a single worker"
+    single = "--devices 1" if workers.count == 1 else "a single worker"
     if replicas.count > 1 and objective.loss and LOSSES[objective.loss].whole_batch:
         raise UsageError(
-            f"--loss {objective.loss} depends on all rows of a batch, so {replicas} cannot share them: {alone}"
+            f"--loss {objective.loss} depends on all rows of a batch, so {replicas} cannot share them: use {single}"
         )
     if replicas.count > 1 and settings.xla == "on" and replicas.kind == "CPU":
-        raise UsageError(f"--xla on does not work with {replicas}: use --xla off, or {alone.removeprefix('use ')}")
+        raise UsageError(f"--xla on does not work with {replicas}: use --xla off, or {single}")
     with replicas.lost_workers_reported():
         replicas.check(identity)
     return replicas
 
 
 @cache
-def open_replicas(devices: str = ALL_DEVICES) -> Replicas:
+def open_replicas(devices: str = ALL_DEVICES, workers: Workers = Workers()) -> Replicas:  # noqa: B008 - it is frozen
     """Return the replicas of a training. Several workers are connected first, once per process.
 
     Args:
         devices: `all`, or the number of devices of this process.
+        workers: that share the training.
 
     Raises:
         UsageError: if there are fewer devices.
-        KdistillError: if TensorFlow cannot connect workers any more.
+        KdistillError: if TensorFlow cannot connect the workers.
     """
-    workers = Workers.here()
-    physical = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
+    kind = "GPU" if gpus else "CPU"
     if workers.count > 1:
-        count = _count(devices, len(physical) or 1)
-        return Replicas(_multi_worker(workers, physical[:count]), workers, "GPU" if physical else "CPU")
-    kind = "GPU" if physical else "CPU"
+        return Replicas(_multi_worker(workers, gpus[: _count(devices, len(gpus) or 1)]), workers, kind)
     logical = tf.config.list_logical_devices(kind)  # several of a CPU if a test configures them
     names = [device.name for device in logical[: _count(devices, len(logical))]]
     if len(names) == 1:
         return Replicas(tf.distribute.get_strategy(), workers, kind)
-    operations = None if physical else tf.distribute.ReductionToOneDevice()
-    return Replicas(tf.distribute.MirroredStrategy(names, operations), workers, kind)
+    return Replicas(
+        tf.distribute.MirroredStrategy(names, None if gpus else tf.distribute.ReductionToOneDevice()), workers, kind
+    )
 
 
 def _count(devices: str, available: int) -> int:
@@ -238,8 +241,8 @@ def _count(devices: str, available: int) -> int:
 
 def _multi_worker(workers: Workers, gpus: Sequence[Any]) -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({job: list(addresses) for job, addresses in workers.cluster.items()}),
-        task_type=workers.job,
+        tf.train.ClusterSpec({"worker": list(workers.addresses)}),
+        task_type="worker",
         task_id=workers.index,
         num_accelerators={"GPU": len(gpus)},
         rpc_layer="grpc",
@@ -256,6 +259,6 @@ def _multi_worker(workers: Workers, gpus: Sequence[Any]) -> tf.distribute.Strate
 
 
 def _cause(error: BaseException) -> str:
-    """Return what an error of TensorFlow says of its cause."""
+    """Return the cause that an error of TensorFlow names."""
     aborted = re.search(r"aborted by: (.*)", str(error))
     return aborted[1] if aborted else first_line(error)

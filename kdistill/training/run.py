@@ -26,6 +26,7 @@ from kdistill.training.loop import Trainers, train
 from kdistill.training.replicas import LOST, connect
 from kdistill.training.trackers import open_trackers
 from kdistill.training.training_rows import TrainingRows, hold_out
+from kdistill.training.workers import Workers
 from kdistill.workspace import Artifact, Manifest, size
 from kdistill.workspace.kinds import CHECKPOINT
 from kdistill.workspace.unfinished import continues
@@ -48,6 +49,7 @@ def train_network(
     tracking: Tracking = Tracking(),  # noqa: B008 - it is frozen
     compiled: Compiled | None = None,
     width: int | None = None,
+    workers: Workers = Workers(),  # noqa: B008 - it is frozen
 ) -> Manifest:
     """Train a network and write it as an artifact.
 
@@ -67,6 +69,7 @@ def train_network(
             because their graphs may differ.
         width: of a student's vectors, for the task `embedding`. If the teacher's have another width, a linear layer projects
             them while the student is trained.
+        workers: that share the training. Only the first one writes the artifact.
 
     Returns:
         The manifest as written.
@@ -86,7 +89,7 @@ def train_network(
     outputs, projection = _output_sizes(dataset, rows, width)
     objective = objective.for_task(task.name)
     rows.weights(settings)  # refuses weights that cannot be used
-    replicas = connect(reporter, settings, objective, identity)
+    replicas = connect(workers, settings, objective, identity, reporter)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{dataset.row_type}, {task.count(outputs)}; "
@@ -139,6 +142,7 @@ def train_network(
             reporter=reporter,
             trainers=trainers,
             on_epoch=track,
+            replicas=replicas,
         )
 
     if not replicas.chief:

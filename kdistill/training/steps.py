@@ -120,11 +120,11 @@ class Trainer:
         return sums
 
     def _arguments(self, buffer: Buffer, batch: Any, dropout: Any, numbers: Any, replica: int) -> tuple[Any, ...]:
-        """Return the arguments of `_take_step` for the share of a replica in a batch of positions, (rows,)."""
+        """Return the arguments of `_take_step` for one replica's part of a batch of positions, (rows,)."""
         padding: tuple[Any, ...] = ()
-        if share := self._replicas.share(replica, tf.shape(batch)[0]):
-            padding = (share.weights, tf.cast(tf.shape(batch)[0], tf.float32))
-            batch, dropout = tf.gather(batch, share.positions), tf.gather(dropout, share.positions)
+        if part := self._replicas.part(replica, tf.shape(batch)[0]):
+            padding = (part.weights, tf.cast(tf.shape(batch)[0], tf.float32))
+            batch, dropout = tf.gather(batch, part.positions), tf.gather(dropout, part.positions)
         inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
         weights = tuple(tf.gather(each, batch) for each in buffer.weights)
         if self._views:
@@ -141,15 +141,15 @@ class Trainer:
         dropout: Any,
         numbers: Any,
     ) -> Any:
-        """Take a step of one replica with its share of a batch, and return the sums over the share, (4,) float32.
+        """Take a step of one replica with its part of a batch, and return the sums over the part, (4,) float32.
 
         Args:
-            inputs: of the rows of the share, (size, ...).
+            inputs: of the rows of the part, (size, ...).
             labels: (size, ...).
             soft: as in a buffer.
             weights: as in a buffer.
             padding: (size,) 0 for rows that do not count and 1 for others, and the number of rows of the whole batch; empty if
-                the share is the whole batch.
+                the part is the whole batch.
             dropout: the random bytes, (size, units).
             numbers: alpha and the temperature.
         """

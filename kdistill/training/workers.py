@@ -16,23 +16,21 @@ SLURM_PORT = 8888  # of the first worker on each machine
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of this run and the place of this process among them.
+    """The workers of a training and the place of this process among them.
 
     Attributes:
-        cluster: the addresses `HOST:PORT` by job, `chief` or `worker`.
-        job: of this process.
-        index: of this process in its job.
+        addresses: `HOST:PORT` of each; empty for a single process. The first worker is the chief.
+        index: of this process.
     """
 
-    cluster: Mapping[str, tuple[str, ...]]
-    job: str = "worker"
+    addresses: tuple[str, ...] = ()
     index: int = 0
 
     @classmethod
     def here(cls) -> Workers:
-        """Return the workers that the environment describes; without `TF_CONFIG` and Slurm, this process alone.
+        """Return the workers that the environment describes; without `TF_CONFIG` and Slurm, a single process.
 
-        An empty cluster in `TF_CONFIG`, i.e. `{}`, is this process alone too, also under Slurm.
+        `TF_CONFIG={}` means a single process, under Slurm too.
 
         Raises:
             KdistillError: if `TF_CONFIG` cannot be understood, or gives this process no part in the training.
@@ -41,23 +39,23 @@ class Workers:
             return _from_tf_config(text)
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             return _from_slurm(os.environ)
-        return cls({})
+        return cls()
 
     @property
     def count(self) -> int:
         """The number of workers."""
-        return max(1, sum(map(len, self.cluster.values())))
+        return len(self.addresses) or 1
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes the results: the task of the job `chief`, or else the first worker."""
-        return self.index == 0 and (self.job == "chief" or "chief" not in self.cluster)
+        """Whether this process writes the results."""
+        return self.index == 0
 
     def reporter(self, reporter: Reporter) -> Reporter:
         """Return the reporter of this process. Workers other than the chief print a single line."""
         if self.chief:
             return reporter
-        reporter.say(f"{self.job.title()} {self.index} of {self.count} workers: the chief reports the progress")
+        reporter.say(f"Worker {self.index + 1} of {self.count}: the first one reports the progress")
         return SilentReporter()
 
     def refuse(self, command: str) -> None:
@@ -74,21 +72,20 @@ class Workers:
 
 
 def _from_tf_config(text: str) -> Workers:
+    """Return the task of the job `chief`, if there is one, and those of the job `worker`."""
     try:
         config = json.loads(text)
         cluster, task = config.get("cluster", {}), config.get("task", {})
-        addresses = {job: tuple(cluster[job]) for job in ("chief", "worker") if cluster.get(job)}
-        if sum(map(len, addresses.values())) < 2:
-            return Workers({})
-        job, index = task["type"], int(task["index"])
-        if not 0 <= index < len(addresses[job]):
-            raise ValueError
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        tasks = [(job, index) for job in ("chief", "worker") for index in range(len(cluster.get(job, ())))]
+        if len(tasks) < 2:
+            return Workers()
+        addresses = tuple(str(cluster[job][index]) for job, index in tasks)
+        return Workers(addresses, tasks.index((task["type"], int(task["index"]))))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise KdistillError(
-            f"TF_CONFIG is {text[:300]!r} (expected JSON with the addresses of the workers under cluster, and with a chief or "
-            "worker among them under task)"
+            f"TF_CONFIG is {text[:300]!r} (expected JSON with the addresses of the workers under cluster, and one of them under "
+            "task)"
         ) from error
-    return Workers(addresses, job, index)
 
 
 def _from_slurm(variables: Mapping[str, str]) -> Workers:
@@ -98,21 +95,17 @@ def _from_slurm(variables: Mapping[str, str]) -> Workers:
     """
     try:
         hosts = _host_names(variables["SLURM_STEP_NODELIST"])
-        tasks = [
-            int(count)
-            for part in variables["SLURM_STEP_TASKS_PER_NODE"].split(",")
-            for count in [part.partition("(")[0]] * int(re.sub(r".*\(x|\)", "", part) if "(" in part else 1)
-        ]
+        counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", variables["SLURM_STEP_TASKS_PER_NODE"])  # e.g. 2(x3),1
+        tasks = [int(count) for count, times in counts for _ in range(int(times or 1))]
         addresses = [
-            f"{host}:{SLURM_PORT + number}" for host, count in zip(hosts, tasks, strict=True) for number in range(count)
+            f"{host}:{SLURM_PORT + task}" for host, count in zip(hosts, tasks, strict=True) for task in range(count)
         ]
         rank = int(variables["SLURM_PROCID"])
-        addresses[rank]  # exists
+        return Workers(tuple(addresses), range(len(addresses))[rank])
     except (KeyError, ValueError, IndexError) as error:
         raise KdistillError(
             f"the variables of Slurm do not describe this job step ({error}): start the command with srun, or set TF_CONFIG"
         ) from error
-    return Workers({"worker": tuple(addresses)}, "worker", rank)
 
 
 def _host_names(node_list: str) -> list[str]:

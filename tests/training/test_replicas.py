@@ -52,13 +52,13 @@ REFUSED = (  # by four devices, with words of the error
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, 32), (4, 32), (4, 5), (4, 1), (3, 7)])
-def test_shares(count, rows):
-    """The shares have the same size. Each row of the batch counts once, and the order of the rows stays."""
-    replicas = Replicas(SimpleNamespace(num_replicas_in_sync=count), Workers({}), "CPU")
-    shares = [replicas.share(number, rows) for number in range(count)]
-    positions = np.concatenate([np.asarray(share.positions) for share in shares])
-    weights = np.concatenate([np.asarray(share.weights) for share in shares])
-    assert {len(share.positions) for share in shares} == {-(-rows // count)}
+def test_parts(count, rows):
+    """The parts have the same size. Each row of the batch counts once, and the order of the rows stays."""
+    replicas = Replicas(SimpleNamespace(num_replicas_in_sync=count), Workers(), "CPU")
+    parts = [replicas.part(number, rows) for number in range(count)]
+    positions = np.concatenate([np.asarray(part.positions) for part in parts])
+    weights = np.concatenate([np.asarray(part.weights) for part in parts])
+    assert {len(part.positions) for part in parts} == {-(-rows // count)}
     assert positions[weights == 1].tolist() == list(range(rows))
     assert set(weights) <= {0, 1}
     assert positions.max() < rows

@@ -43,25 +43,19 @@ def test_without_workers(workers):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "job", "index", "count", "chief"),
+    ("cluster", "job", "index", "expected"),
     [
-        ({"worker": ["a:1", "b:1"]}, "worker", 0, 2, True),
-        ({"worker": ["a:1", "b:1"]}, "worker", 1, 2, False),
-        ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, "chief", 0, 3, True),
-        ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, "worker", 0, 3, False),
-        ({"worker": ["a:1"], "evaluator": ["b:1"]}, "worker", 0, 1, True),
-        ({}, "worker", 0, 1, True),
+        ({"worker": ["a:1", "b:1"]}, "worker", 0, Workers(("a:1", "b:1"), 0)),
+        ({"worker": ["a:1", "b:1"]}, "worker", 1, Workers(("a:1", "b:1"), 1)),
+        ({"worker": ["a:1", "b:1"], "chief": ["c:1"]}, "chief", 0, Workers(("c:1", "a:1", "b:1"), 0)),
+        ({"worker": ["a:1", "b:1"], "chief": ["c:1"]}, "worker", 0, Workers(("c:1", "a:1", "b:1"), 1)),
+        ({"worker": ["a:1"], "evaluator": ["b:1"]}, "worker", 0, Workers()),
+        ({}, "worker", 0, Workers()),
     ],
 )
-def test_tf_config(workers, cluster, job, index, count, chief):
-    here = workers(TF_CONFIG=config(cluster, job, index))
-    assert (here.count, here.chief) == (count, chief)
-    if count > 1:
-        assert (here.cluster, here.job, here.index) == (
-            {name: tuple(addresses) for name, addresses in cluster.items()},
-            job,
-            index,
-        )
+def test_tf_config(workers, cluster, job, index, expected):
+    """The chief, if there is one, is the first worker."""
+    assert workers(TF_CONFIG=config(cluster, job, index)) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,7 +81,7 @@ def test_slurm(workers):
     """Each task of a job step is a worker, in the order of the ranks; `TF_CONFIG={}` makes them independent."""
     here = workers(**SLURM)
     addresses = ("n9:8888", "n10:8888", "gpu001:8888", "gpu001:8889", "gpu003:8888")
-    assert here == Workers({"worker": addresses}, "worker", 3)
+    assert here == Workers(addresses, 3)
     assert workers(SLURM_STEP_NUM_TASKS="1").count == 1
     assert workers(**SLURM, TF_CONFIG="{}").count == 1
 
