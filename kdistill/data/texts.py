@@ -14,6 +14,7 @@ from kdistill.errors import KdistillError
 
 TEXT = np.dtype(object)  # of rows of texts, as Python strings
 MAX_CHARACTERS = 100_000  # a text widens its whole batch
+PIECE_ROWS = 100  # read before lengths are checked: in HDF5, many texts can point to the same bytes
 STRING_BYTES = 24  # that TensorFlow needs for each string, besides its bytes
 
 
@@ -36,9 +37,14 @@ class TextRows(Rows):
         return STRING_BYTES + total // max(1, len(self))
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
-        return self._texts(self._rows.read_range(start, stop), start)
+        pieces = ((first, min(first + PIECE_ROWS, stop)) for first in range(start, stop, PIECE_ROWS))
+        texts = [self._texts(self._rows.read_range(*piece), piece[0]) for piece in pieces]
+        return np.concatenate([np.empty(0, TEXT), *texts])
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        if self.seekable:
+            yield from super().blocks(rows)
+            return
         start = 0
         for block in self._rows.blocks(rows):
             yield self._texts(block, start)

@@ -29,7 +29,7 @@ def teacher_picture(workspace: Workspace, soft: SoftTargets) -> tuple[str, Figur
     if soft.task.name == CLASSIFICATION:
         return NAMES[CLASSIFICATION], dark_knowledge(workspace, soft)
 
-    from kdistill.evaluation import teacher_figures
+    from kdistill.evaluation import figures
 
     dataset = data.resolve(soft.manifest.require_input("dataset").name, cache=workspace.cache).load()
     name, names = NAMES[soft.task.name], dataset.class_names
@@ -37,12 +37,10 @@ def teacher_picture(workspace: Workspace, soft: SoftTargets) -> tuple[str, Figur
     title = f"{data.short_name(dataset.name)}: {teacher} on the {soft.rows:,} rows of the transfer set"
     outputs, labels = soft.logits(), soft.labels
     if soft.task.name == EMBEDDING:
-        return name, teacher_figures.vectors(outputs, labels, names, title)
+        return name, figures.vectors(outputs, labels, names, title)
     known = ~np.isnan(labels) if soft.task.name == REGRESSION else labels >= 0
     if not known.any():
         return None
     if soft.task.name == MULTI_LABEL:
-        return name, teacher_figures.average_precisions(
-            metrics.average_precisions(outputs, labels, known), names, title
-        )
-    return name, teacher_figures.predicted_against_true(outputs, labels, names, title)
+        return name, figures.average_precisions(metrics.average_precisions(outputs, labels, known), names, title)
+    return name, figures.predicted_against_true(outputs, labels, names, title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import warnings
 
+import numpy as np
 import pytest
 
 from kdistill import Reporter
@@ -71,7 +72,7 @@ def test_figures(tmp_path):
     """Names of any characters are drawn without Matplotlib's mathtext and without a warning about a missing glyph."""
     names = [*HOSTILE, "猫", "\x00", "50% $5 $6", r"$\frac{$"]
     curve = figures.Curve("猫\x00$\\x$", "student", "test", "accuracy", [1.0], [0.5], [0.4], [2.0], [2.1])
-    example = figures.Example(None, 0, figures.np.zeros(len(names)))
+    example = figures.Example(None, 0, np.zeros(len(names)))
     line = figures.Line(HOSTILE[3], [1.0, 2.0], [3.0, 4.0], [0.1, 0.1], 5.0)
     heat = figures.HeatMap(HOSTILE[4], ["1", "2"], ["0.1", "0.1"], [1.0, 2.0], [True, False])
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Figures of a teacher's outputs, for tasks without dark knowledge. Reads no files."""
+"""Figures of a teacher's outputs, for tasks without dark knowledge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kdistill.console import printable
-from kdistill.evaluation.figures import CLASS_NAME, NAVY, ORANGE, STUDENTS, STYLE, TEACHERS, shorten, title_of
+from kdistill.evaluation.figures.style import CLASS_NAME, NAVY, ORANGE, STUDENTS, STYLE, TEACHERS, shorten, title_of
 
 COLORS = (*TEACHERS, *STUDENTS)
 MOST_POINTS = 5000  # rows in a figure, evenly spaced
