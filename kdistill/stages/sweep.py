@@ -18,6 +18,7 @@ from kdistill.stages.common import reason_to_run
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.stages.sweep_students import SweepPlan, SweepStudent, measure_controls
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, WouldWrite, unfinished
 from kdistill.workspace.kinds import SWEEP
 
@@ -55,6 +56,7 @@ def run(
         KdistillError: As in `train_student.run`, with the name of the student.
         WouldWrite: In a dry run.
     """
+    Workers.here().refuse("sweep")
     plan = SweepPlan.open(workspace, settings, reporter)
     artifact, identity = plan.artifact, plan.identity()
     if not force:
