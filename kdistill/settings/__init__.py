@@ -30,7 +30,7 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
+from kdistill.settings.groups import ALL_DEVICES, MAX_PIXELS, ReadOptions, Selection, Training
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Predict, Report, Status, Verify
 from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
@@ -65,6 +65,7 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 __all__ = [
+    "ALL_DEVICES",
     "CLASSIFICATION",
     "COMMANDS",
     "DATA_FORMATS",

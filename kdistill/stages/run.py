@@ -15,6 +15,7 @@ from kdistill.stages.configuration import Step
 from kdistill.stages.dry_run import Plan, plan
 from kdistill.stages.evaluate import EvaluateResult
 from kdistill.stages.result import Result
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, commands
 
 
@@ -73,6 +74,7 @@ def run(
     Raises:
         KdistillError: As in the stages. All settings are checked before the first stage starts.
     """
+    Workers.here().refuse("run")
     if settings.write_config:
         return _write_configuration(workspace, Path(settings.config or configuration.DEFAULT_FILE), force=force)
     steps = _steps(workspace, settings)

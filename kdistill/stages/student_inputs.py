@@ -17,6 +17,7 @@ from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sou
 from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
 from kdistill.training.training_rows import TrainingRows
+from kdistill.training.workers import Workers
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class StudentInputs:
         *,
         reporter: Reporter,
         tracking: Tracking = Tracking(),
+        workers: Workers = Workers(),
     ) -> Manifest:
         """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
@@ -186,6 +188,7 @@ class StudentInputs:
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
             width=settings.embedding_size,
+            workers=workers,
         )
 
     def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:

@@ -19,6 +19,7 @@ from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
 from kdistill.stages.sweep_students import SweepPlan, measure_controls
 from kdistill.stages.sweep_training import SweepTraining
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, WouldWrite, unfinished
 from kdistill.workspace.kinds import SWEEP
 
@@ -56,6 +57,7 @@ def run(
         KdistillError: As in `train_student.run`, with the name of the student.
         WouldWrite: In a dry run.
     """
+    Workers.here().refuse("sweep")
     plan = SweepPlan.open(workspace, settings, reporter)
     artifact, identity = plan.artifact, plan.identity()
     if not force:

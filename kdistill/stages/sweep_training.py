@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from kdistill import tasks
 from kdistill.cluster import ClusterError, Engine, Work
-from kdistill.console import Reporter
+from kdistill.console import Reporter, SilentReporter
 from kdistill.errors import KdistillError
 from kdistill.evaluation.sweeps import Row, Setting
 from kdistill.settings import Sweep
@@ -158,11 +158,11 @@ class _WarningReporter(Reporter):
         pass
 
 
-class _CollectingReporter(Reporter):
+class _CollectingReporter(SilentReporter):
     """Collects warnings and prints nothing."""
 
     def __init__(self) -> None:
-        super().__init__(quiet=True)
+        super().__init__()
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:

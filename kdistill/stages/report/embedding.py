@@ -96,7 +96,7 @@ class EmbeddingReport(TaskReport):
         found = [metrics.nearest(each.kept[0], queries, NEIGHBORS) for each in networks]
         pictures: dict[int, Html] = {}
         for row, values in inputs_of(material, np.unique(np.concatenate([queries, *(each.ravel() for each in found)]))):
-            if are_images(values[np.newaxis]):
+            if isinstance(values, str) or are_images(np.asarray(values)[np.newaxis]):
                 pictures[row] = picture(values, f"Test row {row}, {self.label(material, row)}")
         cards: list[Content] = []
         for place, query in enumerate(queries.tolist()):
