@@ -54,7 +54,8 @@ OTHER_OPTIONS = {
     "--runs",
     "--head",
     "--address",
-}  # Click's own, and those of other programs
+    "--ntasks",
+}  # those of Click and of other programs
 ROWS = 300
 CENTROIDS = """
 import numpy as np
