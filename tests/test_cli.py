@@ -14,12 +14,14 @@ import pytest
 from helpers import KDISTILL, QUICK, commands, imports_of, mentions, stamps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], *[[command, "--help"] for command in commands()], ["--version"]])
 def test_help_imports_nothing_heavy(tmp_path, arguments):
     """Help and version need none of the heavy libraries."""
     assert imports_of(*arguments, cwd=tmp_path) == (0, [])
 
 
+@pytest.mark.slow
 def test_up_to_date_imports_no_tensorflow(workspace):
     """A stage that has nothing to do imports neither TensorFlow nor Matplotlib."""
     for command in (["train-teacher", *QUICK], ["soften"], ["train-student", *QUICK], ["plot"], ["status"]):

@@ -132,6 +132,10 @@ def write_data(place, digits, made):
     lines += [",".join([*map(str, row), f"digit {label}"]) for row, label in zip(table, y, strict=True)]
     for name in ("measurements.csv", "measurements.data"):
         (place / name).write_text("\n".join(lines) + "\n")
+    reviews = [f"a {'fine' if label else 'dull'} film,{label}" for label in np.arange(ROWS) % 2]
+    (place / "reviews.csv").write_text(
+        "\n".join(["text,label", *(f"{row} {review}" for row, review in enumerate(reviews))])
+    )
     shutil.copytree(made / "teachers/teacher/saved_model", place / "their/saved_model")
     shutil.copyfile(made / "teachers/teacher/model.keras", place / "net.keras")
     logits = SoftTargets(made / "soft-targets/soft-targets.h5").logits()[:ROWS]

@@ -75,7 +75,9 @@ class Views:
             KdistillError: if rows are not images, or are smaller than the largest shift or distortion.
         """
         if len(input_shape) not in (2, 3):
-            raise KdistillError(f"--augment {self.augment} needs images, but rows have shape {input_shape}")
+            raise KdistillError(
+                f"--augment {self.augment} needs images, but rows have shape {input_shape or 'of texts'}"
+            )
         (height, width), steps = input_shape[:2], self.steps
         offsets = 2 * KNOTS**2 if "elastic" in steps else 0
         transforms = np.tile(np.array([*IDENTITY, *[0] * offsets], np.float32), (len(keys), 1))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.data.keys import row_keys
-from kdistill.data.rows import BLOCK_ROWS, Concat, Rows, Subset
+from kdistill.data.rows import BLOCK_ROWS, Concat, Rows, Subset, type_name
 from kdistill.tasks import Task, is_labeled
 
 MAX_DESCRIBED_CLASSES = 10_000  # a longer list of class names would swamp the manifest
@@ -108,7 +108,13 @@ class Dataset:
 
     @property
     def input_dtype(self) -> str:
-        return str(self.train.inputs.dtype)
+        return type_name(self.train.inputs.dtype)
+
+    @property
+    def row_type(self) -> str:
+        """What a row is, e.g. `28x28 uint8` or `text`."""
+        shape = "x".join(map(str, self.input_shape))
+        return f"{shape} {self.input_dtype}" if shape else "text"
 
     @property
     def outputs(self) -> int | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kdistill.tasks import as_string, is_text
 
 
 def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
@@ -16,17 +19,23 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     Soft-target files are written and joined by these keys. Equal rows have equal keys.
 
     Args:
-        inputs: (rows, ...) of any numeric type.
+        inputs: (rows, ...) of any numeric type, or texts (rows,), whose bytes are those of UTF-8.
 
     Returns:
         (rows, 16) uint8.
     """
     inputs = np.asarray(inputs)
+    if is_text(inputs):
+        return _hashes([as_string(text).encode() for text in inputs.reshape(-1)], b"text")
     inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
-    salt = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=16).digest()
     rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
-    starts = range(0, len(rows), width)
-    keys = b"".join([hashlib.blake2b(rows[i : i + width], digest_size=16, salt=salt).digest() for i in starts])
+    kind = f"{inputs.dtype.str}{inputs.shape[1:]}".encode()
+    return _hashes([rows[start : start + width] for start in range(0, len(rows), width)], kind)
+
+
+def _hashes(rows: Iterable[bytes | memoryview], kind: bytes) -> NDArray[np.uint8]:
+    salt = hashlib.blake2b(kind, digest_size=16).digest()
+    keys = b"".join([hashlib.blake2b(row, digest_size=16, salt=salt).digest() for row in rows])
     return np.frombuffer(keys, np.uint8).reshape(-1, 16)
 
 

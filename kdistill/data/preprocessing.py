@@ -26,8 +26,9 @@ class TablePreprocessing:
     - A number is standardized: minus the mean of its column, divided by the standard deviation, or 0 if that is 0.
     - A text becomes one input per category of its column: 1 for its category, 0 for the others. A text that is not in the
       training rows has 0 in all of them.
-    - With `missing` mean, a missing number is replaced by the mean, and a missing text has 0 in all categories. Otherwise
-      missing values are errors; with drop, leave out the rows that are not `complete` first.
+    - The only column of inputs may have texts that are not categories: then they are the inputs, as they are.
+    - With `missing` mean, a missing number is replaced by the mean, and a missing text has 0 in all categories, or is empty.
+      Otherwise missing values are errors; with drop, leave out the rows that are not `complete` first.
 
     Attributes:
         inputs: the columns, in order.
@@ -35,6 +36,7 @@ class TablePreprocessing:
         missing: a value of `--missing`.
         statistics: the mean and the standard deviation (divisor: number of rows) of each column of numbers.
         categories: of each column of texts, sorted.
+        is_text: whether the only input is a column of texts that are not categories.
     """
 
     inputs: Sequence[str]
@@ -42,6 +44,7 @@ class TablePreprocessing:
     missing: str
     statistics: Mapping[str, Sequence[float]]
     categories: Mapping[str, Sequence[str]]
+    is_text: bool = False
 
     @classmethod
     def fit(
@@ -64,6 +67,9 @@ class TablePreprocessing:
         for name in inputs:
             column, place = frame[name], f"{where}: column {name}"
             if is_text(column, place):
+                present = column[training].dropna()
+                if len(inputs) == 1 and not _can_be_categories(present.nunique(), len(present)):
+                    return cls(inputs, labels, missing, {}, {}, is_text=True)
                 others = [other for other in inputs if other != name]
                 categories[name] = _categories(_allowed(column, place, missing), training, place, others)
             else:
@@ -85,11 +91,12 @@ class TablePreprocessing:
             pairs = {str(name): (float(mean), float(deviation)) for name, (mean, deviation) in statistics.items()}  # type: ignore[union-attr]
             categories = {str(name): list(map(str, texts)) for name, texts in table.get("categories", {}).items()}
             inputs, labels, missing = list(table["inputs"]), str(table["labels"]), table.get("missing", "error")
+            text = bool(table.get("text", False))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise KdistillError(f"the recorded preprocessing of a table is damaged ({error!r})") from error
-        if unknown := [name for name in inputs if name not in pairs and name not in categories]:
+        if not text and (unknown := [name for name in inputs if name not in pairs and name not in categories]):
             raise KdistillError(f"the recorded preprocessing of a table lacks the column {unknown[0]}")
-        return cls(inputs, labels, missing, pairs, categories)
+        return cls(inputs, labels, missing, pairs, categories, text)
 
     def as_json(self) -> dict[str, Any]:
         """Return the preprocessing as JSON values, for manifests and exports."""
@@ -99,6 +106,7 @@ class TablePreprocessing:
                 "labels": self.labels,
                 "missing": self.missing,
                 "categories": {name: list(texts) for name, texts in self.categories.items()},
+                "text": self.is_text,
             },
             "standardised": {name: list(pair) for name, pair in self.statistics.items()},
         }
@@ -108,6 +116,11 @@ class TablePreprocessing:
         """What the inputs of the network are: the name of a column of numbers, or `COLUMN=CATEGORY`."""
         names = ([f"{name}={text}" for text in self.categories.get(name, ())] or [name] for name in self.inputs)
         return [each for group in names for each in group]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The columns that have texts, even where these look like numbers."""
+        return self.inputs if self.is_text else tuple(self.categories)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,8 +134,8 @@ class TablePreprocessing:
         """Return which rows of a `DataFrame` have a value in every input, (rows,)."""
         return np.asarray(frame[list(self.inputs)].notna().to_numpy().all(axis=1))
 
-    def apply(self, frame: Any, where: str = "the table") -> NDArray[np.float32]:
-        """Return the inputs of a network, (rows, len(columns)).
+    def apply(self, frame: Any, where: str = "the table") -> NDArray[Any]:
+        """Return the inputs of a network: numbers (rows, len(columns)), or texts (rows,).
 
         Args:
             frame: a pandas `DataFrame` with the columns `inputs`, and maybe others. Columns of categories must be texts where
@@ -133,6 +146,9 @@ class TablePreprocessing:
             KdistillError: if a value is missing and that is not allowed, if a column of numbers has other values, or if a
                 value is too far from its column's mean for float32.
         """
+        if self.is_text:
+            (name,) = self.inputs
+            return text_inputs(frame[name], f"{where}: column {name}", self.missing)
         result = np.empty((len(frame), len(self.columns)), np.float32)
         start = 0
         for name in self.inputs:
@@ -179,6 +195,15 @@ def numbers(column: Any, where: str, missing: str = "error") -> NDArray[np.float
     return check_finite(column, column.to_numpy(np.float64, na_value=np.nan), where)
 
 
+def text_inputs(column: Any, where: str, missing: str = "error") -> NDArray[Any]:
+    """Return a column of texts, (rows,); an empty text for a missing one if `missing` is mean.
+
+    Raises:
+        KdistillError: if a value is missing and that is not allowed.
+    """
+    return np.asarray(_allowed(column, where, missing).fillna("").to_numpy(object))
+
+
 def check_finite(column: Any, values: NDArray[Any], where: str) -> NDArray[Any]:
     """Return the values of a column, which can be NaN.
 
@@ -214,6 +239,10 @@ def _count(bad: NDArray[np.bool_], noun: str, column: Any) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}, first in row {column.index[int(np.argmax(bad))]}"
 
 
+def _can_be_categories(different: int, rows: int) -> bool:
+    return different <= FEW_CATEGORIES or (different <= MAX_CATEGORIES and 2 * different <= rows)
+
+
 def _categories(column: Any, training: NDArray[np.bool_], where: str, others: Sequence[str]) -> list[str]:
     """Return the different texts of the training rows, sorted. `others` are the other inputs, for the message."""
     import pandas as pd
@@ -222,7 +251,7 @@ def _categories(column: Any, training: NDArray[np.bool_], where: str, others: Se
     texts = sorted(set(as_strings(present.unique(), where)))
     if not texts:
         raise KdistillError(f"{where} is empty in all training rows: leave it out{_inputs_without(others)}")
-    if len(texts) <= FEW_CATEGORIES or (len(texts) <= MAX_CATEGORIES and 2 * len(texts) <= len(present)):
+    if _can_be_categories(len(texts), len(present)):
         return texts
     is_string = (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
     row = int(np.argmax(is_string))

@@ -28,8 +28,13 @@ class Rows:
         return self.shape[0] if self.shape else 0
 
     @property
+    def row_bytes(self) -> int:
+        """The bytes of a row in memory; a mean for texts."""
+        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=object))
+
+    @property
     def nbytes(self) -> int:
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+        return len(self) * self.row_bytes
 
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from `start` up to `stop`. Only for seekable rows."""
@@ -90,6 +95,10 @@ class Subset(Rows):
         self._rows, self._mask, self._indices = rows, mask, np.flatnonzero(mask)
         self.shape, self.dtype, self.seekable = (len(self._indices), *rows.shape[1:]), rows.dtype, rows.seekable
 
+    @property
+    def row_bytes(self) -> int:
+        return self._rows.row_bytes
+
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
         return self._rows.take(self._indices[start:stop])
 
@@ -117,6 +126,10 @@ class Concat(Rows):
         self.shape, self.dtype = (int(self._starts[-1]), *members[0].shape[1:]), members[0].dtype
         self.seekable = all(member.seekable for member in members)
 
+    @property
+    def row_bytes(self) -> int:
+        return max(member.row_bytes for member in self._members)
+
     def read_range(self, start: int, stop: int) -> NDArray[Any]:
         parts = [
             member.read_range(max(start, begin) - begin, min(stop, end) - begin)
@@ -138,9 +151,14 @@ def held_out(rows: int, fraction: float) -> NDArray[np.bool_]:
 
 def network_dtype(dtype: np.dtype[Any]) -> str:
     """Return the type that a network receives for values of a type; uint8 values are scaled to [0, 1]."""
-    if dtype == np.uint8:
-        return "uint8"
+    if dtype == np.uint8 or dtype.hasobject:
+        return type_name(dtype)
     return "int32" if dtype.kind in "iu" else "float32"
+
+
+def type_name(dtype: np.dtype[Any]) -> str:
+    """Return what manifests and messages call the type of a dataset's rows: `string` for texts."""
+    return "string" if dtype.hasobject else str(dtype)
 
 
 def native_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

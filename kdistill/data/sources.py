@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kdistill import tasks
 from kdistill.data.dataset import Dataset, Split
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, check_file, did_you_mean
-from kdistill.data.rows import Rows, held_out, network_dtype
+from kdistill.data.rows import Rows, held_out, network_dtype, type_name
+from kdistill.data.texts import TextRows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import DATA_FORMATS, ReadOptions
 from kdistill.tasks import RawLabels, Task, Vocabulary
@@ -52,7 +53,7 @@ class Source:
             KdistillError: if the data is not a dataset.
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
-        contents = self.reader.contents()
+        contents = self._checked(self.reader.contents())
         raw = self._raw_labels(contents.train, contents)
         task = self._task(raw, contents)
         raw_test = self._raw_labels(contents.test, contents) if contents.test else None
@@ -83,7 +84,8 @@ class Source:
             KdistillError: if the rows or classes differ from those of the dataset.
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
-        contents = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing)).contents()
+        reader = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing))
+        contents = self._checked(reader.contents())
         raw = self._raw_labels(contents.train, contents)
         self._check_class_names(
             raw, contents, dataset.class_names, dataset.name, "use the classes of the dataset, or no labels"
@@ -151,11 +153,10 @@ class Source:
 
     def _contents_like(self, like: Mapping[str, Any], *, labels: bool = True) -> Contents:
         spec = RowSpec(tuple(like["input"]["shape"]), like["preprocessing"], labels)
-        return self.reader.matching(spec).contents()
+        return self._checked(self.reader.matching(spec).contents())
 
     def _check_like(self, part: Part, contents: Contents, like: Mapping[str, Any]) -> None:
         """Check that rows fit the network with a description."""
-        self._check_inputs(part)
         rows, table = part.inputs, like["preprocessing"].get("table")
         if table and "table" not in contents.preprocessing:
             columns = table["inputs"]
@@ -164,10 +165,11 @@ class Source:
                 f"{', ...' * (len(columns) > 5)}, as the network was trained on)"
             )
         shape = tuple(like["input"]["shape"])
-        expected = np.dtype(like["input"]["data_dtype"] or rows.dtype)
-        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_dtype(expected):
+        expected = like["input"]["data_dtype"] or type_name(rows.dtype)
+        network_expects = expected if expected == "string" else network_dtype(np.dtype(expected))
+        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_expects:
             raise KdistillError(
-                f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {rows.dtype} (expected {shape} and "
+                f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {type_name(rows.dtype)} (expected {shape} and "
                 f"{expected}, like the rows that the network was trained on)"
             )
 
@@ -181,7 +183,6 @@ class Source:
             )
 
     def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
-        self._check_inputs(part)
         where = f"{self.place}: {part.labels_name}"
         return RawLabels(part.labels, len(part.inputs), where, contents.categories, part.columns)
 
@@ -214,22 +215,31 @@ class Source:
                 )
         return task
 
-    def _check_inputs(self, part: Part) -> None:
+    def _checked(self, contents: Contents) -> Contents:
+        """Return the contents after a check of their inputs, with strings as rows of texts."""
+        train, test = (part and replace(part, inputs=self._inputs(part)) for part in (contents.train, contents.test))
+        assert train
+        return replace(contents, train=train, test=test)
+
+    def _inputs(self, part: Part) -> Rows:
         inputs, where = part.inputs, f"{self.place}: {part.name}"
-        if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+        if inputs.dtype.kind in "USO" and inputs.shape[1:] in ((), (1,)):
+            inputs = TextRows(inputs, where)
+        elif inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
             raise KdistillError(f"{where} has type {inputs.dtype}: convert it to numbers, e.g. .astype('float32')")
-        if len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
+        elif len(inputs.shape) < 2 or 0 in inputs.shape[1:]:
             raise KdistillError(f"{where} has shape {inputs.shape} (expected rows of one or more values each)")
         if len(inputs) == 0:
             raise KdistillError(f"{where} is empty (expected at least one row)")
+        return inputs
 
     def _check_match(self, part: Part, split: Split, train: Split, train_name: str) -> None:
         """Check that the rows of a part match the training rows of a dataset."""
         actual, expected = split.inputs, train.inputs
         if actual.shape[1:] != expected.shape[1:] or actual.dtype != expected.dtype:
             raise KdistillError(
-                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {actual.dtype} (expected "
-                f"{expected.shape[1:]} and {expected.dtype}, like {train_name})"
+                f"{self.place}: {part.name} has rows of shape {actual.shape[1:]} and type {type_name(actual.dtype)} "
+                f"(expected {expected.shape[1:]} and {type_name(expected.dtype)}, like {train_name})"
             )
 
     def _refuse_test_fraction(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import keras, tf
+from kdistill.data.rows import Rows
 from kdistill.errors import UsageError
 from kdistill.networks import user_defined
 from kdistill.networks.built_in import hidden_layers
@@ -23,6 +24,10 @@ Rescaling = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 layers = keras.layers
 PROJECTION = "projection"
+WORDS_TO_VECTOR = (
+    layers.TextVectorization,
+    keras.Model,
+)  # the first layers of a network for texts; dropout comes after them
 WITH_KERNEL = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
@@ -41,6 +46,7 @@ def build_network(
     l2: float | None = None,
     rescaling: Rescaling | None = None,
     projection: int | None = None,
+    texts: Rows | None = None,
 ) -> keras.Model:
     """Build a network that outputs logits or values, with initial weights drawn from the role and the seed.
 
@@ -60,6 +66,8 @@ def build_network(
         l2: the network's losses get l2 / 2 times the sum of the squared kernels. Biases and normalization layers are excluded.
         rescaling: offset and scale (classes,) of a fixed last layer. A `.keras` file with its own weights gets none.
         projection: the width of a linear layer after the outputs, which `without_projection` removes.
+        texts: the rows to fit vocabularies on, if `input_dtype` is `string`: that of a built-in network, and those of
+            `TextVectorization` layers without a vocabulary in the user's own.
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -76,10 +84,10 @@ def build_network(
         keras.utils.set_random_seed(role_seed(seed, role))
         keras.config.set_dtype_policy(precision)
         is_integer = input_dtype != "uint8" and keras.backend.is_int_dtype(input_dtype)
-        rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32")
+        rows = keras.Input(input_shape, dtype="int32" if is_integer else "float32" if texts is None else "string")
         if not is_built_in:
-            return user_defined.build(source, rows, classes, precision)
-        hidden = hidden_layers(model, input_shape)
+            return user_defined.build(source, rows, classes, precision, texts)
+        hidden = hidden_layers(model, input_shape, texts)
         if dropout:
             hidden = _with_dropout(hidden, *parse_dropout(dropout), model)
         logits = layers.Dense(classes, dtype="float32", name=f"{role}_logits")
@@ -150,8 +158,9 @@ def _with_dropout(hidden: list[Any], input_rate: float, hidden_rate: float, mode
             f"--dropout {input_rate:g},{hidden_rate:g} would drop units of hidden dense layers, which {model} lacks: use --dropout "
             f"{input_rate or 0.2:g},0"
         )
-    result = [layers.Dropout(input_rate)] if input_rate else []
-    for layer in hidden:
+    first = next(place for place, layer in enumerate(hidden) if not isinstance(layer, WORDS_TO_VECTOR))
+    result = [*hidden[:first], *([layers.Dropout(input_rate)] if input_rate else [])]
+    for layer in hidden[first:]:
         result.append(layer)
         if hidden_rate and isinstance(layer, layers.Dense):
             result.append(layers.Dropout(hidden_rate))

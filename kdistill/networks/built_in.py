@@ -1,8 +1,9 @@
 """The hidden layers of the built-in networks.
 
 To add a network, write a function here and add its entry to `settings.catalog.NETWORKS`. A function takes the shape of a
-row and the numbers in the network's name, and returns all layers between the input and the logits. A part that is not a
-sequence of layers, such as a residual block, is a small functional network, which is a layer too.
+row (of a text: the rows that its vocabulary is fitted on) and the numbers in the network's name, and returns all layers
+between the input and the logits. A part that is not a sequence of layers, such as a residual block, is a small functional
+network, which is a layer too.
 """
 
 from __future__ import annotations
@@ -11,29 +12,38 @@ import re
 from typing import Any
 
 from kdistill.backend import keras
+from kdistill.data.rows import BLOCK_ROWS, Rows
 from kdistill.errors import KdistillError
 from kdistill.settings import built_in
 
 Shape = tuple[int, ...]
 
 layers = keras.layers
+MAX_WORDS = 20_000
+MAX_TEXT_WORDS = 512
 
 
-def hidden_layers(model: str, input_shape: Shape) -> list[Any]:
+def hidden_layers(model: str, input_shape: Shape, texts: Rows | None = None) -> list[Any]:
     """Return new hidden layers of a built-in network.
 
     Args:
         model: the name of a built-in network, e.g. `mlp-800`.
         input_shape: the shape of a row.
+        texts: the rows to fit a vocabulary on; None if the rows are numbers.
 
     Raises:
         KdistillError: if rows of this shape do not fit the network.
     """
     entry = built_in(model)
     assert entry is not None, model
+    if entry.text != (texts is not None):
+        takes, are, other = ("texts", "numbers", "mlp-800") if entry.text else ("numbers", "texts", "text-64")
+        raise KdistillError(
+            f"--model {model} takes {takes}, but the rows are {are}; pass another one, e.g. --model {other}"
+        )
     match = re.fullmatch(entry.pattern, model)
     numbers = map(int, match.groups()) if match else ()
-    return list(globals()[entry.function](input_shape, *numbers))
+    return list(globals()[entry.function](texts if entry.text else input_shape, *numbers))
 
 
 def cnn(input_shape: Shape) -> list[Any]:
@@ -62,6 +72,22 @@ def small(_: Shape) -> list[Any]:
 def mlp(_: Shape, units: int) -> list[Any]:
     """Return two dense layers with the given number of units."""
     return [layers.Flatten(), *(layers.Dense(units, activation="relu") for _ in range(2))]
+
+
+def text(texts: Rows, units: int) -> list[Any]:
+    """Return a vocabulary, the mean of the vectors of a text's words, and a dense layer, all with the given number of units.
+
+    The vocabulary has the `MAX_WORDS` most frequent words of the texts. Of a longer text, the first `MAX_TEXT_WORDS` are read.
+    """
+    vectorization = layers.TextVectorization(max_tokens=MAX_WORDS)
+    vectorization.adapt(texts.blocks(BLOCK_ROWS))
+    words = keras.Input((None,), dtype="int64")
+    first = words[:, :MAX_TEXT_WORDS]
+    present = keras.ops.cast(first != 0, "float32")[..., None]  # 0 fills up shorter texts
+    vectors = layers.Embedding(vectorization.vocabulary_size(), units)(first)
+    count = keras.ops.maximum(keras.ops.sum(present, axis=1), 1.0)
+    mean = keras.Model(words, keras.ops.sum(vectors * present, axis=1) / count, name="mean_of_word_vectors")
+    return [vectorization, mean, layers.Dense(units, activation="relu")]
 
 
 def resnet(input_shape: Shape, depth: int) -> list[Any]:

@@ -41,7 +41,8 @@ def save(model: keras.Model, directory: Path, output: str = "logits") -> str | N
     inputs = model.inputs[0]
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
-    tables = (getattr(operation, "lookup_table", None) for operation in operations_in(model))
+    lookups = (getattr(operation, "_lookup_layer", operation) for operation in operations_in(model))
+    tables = (getattr(lookup, "lookup_table", None) for lookup in lookups)
     module.tables = [table for table in tables if table is not None]
     module.serve = tf.function(
         lambda inputs: {output: tf.cast(model(inputs, training=False), tf.float32)},
@@ -67,7 +68,9 @@ def save(model: keras.Model, directory: Path, output: str = "logits") -> str | N
 
 
 def scale_inputs(inputs: Any) -> Any:
-    """Return a tensor of inputs as networks take it: uint8 scaled to [0, 1], other integers as int32, floats as float32."""
+    """Return a tensor of inputs as networks take it: uint8 scaled to [0, 1], other integers as int32, floats as float32, texts."""
+    if inputs.dtype == tf.string:
+        return inputs
     if inputs.dtype == tf.uint8:
         return tf.cast(inputs, tf.float32) / 255.0
     return tf.cast(inputs, tf.int32 if inputs.dtype.is_integer else tf.float32)
@@ -125,7 +128,7 @@ class SavedNetwork:
         """
         shape = None if self.input_shape is None else self.input_shape[1:]
         fits = shape is None or conventions.fits(shape, input_shape)
-        if not fits or not (self.input_dtype.is_floating or self.input_dtype.is_integer):
+        if not fits or (self.input_dtype != "string" if input_dtype == "string" else not _is_number(self.input_dtype)):
             raise KdistillError(
                 f"{self.path} takes rows of shape {'any' if shape is None else shape} {self.input_dtype.name}, but the "
                 f"rows of {dataset} have shape {input_shape} {input_dtype}"
@@ -170,6 +173,10 @@ class SavedNetwork:
             raise KdistillError(f"{self.path} fails on rows of shape {inputs.shape[1:]}: {first_line(error)}") from None
         conventions.check_output(output, inputs, self.path)
         return output
+
+
+def _is_number(dtype: Any) -> bool:
+    return bool(dtype.is_floating or dtype.is_integer)
 
 
 def _open_saved_model(path: Path, signature: str | None, output: str | None) -> SavedNetwork:

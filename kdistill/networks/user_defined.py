@@ -14,6 +14,7 @@ import numpy as np
 
 from kdistill.backend import keras, tf
 from kdistill.data import user_code
+from kdistill.data.rows import BLOCK_ROWS, Rows
 from kdistill.errors import KdistillError, first_line
 from kdistill.networks.keras_files import load_keras_file
 from kdistill.networks.layers import operations_in
@@ -24,7 +25,7 @@ PROBABILITIES = ("softmax", "sigmoid")
 PROBED_ROWS = 4
 
 
-def build(source: ModelSource, rows: Any, classes: int, precision: str) -> keras.Model:
+def build(source: ModelSource, rows: Any, classes: int, precision: str, texts: Rows | None = None) -> keras.Model:
     """Build a network of the user's own.
 
     Args:
@@ -32,6 +33,7 @@ def build(source: ModelSource, rows: Any, classes: int, precision: str) -> keras
         rows: the `keras.Input` for the rows.
         classes: the number of logits.
         precision: the Keras dtype policy, which the caller has set.
+        texts: the rows to fit the vocabularies of new `TextVectorization` layers on; None if the rows are numbers.
 
     Returns:
         A functional or sequential model with one input and one output.
@@ -49,6 +51,8 @@ def build(source: ModelSource, rows: Any, classes: int, precision: str) -> keras
         where, network = _from_function(source, source.file, tuple(rows.shape[1:]), classes)
     try:
         network = _with_known_shapes(network, rows)
+        if texts is not None:
+            _fit_vocabularies(network, texts)
         _check_shapes(network, rows, classes, where)
         output = network(_random_rows(rows), training=False)
     except KdistillError:
@@ -147,8 +151,17 @@ def _with_known_shapes(network: keras.Model, rows: Any) -> keras.Model:
     return keras.Model(rows, network(rows), name=network.name)
 
 
+def _fit_vocabularies(network: keras.Model, texts: Rows) -> None:
+    """Fit the vocabularies of `TextVectorization` layers that have none."""
+    for layer in operations_in(network):
+        if isinstance(layer, keras.layers.TextVectorization) and not layer.get_vocabulary(include_special_tokens=False):
+            layer.adapt(texts.blocks(BLOCK_ROWS))
+
+
 def _random_rows(rows: Any) -> Any:
-    """Return some rows: numbers in [0, 1), or zeros and ones for integers, which any vocabulary has."""
+    """Return some rows: numbers in [0, 1), or zeros and ones for integers, which any vocabulary has, or short texts."""
+    if rows.dtype == "string":
+        return tf.fill((PROBED_ROWS, *rows.shape[1:]), "a text")
     values = np.random.default_rng(0).random((PROBED_ROWS, *rows.shape[1:]))
     return tf.constant(values.round() if keras.backend.is_int_dtype(rows.dtype) else values, rows.dtype)
 

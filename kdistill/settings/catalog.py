@@ -133,11 +133,13 @@ class BuiltIn:
         pattern: of its name; the groups are the arguments of the function.
         function: its name in `networks.built_in`.
         help: one line.
+        text: whether the rows are texts instead of numbers.
     """
 
     pattern: str
     function: str
     help: str
+    text: bool = False
 
 
 NETWORKS = {
@@ -145,6 +147,9 @@ NETWORKS = {
     "small": BuiltIn("small", "small", "one hidden layer of 10 units"),
     "mlp-H": BuiltIn(r"mlp-([1-9]\d{0,4})", "mlp", "two hidden layers of H units, e.g. mlp-800"),
     "resnet-8|14|20": BuiltIn(r"resnet-(8|14|20)", "resnet", "residual network of 8, 14 or 20 layers"),
+    "text-H": BuiltIn(
+        r"text-([1-9]\d{0,4})", "text", "for texts: mean of word vectors, one layer of H units", text=True
+    ),
 }
 FUNCTION_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:function
 OWN_NETWORK = re.compile(rf".+\.keras|{FUNCTION_NAME.pattern}")

@@ -98,12 +98,14 @@ def describe_input(values: NDArray[Any], columns: Sequence[str]) -> list[str]:
     """Describe an input that is not an image in a few lines.
 
     Args:
-        values: The inputs of one row, of any shape. Those of a table are standardized.
+        values: The inputs of one row, of any shape, or a text. Those of a table are standardized.
         columns: The names of the inputs of a table; empty for other data.
 
     Returns:
         The values of a table's row that deviate most, with their columns; else the first values.
     """
+    if isinstance(values, str):
+        return textwrap.wrap(values, 22, max_lines=5, placeholder=" …")
     if columns:
         from kdistill.evaluation.figures import shorten
 

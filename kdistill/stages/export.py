@@ -105,6 +105,11 @@ def run(
 
     exports.require_packages(settings.format)
     dataset = source.load()
+    if dataset.input_dtype == "string":
+        raise KdistillError(
+            f"{settings.format} has no operations that split texts into words: deploy {network.path / 'saved_model'} instead, which "
+            "takes texts"
+        )
     common.announce_rerun(artifact, reason, reporter)
 
     from kdistill.backend import tf

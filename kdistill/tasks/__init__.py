@@ -4,7 +4,7 @@ The rest of the package asks the task of a dataset how labels are read, stored a
 what is drawn. The names of the tasks are in `settings.TASKS`.
 """
 
-from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_labeled
+from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_labeled, is_text
 from kdistill.tasks.registry import choose, get
 from kdistill.tasks.task import Column, Headline, Measures, Prediction, Task, Vocabulary
 
@@ -21,4 +21,5 @@ __all__ = [
     "choose",
     "get",
     "is_labeled",
+    "is_text",
 ]

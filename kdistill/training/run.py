@@ -85,11 +85,13 @@ def train_network(
     rows.weights(settings)  # refuses weights that cannot be used
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
-        f"{'x'.join(map(str, dataset.input_shape))} {dataset.input_dtype}, {task.count(outputs)}; "
+        f"{dataset.row_type}, {task.count(outputs)}; "
         f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
     )
     penalty = f", with an L2 penalty of {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
     reporter.say(f"Minimizing {objective.formula(task.name)}{penalty}")
+
+    texts = rows.split.inputs if dataset.input_dtype == "string" else None
 
     def build() -> Any:
         network = build_network(
@@ -106,13 +108,15 @@ def train_network(
             l2=settings.l2,
             rescaling=dataset.rescaling,
             projection=projection,
+            texts=texts,
         )
         if show_layers:
             reporter.table("layers", ("layer", "output", "parameters"), layer_table(network))
         return network
 
     architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, outputs, projection)
-    trainers = compiled.setdefault(architecture, {}) if compiled is not None and model.file is None else None
+    reusable = model.file is None and texts is None  # each student has its own vocabulary
+    trainers = compiled.setdefault(architecture, {}) if compiled is not None and reusable else None
     trackers = open_trackers(tracking, artifact, identity, reporter)
 
     def track(rows: Sequence[history.Row]) -> None:

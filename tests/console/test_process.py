@@ -83,6 +83,7 @@ def test_log_without_a_workspace(tmp_path):
     assert str(tmp_path / name) in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "code", "error"),
     [

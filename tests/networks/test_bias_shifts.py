@@ -95,6 +95,7 @@ def test_many_classes(frequencies):
     assert np.abs(prediction_counts(logits, shifts.astype(np.float32)) - targets).sum() <= 4
 
 
+@pytest.mark.slow
 def test_work_is_proportional_to_logits(monkeypatch):
     """Four times the classes on the same rows visit about four times the logits, not sixteen times."""
     blocks, visited_logits = bias_shifts._blocks, []

@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 
 from kdistill.backend import keras, tf
+from kdistill.data.rows import ArrayRows
+from kdistill.data.texts import TextRows
 from kdistill.errors import KdistillError
 from kdistill.networks import saved_models
 from kdistill.networks.build import build_network
 from kdistill.networks.layers import layer_table
 from kdistill.settings import NETWORKS
 
+TEXTS = TextRows(ArrayRows(np.array(["some words", "more words"]), "texts"), "texts")
 
-def build(model, shape=(28, 28), classes=10, precision="float32", role="teacher"):
-    return build_network(model, shape, classes, role=role, seed=0, precision=precision)
+
+def build(model, shape=(28, 28), classes=10, precision="float32", role="teacher", texts=None):
+    return build_network(model, shape, classes, role=role, seed=0, precision=precision, texts=texts)
 
 
 def test_cnn_has_the_layers_of_the_original():
@@ -87,8 +91,9 @@ def test_integers_are_inputs(model):
 
 def test_networks_in_settings_have_functions():
     """Each network in the settings can be built; H in a name stands for a number, and | separates choices."""
-    for name in NETWORKS:
-        assert build(name.replace("H", "7").partition("|")[0]).output_shape == (None, 10)
+    for name, network in NETWORKS.items():
+        rows = {"shape": (), "texts": TEXTS} if network.text else {}
+        assert build(name.replace("H", "7").partition("|")[0], **rows).output_shape == (None, 10)
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(8, 75_290), (14, 172_506), (20, 269_722)])
@@ -210,6 +215,7 @@ def test_saved_model_cli_runs_it(made, digits, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "out/logits.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keras_file_of_a_residual_network(tmp_path):
     """It loads in Keras's safe mode and has the same logits, with averages that differ from the initial ones."""
     network = build("resnet-8", (16, 16, 3))

@@ -49,6 +49,7 @@ def test_unlabeled_transfer_set(run, workspace, digits):
     assert (len(rows), rows.labeled_rows) == (2 * 1437 + 30, 0)
 
 
+@pytest.mark.slow
 def test_labeled_and_unlabeled_transfer_sets(run, workspace, digits):
     """The hard part of the loss counts labeled rows only; a transfer set that changes makes the soft targets stale."""
     inputs, labels = digits.train.read(), digits.train.labels

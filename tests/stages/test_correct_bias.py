@@ -268,6 +268,7 @@ def test_python_function(place):
         CorrectBias(frequencies="none")
 
 
+@pytest.mark.slow
 def test_mixed_precision_student(run, place, digits):
     """A student that was trained in mixed precision has float32 logits, which are shifted as exactly."""
     run("train-student", *QUICK, "--soft-targets", "no8s", "--name", "mixed", "--precision", "mixed_bfloat16")

@@ -66,6 +66,7 @@ def test_another_graph_is_not_reused(tmp_path):
     assert saved_models.SavedNetwork.load(one).restore(other) is None
 
 
+@pytest.mark.slow
 def test_each_graph_is_loaded_once_and_each_row_read_once(run, workspace, monkeypatch):
     """Students of one architecture share one loaded graph, and are measured as they are alone."""
     siblings(workspace, "students/a", "students/b", "sweeps/s/students/c")

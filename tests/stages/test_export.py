@@ -323,6 +323,7 @@ def test_calibrated_on_training_rows(run, workspace, digits, monkeypatch):
     assert not (workspace / "exports").exists()
 
 
+@pytest.mark.slow
 @tflite
 def test_failed_export_changes_nothing(run, workspace, monkeypatch):
     """If a conversion fails or is interrupted, the previous export stays, and no other files."""
@@ -447,6 +448,7 @@ def test_class_names_and_preprocessing_are_in_the_file(run, tmp_path, file_forma
         assert {name: results[name] for name in described} == described
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_format", "quantize"),
     [pytest.param(*case, marks=tflite if case[0] == "tflite" else onnx) for case in ALL if case[1] != "float16"],
@@ -471,6 +473,7 @@ def test_long_lists_of_classes_are_not_recorded(digits):
     assert replace(digits, classes=10_001, class_names=names).description["class_names"] is None
 
 
+@pytest.mark.slow
 @tflite
 def test_student_of_a_sweep(run, workspace):
     """A student of a sweep is exported, shown below its sweep, and stale after it changes."""

@@ -58,6 +58,7 @@ def succeed(run, *arguments):
     return outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_formats(run, workspace, pool, tmp_path, suffix):
     """Each format has the row number, the class by name and its probability; with --all, that of each class."""
@@ -79,6 +80,7 @@ def test_formats(run, workspace, pool, tmp_path, suffix):
     assert sorted(path.name for path in tmp_path.glob("*out*")) == [f"out.{suffix}", f"out.{suffix}.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_resuming(run, workspace, pool, tmp_path, monkeypatch, suffix):
     """The same command continues after an interruption, with the bytes of an uninterrupted run."""

@@ -280,6 +280,7 @@ def test_in_a_browser(reported, tmp_path, width, scheme):
     assert pixels.std() > 5
 
 
+@pytest.mark.slow
 def test_hard_labels_of_the_same_rows(run, workspace):
     """A student is compared with hard labels on the rows of its soft targets, and not with those of all rows."""
     for command in (

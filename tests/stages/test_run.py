@@ -33,6 +33,7 @@ def configure(tmp_path, text):
     return "--config", "kdistill.toml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in READ_ONLY])
 def test_dry_run_writes_nothing(workspace, tmp_path, command):
     """A dry run of any stage exits with 0, changes no file, and does not import TensorFlow."""

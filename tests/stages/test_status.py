@@ -139,6 +139,7 @@ def test_odd_manifest_of_soft_targets_affects_nothing_else(workspace):
     assert damaged > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["settings", "results", "inputs", "outputs", "kind", "format"])
 @pytest.mark.parametrize(
     ("place", "commands"),

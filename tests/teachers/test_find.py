@@ -58,6 +58,7 @@ def test_soft_targets_of_a_changed_teacher_are_stale(run, changing_teacher):
     assert status["next"] == artifact["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "scale"),
     [
@@ -80,6 +81,7 @@ def test_signatures_outputs_and_scales(run, linear, digits, options, scale):
     np.testing.assert_allclose(soft_targets().logits(), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_keras_file_with_a_softmax(run, tmp_path, digits):
     """The logarithms of its probabilities are stored; with --teacher-output logits its outputs are stored as they are."""
     keras.utils.set_random_seed(0)

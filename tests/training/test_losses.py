@@ -242,6 +242,7 @@ def test_soft_part_in_float32(batch, name, compiled):
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_is_the_slope(batch, name):
     """The gradient is the slope of the definition, by central differences."""
@@ -255,6 +256,7 @@ def test_gradient_is_the_slope(batch, name):
         assert gradient[row, column] == pytest.approx(slope / 2e-5, rel=1e-4, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_soft_part_of_equal_logits_is_0(batch, name):
     """Where student and teacher have the same logits, loss and gradient are 0; elsewhere the loss is positive."""
@@ -265,6 +267,7 @@ def test_soft_part_of_equal_logits_is_0(batch, name):
     assert (soft_part(name, labels, teacher, student, 4.0)[0] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_shift_of_all_logits_in_each_loss(batch, name):
     """A constant that is added to the logits of a row changes only `mse`."""

@@ -50,6 +50,7 @@ def test_run_writes_both_networks(run, tmp_path):
     assert {"loss/train", "loss/train_hard", "loss/validation", "accuracy/validation", "run/learning_rate"} <= tags[0]
 
 
+@pytest.mark.slow
 def test_event_files_of_an_up_to_date_network(run, workspace):
     """They are written from its history, without training; without the option, TensorFlow is not imported."""
     before = stamps(workspace)

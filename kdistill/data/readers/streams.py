@@ -125,8 +125,14 @@ def _describe(elements: Any) -> str:
 
 def _checksums(inputs: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint32]:
     """Return a CRC-32 of each row and its label."""
-    checksums = [zlib.crc32(row.tobytes()) for row in np.ascontiguousarray(inputs)]
+    checksums = [zlib.crc32(_bytes(row)) for row in inputs]
     if labels is not None:
-        as_bytes = (label.encode() if isinstance(label, str) else label.tobytes() for label in labels)
-        checksums = [zlib.crc32(label, checksum) for label, checksum in zip(as_bytes, checksums, strict=True)]
+        checksums = [zlib.crc32(_bytes(label), checksum) for label, checksum in zip(labels, checksums, strict=True)]
     return np.array(checksums, np.uint32)
+
+
+def _bytes(value: Any) -> bytes:
+    """Return the bytes of an array, a text or a list of texts."""
+    if isinstance(value, str | bytes):
+        return value.encode() if isinstance(value, str) else value
+    return repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()

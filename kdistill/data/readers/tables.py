@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data.preprocessing import TablePreprocessing, check_finite, check_missing, numbers
+from kdistill.data.preprocessing import (
+    TablePreprocessing,
+    check_finite,
+    check_missing,
+    is_text,
+    numbers,
+    text_inputs,
+)
 from kdistill.data.reader import Contents, Part, Reader, RowSpec, as_strings, did_you_mean
 from kdistill.data.rows import ArrayRows, held_out
 from kdistill.errors import KdistillError, one_line_errors
@@ -138,7 +145,7 @@ class Table(Reader):
                 f"{path} does not have the column {missing[0]} (expected one of {', '.join(names[:10])}{', ...' * (len(names) > 10)})"
                 f"{did_you_mean(missing[0], names)}"
             )
-        texts = self.preprocessing.categories if self.preprocessing else ()
+        texts = self.preprocessing.texts if self.preprocessing else ()
         with _pandas_errors(path), warnings.catch_warnings():
             frame = _read_csv(path, columns, labels, texts) if self._is_csv(path) else _read_parquet(path, columns)
             if not len(frame):
@@ -163,10 +170,12 @@ class Table(Reader):
             if preprocessing:
                 renamed = frame[list(columns.inputs)].set_axis(list(preprocessing.inputs), axis=1)
                 inputs: NDArray[Any] = preprocessing.apply(renamed, where)
+            elif len(columns.inputs) == 1 and is_text(frame[columns.inputs[0]], where):
+                inputs = text_inputs(frame[columns.inputs[0]], f"{path}: column {columns.inputs[0]}")
             else:
                 inputs = np.stack([numbers(frame[name], f"{path}: column {name}") for name in columns.inputs], 1)
         names = self._column_names(path)
-        texts = list(preprocessing.categories) if preprocessing else []
+        texts = list(preprocessing.texts) if preprocessing else []
         no_labels = (
             f"column {DEFAULT_LABELS}, and --labels COLUMN is missing{f', e.g. --labels {texts[-1]}' if texts else ''}"
             f"{did_you_mean(DEFAULT_LABELS, names)}"

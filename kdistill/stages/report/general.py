@@ -39,12 +39,11 @@ def describe_data(material: Material, *facts: tuple[str, Content]) -> Section:
         *facts: more terms and their descriptions.
     """
     dataset, trained = material.dataset, material.subject.manifest.results
-    shape = " x ".join(map(str, dataset.input_shape)) or "1"
     rows = [
         ("Dataset", dataset.name),
         ("Digest", element("code", material.digest)),
         ("Rows", f"{len(dataset.train):,} for training and {len(dataset.test):,} for testing"),
-        ("Inputs", f"{shape} numbers of type {dataset.input_dtype} per row"),
+        ("Inputs", f"{dataset.row_type} per row"),
         *facts,
     ]
     if trained.get("held_out") == "validation":

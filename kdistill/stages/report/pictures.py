@@ -24,7 +24,7 @@ def picture(row: NDArray[Any] | None, alt: str, columns: Sequence[str] = (), lin
         columns: the names of a table's inputs; empty for other data.
         lines: text that describes the row.
     """
-    if row is not None and are_images(row[np.newaxis]):
+    if row is not None and are_images(np.asarray(row)[np.newaxis]):
         return image(encode(row), "image/png", alt, class_="row")
     described = lines if row is None else describe_input(row, columns)
     return element("pre", Html("\n".join(map(join, described))), role="group", aria_label=alt)

@@ -29,6 +29,7 @@ RETURNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RETURNED)
 def test_returned_values(tmp_path, capsys, kind):
     """All supported values give the same rows and labels. What the module prints does not go to stdout."""

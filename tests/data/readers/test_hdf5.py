@@ -138,7 +138,7 @@ BAD_ARRAYS = {
     "similar name": ({"Pixels": [1]}, {"inputs": "pixel"}, ["pixel", "(did you mean Pixels?)"]),
     "other names": ({"a": [1], "b": [2]}, {}, ["x_train", "a, b", "--inputs NAME", "--labels NAME"]),
     "name that does not exist": ({"a": [1]}, {"inputs": "a/b/c"}, ["a/b/c"]),
-    "strings as inputs": ({"x_train": [["a"], ["b"]], "y_train": [0, 1]}, {}, ["x_train", "object"]),
+    "two strings per row": ({"x_train": [["a", "b"], ["c", "d"]], "y_train": [0, 1]}, {}, ["x_train", "object"]),
     "one class": ({"x_train": [[1], [2]], "y_train": ["a", "a"]}, {}, ["y_train"]),
     "test part and --test-fraction": (
         {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y},
