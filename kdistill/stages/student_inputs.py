@@ -12,10 +12,11 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
-from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
+from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
+from kdistill.tasks import Task
 from kdistill.training.training_rows import TrainingRows
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
@@ -75,9 +76,9 @@ class StudentInputs:
         return dataset
 
     @property
-    def task(self) -> str:
-        """The name of the task of the dataset."""
-        return self.soft.task.name if self.soft else self.dataset.task.name
+    def task(self) -> Task:
+        """The task of the dataset."""
+        return self.soft.task if self.soft else self.dataset.task
 
     def model(self, settings: TrainStudent) -> ModelSource:
         """Return a student's network: by default the teacher's architecture with new weights.
@@ -106,7 +107,7 @@ class StudentInputs:
         if soft is None:
             return settings.objective
         objective = settings.objective.for_task(soft.task.name)
-        if settings.embedding_size is not None and soft.task.name != EMBEDDING:
+        if settings.embedding_size is not None and soft.task.needs_labels:
             raise UsageError(f"--embedding-size does not apply to the task {soft.task.name}: remove it")
         uses_temperature = objective.loss is not None and LOSSES[objective.loss].temperature
         if objective.temperature is not None and not uses_temperature:

@@ -18,6 +18,7 @@ from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
 SUM_TOLERANCE = 1e-2  # probabilities in half precision do not sum to exactly 1
 MOST_CONFUSED = 3  # classes that `per_class` names
+MIN_TIMES_CHANCE = 2.0  # a teacher below this many times the accuracy of guessing is close to chance
 MANY_CLASSES = 10_000  # more classes than this cause a warning
 
 
@@ -39,6 +40,9 @@ class Classification(Task):
     loss_title = "Cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "accuracy"
+    categorical = True
+    picture = "dark-knowledge"
+    shows_rows = True
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = "agree, KL: agreement with the teacher, KL(teacher || student) at T = 1; NLL and KL in nats"
 
@@ -135,6 +139,12 @@ class Classification(Task):
 
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         return f"correct on {score:,.0f} of {labeled:,} ({score / labeled:.2%})"
+
+    def is_close_to_chance(self, score: float, labeled: int, outputs: int) -> bool:
+        return score / labeled < min(MIN_TIMES_CHANCE / outputs, 0.5)
+
+    def is_faultless(self, score: float, labeled: int) -> bool:
+        return score >= labeled
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEPARATOR = ";"  # between the classes of a row, in a column of text
 
@@ -35,6 +38,7 @@ class MultiLabel(Task):
     loss_title = "Binary cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "label_accuracy"
+    picture = "average-precision"
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = (
         "mAP: mean over the classes of the average precision; F1 and Hamming loss at a probability of 0.5\n"
@@ -122,6 +126,14 @@ class MultiLabel(Task):
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         total = labeled * outputs
         return f"right about {score / total:.2%} of the {total:,} labels"
+
+    def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure | None:
+        from kdistill.evaluation import figures
+
+        known = labels != NO_LABEL
+        if not known.any():
+            return None
+        return figures.average_precisions(metrics.average_precisions(outputs, labels, known), names, title)
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None
