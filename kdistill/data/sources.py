@@ -57,10 +57,10 @@ class Source:
         raw = self._raw_labels(contents.train, contents)
         task = self._task(raw, contents)
         raw_test = self._raw_labels(contents.test, contents) if contents.test else None
-        vocabulary = task.vocabulary(raw, raw_test, contents.class_names)
-        train = Split("train", contents.train.inputs, task.encode(raw, vocabulary), self._weights(contents.train))
-        if contents.test and raw_test:
-            test = Split("test", contents.test.inputs, task.encode(raw_test, vocabulary))
+        vocabulary, labels, test_labels = task.read_labels(raw, raw_test, contents.class_names)
+        train = Split("train", contents.train.inputs, labels, self._weights(contents.train))
+        if contents.test and test_labels is not None:
+            test = Split("test", contents.test.inputs, test_labels)
             self._refuse_test_fraction()
             self._check_match(contents.test, test, train, "the training rows")
         else:

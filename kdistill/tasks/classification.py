@@ -46,7 +46,9 @@ class Classification(Task):
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = "agree, KL: agreement with the teacher, KL(teacher || student) at T = 1; NLL and KL in nats"
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int64], NDArray[np.int64] | None]:
         names = list(class_names)
         if _by_name(train) and not names:
             names = category_names(train.column())
@@ -58,12 +60,10 @@ class Classification(Task):
             raise KdistillError(f"{train.where} contains a single class (expected two or more)")
         if names and len(names) < classes:
             raise KdistillError(f"{train.where}: class_names has {len(names)} names for {classes} classes")
-        used = set(np.unique(numbers)) - {NO_LABEL}
-        if test is not None and test.values is not None:
-            used |= set(np.unique(self.encode(test, Vocabulary(classes, names))))
-        return Vocabulary(
-            classes, names or tuple(map(str, range(classes))), class_warnings(classes, len(used), train.where)
-        )
+        of_test = None if test is None else self.encode(test, Vocabulary(classes, names))
+        used = np.union1d(numbers, () if of_test is None else of_test)
+        warnings = class_warnings(classes, int((used != NO_LABEL).sum()), train.where)
+        return Vocabulary(classes, names or tuple(map(str, range(classes))), warnings), numbers, of_test
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int64]:
         if labels.values is None:

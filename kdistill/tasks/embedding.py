@@ -40,10 +40,13 @@ class Embedding(Task):
         "neighbors: rows with the same nearest neighbor as with the teacher; probe: accuracy of a linear classifier"
     )
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int64], NDArray[np.int64] | None]:
         if train.values is None:
-            return Vocabulary(0)
-        return classification.TASK.vocabulary(train, test, class_names)
+            none = Vocabulary(0)
+            return none, self.encode(train, none), None if test is None else self.encode(test, none)
+        return classification.TASK.read_labels(train, test, class_names)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int64]:
         return classification.TASK.encode(labels, vocabulary)

@@ -53,7 +53,9 @@ class MultiLabel(Task):
         matrix = labels.values.reshape(labels.rows, -1)
         return labels.columns > 1 and _is_binary(matrix) and bool((matrix.sum(axis=1) != 1).any())
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int8], NDArray[np.int8] | None]:
         assert train.values is not None
         if is_text(train.values):
             names = list(class_names) or sorted({name for value in train.column() for name in _split(value)})
@@ -65,7 +67,9 @@ class MultiLabel(Task):
             raise KdistillError(f"{train.where} contains {size} classes (expected two or more)")
         if len(names) != size or len(set(names)) != size:
             raise KdistillError(f"{train.where}: {len(set(names))} distinct class names for {size} classes")
-        return Vocabulary(size, names, _unused(self.encode(train, Vocabulary(size, names)), names, train.where))
+        labels = self.encode(train, Vocabulary(size, names))
+        vocabulary = Vocabulary(size, names, _unused(labels, names, train.where))
+        return vocabulary, labels, None if test is None else self.encode(test, vocabulary)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int8]:
         if labels.values is None:

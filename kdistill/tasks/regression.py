@@ -68,7 +68,9 @@ class Regression(Task):
         fractional = is_float and 2 * number > labels.rows and not np.array_equal(distinct, np.round(distinct))
         return bool(many or mostly_single or fractional)
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.float32], NDArray[np.float32] | None]:
         size = train.columns
         labels = self.encode(train, Vocabulary(size))
         constant = np.nanmax(labels, axis=0) == np.nanmin(labels, axis=0)
@@ -78,7 +80,9 @@ class Regression(Task):
             )
         if class_names and len(class_names) != size:
             raise KdistillError(f"{train.where}: class_names has {len(class_names)} names for {size} numbers per row")
-        return Vocabulary(size, tuple(class_names or train.names or (f"value {number}" for number in range(size))))
+        names = tuple(class_names or train.names or (f"value {number}" for number in range(size)))
+        vocabulary = Vocabulary(size, names)
+        return vocabulary, labels, None if test is None else self.encode(test, vocabulary)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.float32]:
         size = vocabulary.size

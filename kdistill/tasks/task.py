@@ -149,8 +149,15 @@ class Task(ABC):
         return False
 
     @abstractmethod
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
-        """Return what labels can be, from those of a dataset.
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[Any], NDArray[Any] | None]:
+        """Return what the labels of a dataset can be, and those of its training and test rows, as `encode` does.
+
+        Args:
+            train: of the training rows, which decide what the labels can be.
+            test: of the test rows; None if the data has no test rows.
+            class_names: empty if the data does not name the classes.
 
         Raises:
             KdistillError: if these are not labels of the task.

@@ -49,9 +49,10 @@ def test_text_of_several_classes():
     """Classes are sorted, spaces and empty parts are ignored, and unknown classes are refused."""
     task = tasks.get("multi-label")
     labels = raw(["rain; wind", "", "sun", "wind;"])
-    vocabulary = task.vocabulary(labels, None, ())
+    vocabulary, encoded, of_test = task.read_labels(labels, raw(["sun;rain", ""]), ())
     assert list(vocabulary.names) == ["rain", "sun", "wind"]
-    assert task.encode(labels, vocabulary).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert encoded.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert of_test.tolist() == [[1, 1, 0], [0, 0, 0]]
     with pytest.raises(KdistillError) as error:
         task.encode(raw(["sun", "snow"]), vocabulary)
     assert mentions(str(error.value), "snow", 1)
@@ -72,7 +73,7 @@ def test_text_of_several_classes():
 def test_labels_of_another_task(name, values, expected):
     """Labels that are not those of the task are refused, with the value or the fix."""
     with pytest.raises(KdistillError) as error:
-        tasks.get(name).vocabulary(raw(values), None, ())
+        tasks.get(name).read_labels(raw(values), None, ())
     assert mentions(str(error.value), *expected)
 
 
