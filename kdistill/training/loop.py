@@ -82,7 +82,7 @@ def train(
         trainer = trainers[key] = Trainer(model, optimizer, rows, objective, settings)
     progress = checkpoint.read(trainer.variables, reporter)
     on_epoch(progress.rows)
-    feed = Feed(rows, settings.batch_size, settings.memory << 20, rows.weights(settings))
+    feed = Feed(rows, settings.batch_size, settings.memory << 20)
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
     reporter.say(f"Reading training rows: {feed}")
     name = held_out.split.name
