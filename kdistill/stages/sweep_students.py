@@ -90,7 +90,7 @@ class SweepPlan:
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=inputs.source.name)
-            other = replace(StudentInputs.open(workspace, of_other, reporter), same_dataset_as=inputs)
+            other = StudentInputs.open(workspace, of_other, reporter, same_dataset_as=inputs)
         return cls(workspace, settings, inputs, other, models, reporter)
 
     @property
