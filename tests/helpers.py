@@ -114,6 +114,11 @@ def write_npz(path: Path, dataset: data.Dataset, **changed: object) -> Path:
     return path
 
 
+def count_errors(logits, labels):
+    """Return the number of rows whose most likely class is not the label."""
+    return int((logits.argmax(axis=1) != labels).sum())
+
+
 class InterruptAfter(Reporter):
     """A reporter that simulates Ctrl-C after some epochs."""
 

@@ -19,6 +19,7 @@ from kdistill.console import Reporter
 from kdistill.data.rows import NumberedBlocks, Rows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import exports
+from kdistill.networks.description import check_description, describe
 from kdistill.settings import Export, Predict
 from kdistill.soft_targets.storage import check_usable
 from kdistill.stages import prediction_files
@@ -29,14 +30,6 @@ from kdistill.tasks import Prediction
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, threads
 from kdistill.workspace.kinds import BLOCKS
 from kdistill.workspace.resume_log import BlockLog
-from kdistill.workspace.schema import fits
-
-DESCRIPTION = {
-    "task": str,
-    "class_names": list[str] | None,
-    "preprocessing": dict[str, Any],
-    "input": {"shape": list[int], "data_dtype": str | None},
-}
 
 Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]  # of rows (rows, ...), (rows, outputs)
 BlockFunction = Callable[[int], NDArray[np.float32]]  # of the number of a block, (rows, outputs)
@@ -88,10 +81,7 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     start = time.perf_counter()
     engine = cluster.engine(settings.cluster)
     description, outputs = network.load()
-    if not fits(description, DESCRIPTION):
-        raise KdistillError(
-            f"{network.place} does not describe its inputs and outputs (expected a network of kdistill)"
-        )
+    check_description(description, network.place)
     rows = source.load_rows(description, settings.split)
     work = Work(
         _block_function(network.place, outputs, rows, settings.batch_size),
@@ -137,10 +127,7 @@ def _find_network(workspace: Workspace, name: str) -> Network:
         loaded, saved = load_network(artifact)
         if loaded != manifest:
             raise KdistillError(f"{artifact} was replaced while this command ran: run the command again")
-        recorded = {"input": {"shape": list((saved.input_shape or (None,))[1:]), "data_dtype": None}} | dict(
-            loaded.results
-        )
-        return {key: recorded.get(key) for key in DESCRIPTION}, saved.logits
+        return describe(loaded, saved.input_shape), saved.logits
 
     return Network(Input(artifact.kind, artifact.name, manifest.outputs["saved_model"]), str(artifact), load)
 

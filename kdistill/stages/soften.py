@@ -15,7 +15,7 @@ from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions
 from kdistill.data.reader import check_file
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import CLASSIFICATION, Soften, TrainTeacher
+from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
 from kdistill.stages.common import (
     announce_data,
@@ -32,8 +32,6 @@ from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, Precomputed
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
 from kdistill.workspace.kinds import BLOCKS, INPUTS
 from kdistill.workspace.resume_log import BlockLog
-
-MIN_TIMES_CHANCE = 2.0  # below this many times the accuracy of guessing, there is a warning
 
 
 def run(
@@ -106,7 +104,7 @@ def run(
 
 
 def _check_top_k(settings: Soften, dataset: Dataset) -> None:
-    if settings.top_k is not None and dataset.task.name != CLASSIFICATION:
+    if settings.top_k is not None and not dataset.task.categorical:
         raise UsageError(f"--top-k does not apply to the task {dataset.task.name}: remove it")
     if settings.top_k is not None and settings.top_k >= dataset.classes:
         raise UsageError(
@@ -250,9 +248,7 @@ def _report(artifact: Artifact, manifest: Manifest, settings: Soften, dataset: D
         f"Wrote {artifact.path}: {rows:,} rows, {results['outputs']}{f'; teacher {score}' if score else ''}; "
         f"{size(artifact.path) / 1e6:,.1f} MB, {manifest.seconds:.1f} s"
     )
-    if task.name != CLASSIFICATION:
-        return
-    if labeled and results["score"] / labeled < min(MIN_TIMES_CHANCE / outputs, 0.5):
+    if labeled and task.is_close_to_chance(results["score"], labeled, outputs):
         hint = "check that the logits are for these rows, in this order"
         if not settings.logits:
             raw = " (--teacher-input raw passes values from 0 to 255)" if dataset.input_dtype == "uint8" else ""
@@ -267,14 +263,14 @@ def _warn_if_trained_on(manifest: Manifest, rows: Split, dataset: Dataset, repor
 
     A teacher of the workspace is not suspect: its logits, unlike rounded probabilities, differ between wrong classes.
     """
-    results = manifest.results
-    if dataset.task.name != CLASSIFICATION or not results["labeled"] or results["score"] < results["labeled"]:
+    score, count = manifest.results["score"], manifest.results["labeled"]
+    if not count or not dataset.task.is_faultless(score, count):
         return
     labeled = rows.select(rows.labeled)
     if manifest.inputs_of("transfer_set") and not (positions(labeled.keys(), dataset.train.keys()) >= 0).any():
         return
     reporter.warn(
-        f"the teacher is correct on all {results['labeled']:,} labeled rows, so it was probably trained on them, and its "
+        f"the teacher is correct on all {count:,} labeled rows, so it was probably trained on them, and its "
         "logits add little to the labels: use out-of-fold logits (cross-validated predictions), or rows that it was not "
         "trained on (--transfer-set DATA)"
     )

@@ -88,12 +88,12 @@ def run(
         sweeps.write(staging.path / TABLE, rows)
         text = json.dumps([asdict(summary) for summary in summaries], indent=2, ensure_ascii=False)
         (staging.path / SUMMARY).write_text(f"{text}\n", encoding="utf-8")
-        headline = tasks.get(plan.inputs.task).headline
+        headline = plan.inputs.task.headline
         sweep_report.draw(summaries, settings, headline, staging.path / PICTURE, _title(plan, rows))
         (staging.path / SWEEP).unlink()
         manifest = staging.commit(
             identity,
-            results={"task": plan.inputs.task, "students": plan.digests(students)},
+            results={"task": plan.inputs.task.name, "students": plan.digests(students)},
             seconds=time.perf_counter() - start,
         )
     reporter.say(f"Wrote {artifact.path}: {TABLE}, {SUMMARY}, {PICTURE} in {time.perf_counter() - start:.1f} s")
@@ -103,5 +103,5 @@ def run(
 def _title(plan: SweepPlan, rows: Sequence[Row]) -> str:
     seeds = len(plan.settings.seeds)
     dataset = data.short_name(plan.inputs.source.name)
-    label = tasks.get(plan.inputs.task).headline.label
+    label = plan.inputs.task.headline.label
     return f"{dataset}: {label} of {rows[0].test_rows:,} test rows, {seeds} seed{'s' * (seeds != 1)}"

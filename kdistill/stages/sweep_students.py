@@ -15,7 +15,7 @@ from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.sweeps import Row, Setting
-from kdistill.settings import CLASSIFICATION, Sweep, TrainStudent
+from kdistill.settings import Sweep, TrainStudent
 from kdistill.stages.student_inputs import StudentInputs
 from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
@@ -87,11 +87,11 @@ class SweepPlan:
         names = [name for name, _ in models]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise KdistillError(f"--model: {repeated[0]} is there twice (expected different networks)")
-        sweeps.check_names(settings, models, inputs.task)
+        sweeps.check_names(settings, models, inputs.task.name)
         other = None
         if settings.other_soft_targets is not None:
             of_other = replace(student, soft_targets=settings.other_soft_targets, dataset=inputs.source.name)
-            other = replace(StudentInputs.open(workspace, of_other, reporter), same_dataset_as=inputs)
+            other = StudentInputs.open(workspace, of_other, reporter, same_dataset_as=inputs)
         return cls(workspace, settings, inputs, other, models, reporter)
 
     @property
@@ -115,20 +115,20 @@ class SweepPlan:
 
     def grid(self) -> list[Setting]:
         """Return all settings except controls."""
-        return sweeps.grid(self.settings, self.models, self.inputs.task)
+        return sweeps.grid(self.settings, self.models, self.inputs.task.name)
 
     def controls(self, rows: Sequence[Row]) -> list[Setting]:
         """Return the controls of each model's best setting, given the rows of all students of the grid."""
         settings = [setting for setting in self.grid() for _ in self.settings.seeds]
         setting_of = {row.setting: setting for row, setting in zip(rows, settings, strict=True)}
         chosen = [setting_of[sweeps.choice(rows, name)] for name, _ in self.models]
-        return sweeps.controls(self.settings, chosen, self.inputs.task)
+        return sweeps.controls(self.settings, chosen, self.inputs.task.name)
 
     @property
     def total(self) -> int:
         """The number of students."""
         chosen = [setting for setting in self.grid() if setting.kind == sweeps.DISTILLED][: len(self.models)]
-        controls = len(sweeps.controls(self.settings, chosen, self.inputs.task)) if self.settings.controls else 0
+        controls = len(sweeps.controls(self.settings, chosen, self.inputs.task.name)) if self.settings.controls else 0
         return (len(self.grid()) + controls) * len(self.settings.seeds)
 
     def grid_students(self) -> Iterator[SweepStudent]:
@@ -196,7 +196,7 @@ def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Se
     dataset, teacher_classes = plan.inputs.dataset, _teacher_classes(plan)
     labels = dataset.test.labels
     for student, row in zip(students, rows, strict=True):
-        if plan.inputs.task != CLASSIFICATION or (row.kind == sweeps.DISTILLED and row.setting not in chosen):
+        if not plan.inputs.task.categorical or (row.kind == sweeps.DISTILLED and row.setting not in chosen):
             yield row
             continue
         _, network = load_network(student.artifact)
@@ -216,7 +216,7 @@ def _teacher_classes(plan: SweepPlan) -> NDArray[np.int64] | None:
     """Return the class that the teacher predicts for each test row, (rows,); None if the teacher has changed."""
     soft = plan.inputs.soft
     assert soft is not None
-    if plan.inputs.task != CLASSIFICATION:
+    if not plan.inputs.task.categorical:
         return None
     dataset = plan.inputs.dataset
     teacher = teachers.reload_for_test_rows(plan.workspace, soft.manifest, dataset)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kdistill import tasks
 from kdistill.cluster import ClusterError, Engine, Work
 from kdistill.console import Reporter, SilentReporter
 from kdistill.errors import KdistillError
@@ -99,7 +98,7 @@ class SweepTraining:
         plan, row = self.plan, student.row()
         measured = student.manifest().results["summary"]
         if row.validation is not None:
-            headline = tasks.get(plan.inputs.task).headline
+            headline = plan.inputs.task.headline
             measured = f"validation {headline.label} {headline(row.validation)}; {measured}"
         self.rows[student.artifact.name] = row
         number = f"{len(self.rows):>{len(str(plan.total))}}/{plan.total}"

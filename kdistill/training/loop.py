@@ -87,7 +87,7 @@ def train(
     with replicas.open_from_chief(checkpoint.path) as file:
         progress = checkpoint.read(file, trainer.variables, reporter, replicas.count)
     on_epoch(progress.rows)
-    feed = Feed(rows, settings.batch_size, settings.memory << 20, rows.weights(settings))
+    feed = Feed(rows, settings.batch_size, settings.memory << 20)
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
     reporter.say(f"Reading training rows: {feed}")
     name = held_out.split.name

@@ -88,7 +88,6 @@ def train_network(
         )
     outputs, projection = _output_sizes(dataset, rows, width)
     objective = objective.for_task(task.name)
-    rows.weights(settings)  # refuses weights that cannot be used
     replicas = connect(workers, settings, objective, identity, reporter)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "

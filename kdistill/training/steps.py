@@ -227,7 +227,7 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
         total_steps if settings.schedule != "constant" else None,
         (objective.loss, objective.standardize_logits, objective.label_smoothing),
         (storage.top_k, storage.classes, storage.rest_offset, storage.dtype) if storage else None,
-        (rows.split.weights is None and settings.class_weights == "none"),
+        rows.weights is None,
         (rows.task.name, None if rows.scale is None else rows.scale.tobytes()),
         rows.views.augment if rows.views else None,
     )
