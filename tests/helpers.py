@@ -27,7 +27,7 @@ QUICK = "--model mlp-30 --epochs 5 --batch-size 32 --learning-rate 0.003 --xla o
 needs_mnist = pytest.mark.skipif(
     not MNIST.exists(), reason=f"needs mnist.npz: set KDISTILL_MNIST to its path (not found: {MNIST})"
 )
-HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
+HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib", "ray")
 KDISTILL = [sys.executable, "-m", "kdistill"]
 
 
@@ -112,6 +112,11 @@ def write_npz(path: Path, dataset: data.Dataset, **changed: object) -> Path:
     } | changed
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
     return path
+
+
+def count_errors(logits, labels):
+    """Return the number of rows whose most likely class is not the label."""
+    return int((logits.argmax(axis=1) != labels).sum())
 
 
 class InterruptAfter(Reporter):

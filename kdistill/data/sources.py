@@ -57,10 +57,10 @@ class Source:
         raw = self._raw_labels(contents.train, contents)
         task = self._task(raw, contents)
         raw_test = self._raw_labels(contents.test, contents) if contents.test else None
-        vocabulary = task.vocabulary(raw, raw_test, contents.class_names)
-        train = Split("train", contents.train.inputs, task.encode(raw, vocabulary), self._weights(contents.train))
-        if contents.test and raw_test:
-            test = Split("test", contents.test.inputs, task.encode(raw_test, vocabulary))
+        vocabulary, labels, test_labels = task.read_labels(raw, raw_test, contents.class_names)
+        train = Split("train", contents.train.inputs, labels, self._weights(contents.train))
+        if contents.test and test_labels is not None:
+            test = Split("test", contents.test.inputs, test_labels)
             self._refuse_test_fraction()
             self._check_match(contents.test, test, train, "the training rows")
         else:
@@ -87,12 +87,9 @@ class Source:
         reader = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing))
         contents = self._checked(reader.contents())
         raw = self._raw_labels(contents.train, contents)
-        by_number = raw.values is None or (not raw.by_name and raw.values.dtype.kind not in "USO")
-        if contents.class_names and by_number and tuple(contents.class_names) != dataset.class_names:
-            raise KdistillError(
-                f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., but {dataset.name} has "
-                f"{', '.join(dataset.class_names[:5])}...: use the classes of the dataset, or no labels"
-            )
+        self._check_class_names(
+            raw, contents, dataset.class_names, dataset.name, "use the classes of the dataset, or no labels"
+        )
         vocabulary = Vocabulary(dataset.classes, dataset.class_names)
         split = Split(
             "transfer set", contents.train.inputs, dataset.task.encode(raw, vocabulary), self._weights(contents.train)
@@ -114,18 +111,60 @@ class Source:
         Raises:
             KdistillError: if the data has no such rows, or they do not fit the network.
         """
-        shape, preprocessing = tuple(like["input"]["shape"]), like["preprocessing"]
-        contents = self._checked(self.reader.matching(RowSpec(shape, preprocessing, labels=False)).contents())
+        contents = self._contents_like(like, labels=False)
         part = contents.test if split == "test" else contents.train
         if part is None:
             raise UsageError(f"{self.place} has no test rows: remove --split {split}")
-        rows, table = part.inputs, preprocessing.get("table")
+        self._check_like(part, contents, like)
+        return part.inputs
+
+    def load_other(self, like: Mapping[str, Any]) -> Dataset:
+        """Return labeled rows that a network was not trained on, as the test rows of a dataset without training rows.
+
+        These are the test rows of the data, or all of its rows if it has no test rows.
+
+        Args:
+            like: the description of the network, as `Dataset.description` returns it, with all class names.
+
+        Raises:
+            KdistillError: if the rows or labels do not fit the network.
+            UsageError: if an option does not apply.
+        """
+        contents = self._contents_like(like)
+        part = contents.test or contents.train
+        self._check_like(part, contents, like)
+        task, names, option = tasks.get(like["task"]), tuple(like["class_names"]), self.reader.options.task
+        if option not in (None, task.name):
+            raise UsageError(f"--task {option} does not fit the network, whose task is {task.name}: remove it")
+        raw = self._raw_labels(part, contents)
+        if not task.needs_labels:
+            raw = replace(raw, values=None)
+        elif raw.values is None:
+            raise KdistillError(f"{self.place} has no {part.labels_name} (for rows without labels: kdistill predict)")
+        self._check_class_names(raw, contents, names, "the network", "number the classes as the network does")
+        rows = Split("other", part.inputs, task.encode(raw, Vocabulary(len(names), names)))
+        if contents.test:
+            self._refuse_test_fraction()
+        elif self.reader.options.test_fraction is not None:
+            rows = replace(self._hold_out(rows)[1], name=rows.name)
+        none = rows.select(np.zeros(len(rows), np.bool_))
+        about = contents.preprocessing, contents.warnings, contents.notes
+        return Dataset(self.name, none, rows, task, len(names), names, *about)
+
+    def _contents_like(self, like: Mapping[str, Any], *, labels: bool = True) -> Contents:
+        spec = RowSpec(tuple(like["input"]["shape"]), like["preprocessing"], labels)
+        return self._checked(self.reader.matching(spec).contents())
+
+    def _check_like(self, part: Part, contents: Contents, like: Mapping[str, Any]) -> None:
+        """Check that rows fit the network with a description."""
+        rows, table = part.inputs, like["preprocessing"].get("table")
         if table and "table" not in contents.preprocessing:
             columns = table["inputs"]
             raise KdistillError(
                 f"{self.place} is not a table (expected a .csv or .parquet with the columns {', '.join(columns[:5])}"
                 f"{', ...' * (len(columns) > 5)}, as the network was trained on)"
             )
+        shape = tuple(like["input"]["shape"])
         expected = like["input"]["data_dtype"] or type_name(rows.dtype)
         network_expects = expected if expected == "string" else network_dtype(np.dtype(expected))
         if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_expects:
@@ -133,7 +172,15 @@ class Source:
                 f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {type_name(rows.dtype)} (expected {shape} and "
                 f"{expected}, like the rows that the network was trained on)"
             )
-        return rows
+
+    def _check_class_names(self, raw: RawLabels, contents: Contents, names: tuple[str, ...], of: str, fix: str) -> None:
+        """Check that class numbers have the same meaning as in a dataset or network, where both name the classes."""
+        by_number = raw.values is None or (not raw.by_name and raw.values.dtype.kind not in "USO")
+        if contents.class_names and by_number and tuple(contents.class_names) != names:
+            raise KdistillError(
+                f"{self.place} has the classes {', '.join(contents.class_names[:5])}..., but {of} has "
+                f"{', '.join(names[:5])}...: {fix}"
+            )
 
     def _raw_labels(self, part: Part, contents: Contents) -> RawLabels:
         where = f"{self.place}: {part.labels_name}"

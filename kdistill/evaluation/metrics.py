@@ -31,11 +31,6 @@ def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     return np.asarray(np.exp(log_softmax(logits, temperature)))
 
 
-def errors(logits: Floats, labels: Labels) -> int:
-    """Return the number of rows whose most likely class is not the label."""
-    return int((logits.argmax(axis=1) != labels).sum())
-
-
 def negative_log_likelihood(logits: Floats, labels: Labels) -> NDArray[np.float64]:
     """Return -log p(label) of each row in nats, (rows,)."""
     return np.asarray(-log_softmax(logits)[np.arange(len(labels)), labels])

@@ -25,6 +25,7 @@ from kdistill.settings.groups import ReadOptions
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     DATASET_HELP,
+    Cluster,
     Formats,
     MovedDataset,
     ReadsDataset,
@@ -74,7 +75,7 @@ class Report(ReadsDataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ReadsDataset):
-    """Measure networks on their training and test rows."""
+    """Measure networks on their training and test rows, or on other labeled rows."""
 
     networks: Annotated[
         tuple[str, ...],
@@ -87,10 +88,20 @@ class Evaluate(ReadsDataset):
             recorded=False,
         ),
     ] = ()
-    dataset: MovedDataset = None
+    dataset: Annotated[
+        str | None,
+        option(
+            "Labeled data to measure the networks on: its test rows, or all rows if it has no test rows. If its content is "
+            "that of a recorded dataset, e.g. one that you moved, it replaces that dataset.",
+            nonempty(),
+            "Data",
+            metavar="DATA",
+            recorded=False,
+        ),
+    ] = None
     read: ReadOptions = ReadOptions()
     per_class: Annotated[
-        bool, option("Also print the measures of each class on the test rows, and what it is confused with.")
+        bool, option("Also print the measures of each class, and what it is confused with, on the test or other rows.")
     ] = False
 
 
@@ -190,6 +201,7 @@ class Predict(Settings):
     ] = "predictions.csv"
     all: Annotated[bool, option("Also write the probability of each class.")] = False
     batch_size: Annotated[int, option("Rows per call of the network.", integer(1), "Compute")] = 1000
+    cluster: Cluster = Cluster()
     read: Annotated[ReadOptions, Only(("inputs", "missing", "max_pixels", "data_format"))] = ReadOptions()
 
     def check_combinations(self) -> None:

@@ -11,7 +11,7 @@ from kdistill.backend import tf
 from kdistill.data.keys import row_keys
 from kdistill.errors import KdistillError
 from kdistill.networks.saved_models import scale_inputs
-from kdistill.settings import CLASSIFICATION, Training, check_value
+from kdistill.settings import Training, check_value
 from kdistill.soft_targets.alignment import align
 from kdistill.soft_targets.file import SoftTargets
 
@@ -48,7 +48,7 @@ def keras_dataset(
 ) -> Any:
     """Return the dataset of `SoftTargets.dataset`, in the given order if the seed is None."""
     check_value(Training, "batch_size", batch_size)
-    if soft.task.name != CLASSIFICATION:
+    if not soft.task.categorical:
         raise KdistillError(
             f"{soft.path}: DistillationLoss does not apply to the task {soft.task.name}: train the student with kdistill "
             "train-student"

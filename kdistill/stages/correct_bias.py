@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data
+from kdistill import data, tasks
 from kdistill.console import Reporter
 from kdistill.data.keys import sortable
 from kdistill.data.rows import BLOCK_ROWS
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import bias_shifts
-from kdistill.settings import CLASSIFICATION, CorrectBias
+from kdistill.settings import CorrectBias
 from kdistill.stages import common
 from kdistill.stages.result import Result
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, size
@@ -106,7 +106,7 @@ def run(
     reason = common.reason_to_run(artifact, identity, force=force, reporter=reporter)
     if reason is None:
         return CorrectBiasResult(artifact, artifact.require())
-    if trained.results["task"] != CLASSIFICATION:
+    if not tasks.get(trained.results["task"]).categorical:
         raise KdistillError(f"correct-bias does not apply to {student}: its task is {trained.results['task']}")
     if not (student.path / "model.keras").exists():
         raise KdistillError(

@@ -31,18 +31,20 @@ class Measurement:
     Attributes:
         name: of the network.
         role: `teacher` or `student`.
-        split: `train` or `test`.
+        split: `train` or `test` of the dataset that the network was trained on, or `other` rows.
+        dataset: the name of the dataset of the rows.
         task: what the outputs are.
         rows: how many there are.
         measures: those of the task, by name. Those that do not apply or are not known are missing.
         parameters: of the network; None if unknown.
         bytes: of its SavedModel; None if unknown.
-        per_class: the measures of each class of the test rows; None if they were not asked for.
+        per_class: the measures of each class, not of training rows; None if they were not asked for.
     """
 
     name: str
     role: str
     split: str
+    dataset: str
     task: Task
     rows: int
     measures: Measures
@@ -53,7 +55,8 @@ class Measurement:
     def as_json(self) -> dict[str, Any]:
         """Return all values by name, those that are not known as None."""
         known = {column.measure: None for column in self.task.columns} | self.measures
-        fields = {"name": self.name, "role": self.role, "split": self.split, "task": self.task.name, "rows": self.rows}
+        fields = {name: getattr(self, name) for name in ("name", "role", "split", "dataset")}
+        fields |= {"task": self.task.name, "rows": self.rows}
         per_class = {} if self.per_class is None else {"per_class": self.per_class}
         return {**fields, **known, "parameters": self.parameters, "bytes": self.bytes, **per_class}
 
@@ -70,7 +73,7 @@ class NetworkToMeasure:
     bytes: int | None = None
     teacher: NetworkToMeasure | None = None
     listed: bool = True  # otherwise it is only the teacher of other networks
-    splits: Sequence[str] = ("train", "test")
+    test_only: bool = False  # its outputs of the training rows are not known
 
     def __str__(self) -> str:
         return f"{self.role} {self.name!r}"
@@ -101,7 +104,7 @@ def measure(
     *,
     per_class: bool = False,
 ) -> list[Measurement]:
-    """Measure networks on both splits of their dataset.
+    """Measure networks on both splits of a dataset, or only on its test rows if it has no training rows.
 
     Each teacher is followed by its students. Memory holds one network at a time, and also its teacher if the teacher's
     logits are larger than `CACHED_BYTES`. A dataset that is larger than `CACHED_BYTES` is read again for each network.
@@ -138,7 +141,7 @@ def measure(
                 BlockCache(
                     functools.partial(map, network.logits, blocks), keep=keep or (per_class and split is dataset.test)
                 )
-                if split.name in entry.splits
+                if len(split) and not (entry.test_only and split is dataset.train)
                 else None
                 for split, blocks in zip(splits, inputs, strict=True)
             ]
@@ -184,7 +187,15 @@ def _measure_splits(
         measured[-1][1].update(task.probe(outputs[0], train.labels, outputs[1], test.labels))
     return [
         Measurement(
-            network.name, network.role, split.name, task, len(split), measures, network.parameters, network.bytes
+            network.name,
+            network.role,
+            split.name,
+            dataset.name,
+            task,
+            len(split),
+            measures,
+            network.parameters,
+            network.bytes,
         )
         for split, measures in measured
     ]

@@ -12,11 +12,13 @@ from kdistill import data
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import ModelSource, resolve_model
-from kdistill.settings import EMBEDDING, LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
+from kdistill.settings import LOSSES, NEW_WEIGHTS, Objective, Tracking, TrainStudent, TrainTeacher
 from kdistill.soft_targets import SoftTargets, align, transfer_set, transfer_sources
 from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
+from kdistill.tasks import Task
 from kdistill.training.training_rows import TrainingRows
+from kdistill.training.workers import Workers
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class StudentInputs:
         workspace: where the soft targets are.
         settings: those of any of the students, which have the same dataset, soft targets and row selection.
         source: the dataset.
+        digest: of the dataset.
         soft: the soft targets; None if all students learn from hard labels only.
         teacher_model: the teacher's architecture, for students without a `model`; None if it is unknown.
         reporter: prints warnings.
@@ -41,6 +44,7 @@ class StudentInputs:
     workspace: Workspace
     settings: TrainStudent
     source: data.Source
+    digest: str
     soft: SoftTargets | None
     teacher_model: str | None
     reporter: Reporter
@@ -48,22 +52,31 @@ class StudentInputs:
     same_dataset_as: StudentInputs | None = None
 
     @classmethod
-    def open(cls, workspace: Workspace, settings: TrainStudent, reporter: Reporter) -> StudentInputs:
+    def open(
+        cls,
+        workspace: Workspace,
+        settings: TrainStudent,
+        reporter: Reporter,
+        same_dataset_as: StudentInputs | None = None,
+    ) -> StudentInputs:
         """Open what a student's settings name, and warn of stale soft targets.
 
         Raises:
             KdistillError: if there are no soft targets, they are damaged, or the dataset does not exist.
         """
-        model = soft = source = None
-        if settings.data is not None:
+        model = soft = source = digest = None
+        if same_dataset_as:
+            source, digest = same_dataset_as.source, same_dataset_as.digest
+        elif settings.data is not None:
             source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
+            digest = source.digest()
         if settings.objective.alpha < 1:
-            digests = (source.digest(),) if source else ()
-            soft = _open_soft_targets(workspace, settings.soft_targets, reporter, digests)
+            soft = _open_soft_targets(workspace, settings.soft_targets, reporter, (digest,) if digest else ())
         if source is None or settings.model is None:
             teacher_dataset, model = _from_teacher(workspace, soft, settings.soft_targets)
             source = source or data.resolve(teacher_dataset, cache=workspace.cache)
-        return cls(workspace, settings, source, soft, model, reporter)
+        digest = digest or source.digest()
+        return cls(workspace, settings, source, digest, soft, model, reporter, same_dataset_as=same_dataset_as)
 
     @cached_property
     def dataset(self) -> data.Dataset:
@@ -75,9 +88,9 @@ class StudentInputs:
         return dataset
 
     @property
-    def task(self) -> str:
-        """The name of the task of the dataset."""
-        return self.soft.task.name if self.soft else self.dataset.task.name
+    def task(self) -> Task:
+        """The task of the dataset."""
+        return self.soft.task if self.soft else self.dataset.task
 
     def model(self, settings: TrainStudent) -> ModelSource:
         """Return a student's network: by default the teacher's architecture with new weights.
@@ -106,7 +119,7 @@ class StudentInputs:
         if soft is None:
             return settings.objective
         objective = settings.objective.for_task(soft.task.name)
-        if settings.embedding_size is not None and soft.task.name != EMBEDDING:
+        if settings.embedding_size is not None and soft.task.needs_labels:
             raise UsageError(f"--embedding-size does not apply to the task {soft.task.name}: remove it")
         uses_temperature = objective.loss is not None and LOSSES[objective.loss].temperature
         if objective.temperature is not None and not uses_temperature:
@@ -116,7 +129,7 @@ class StudentInputs:
     def identity(self, settings: TrainStudent) -> Manifest:
         """Return the manifest of a student before it is trained: its settings and inputs."""
         soft, model = self._soft_for(settings), self.model(settings)
-        inputs = [self._dataset_input, *model.inputs()]
+        inputs = [Input("dataset", self.source.name, self.digest), *model.inputs()]
         if soft:
             inputs += [Input("soft_targets", settings.soft_targets, soft.digest), *self._transfer_inputs]
         objective = self.objective(settings)
@@ -164,6 +177,7 @@ class StudentInputs:
         *,
         reporter: Reporter,
         tracking: Tracking = Tracking(),
+        workers: Workers = Workers(),
     ) -> Manifest:
         """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
@@ -186,14 +200,11 @@ class StudentInputs:
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
             width=settings.embedding_size,
+            workers=workers,
         )
 
     def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:
         return None if settings.objective.alpha == 1 else self.soft
-
-    @cached_property
-    def _dataset_input(self) -> Input:
-        return Input("dataset", self.source.name, self.source.digest())
 
     @cached_property
     def _transfer_inputs(self) -> list[Input]:

@@ -18,6 +18,7 @@ from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, 
 MAX_CLASSES = 1 << 20  # a larger label means damaged data, or numbers that are not classes
 SUM_TOLERANCE = 1e-2  # probabilities in half precision do not sum to exactly 1
 MOST_CONFUSED = 3  # classes that `per_class` names
+MIN_TIMES_CHANCE = 2.0  # a teacher below this many times the accuracy of guessing is close to chance
 MANY_CLASSES = 10_000  # more classes than this cause a warning
 
 
@@ -39,10 +40,15 @@ class Classification(Task):
     loss_title = "Cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "accuracy"
+    categorical = True
+    picture = "dark-knowledge"
+    shows_rows = True
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = "agree, KL: agreement with the teacher, KL(teacher || student) at T = 1; NLL and KL in nats"
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int64], NDArray[np.int64] | None]:
         names = list(class_names)
         if _by_name(train) and not names:
             names = category_names(train.column())
@@ -54,12 +60,10 @@ class Classification(Task):
             raise KdistillError(f"{train.where} contains a single class (expected two or more)")
         if names and len(names) < classes:
             raise KdistillError(f"{train.where}: class_names has {len(names)} names for {classes} classes")
-        used = set(np.unique(numbers)) - {NO_LABEL}
-        if test is not None and test.values is not None:
-            used |= set(np.unique(self.encode(test, Vocabulary(classes, names))))
-        return Vocabulary(
-            classes, names or tuple(map(str, range(classes))), class_warnings(classes, len(used), train.where)
-        )
+        of_test = None if test is None else self.encode(test, Vocabulary(classes, names))
+        used = np.union1d(numbers, () if of_test is None else of_test)
+        warnings = class_warnings(classes, int((used != NO_LABEL).sum()), train.where)
+        return Vocabulary(classes, names or tuple(map(str, range(classes))), warnings), numbers, of_test
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int64]:
         if labels.values is None:
@@ -135,6 +139,12 @@ class Classification(Task):
 
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         return f"correct on {score:,.0f} of {labeled:,} ({score / labeled:.2%})"
+
+    def is_close_to_chance(self, score: float, labeled: int, outputs: int) -> bool:
+        return score / labeled < min(MIN_TIMES_CHANCE / outputs, 0.5)
+
+    def is_faultless(self, score: float, labeled: int) -> bool:
+        return score >= labeled
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None

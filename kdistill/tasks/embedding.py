@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from kdistill.evaluation import metrics
 from kdistill.tasks import classification
 from kdistill.tasks.labels import NO_LABEL, RawLabels, is_labeled
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Embedding(Task):
@@ -29,6 +32,7 @@ class Embedding(Task):
     closeness = Column("cosine", "cosine", "{:.5f}")
     needs_labels = False
     output = "embedding"
+    picture = "vectors"
     unit = "value"
     hub_tasks: ClassVar[Mapping[str, str]] = {"image": "image-feature-extraction"}
     note = (
@@ -36,10 +40,13 @@ class Embedding(Task):
         "neighbors: rows with the same nearest neighbor as with the teacher; probe: accuracy of a linear classifier"
     )
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int64], NDArray[np.int64] | None]:
         if train.values is None:
-            return Vocabulary(0)
-        return classification.TASK.vocabulary(train, test, class_names)
+            none = Vocabulary(0)
+            return none, self.encode(train, none), None if test is None else self.encode(test, none)
+        return classification.TASK.read_labels(train, test, class_names)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int64]:
         return classification.TASK.encode(labels, vocabulary)
@@ -63,6 +70,11 @@ class Embedding(Task):
 
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         return ""
+
+    def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure:
+        from kdistill.evaluation import figures
+
+        return figures.vectors(outputs, labels, names, title)
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None

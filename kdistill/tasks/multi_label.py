@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEPARATOR = ";"  # between the classes of a row, in a column of text
 
@@ -35,6 +38,7 @@ class MultiLabel(Task):
     loss_title = "Binary cross-entropy with the labels"
     closeness = Column("agree", "agreement", "{:.2%}")
     gap = "label_accuracy"
+    picture = "average-precision"
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}
     note = (
         "mAP: mean over the classes of the average precision; F1 and Hamming loss at a probability of 0.5\n"
@@ -49,7 +53,9 @@ class MultiLabel(Task):
         matrix = labels.values.reshape(labels.rows, -1)
         return labels.columns > 1 and _is_binary(matrix) and bool((matrix.sum(axis=1) != 1).any())
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.int8], NDArray[np.int8] | None]:
         assert train.values is not None
         if is_text(train.values):
             names = list(class_names) or sorted({name for value in train.column() for name in _split(value)})
@@ -61,7 +67,9 @@ class MultiLabel(Task):
             raise KdistillError(f"{train.where} contains {size} classes (expected two or more)")
         if len(names) != size or len(set(names)) != size:
             raise KdistillError(f"{train.where}: {len(set(names))} distinct class names for {size} classes")
-        return Vocabulary(size, names, _unused(self.encode(train, Vocabulary(size, names)), names, train.where))
+        labels = self.encode(train, Vocabulary(size, names))
+        vocabulary = Vocabulary(size, names, _unused(labels, names, train.where))
+        return vocabulary, labels, None if test is None else self.encode(test, vocabulary)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.int8]:
         if labels.values is None:
@@ -122,6 +130,14 @@ class MultiLabel(Task):
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         total = labeled * outputs
         return f"right about {score / total:.2%} of the {total:,} labels"
+
+    def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure | None:
+        from kdistill.evaluation import figures
+
+        known = labels != NO_LABEL
+        if not known.any():
+            return None
+        return figures.average_precisions(metrics.average_precisions(outputs, labels, known), names, title)
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import RawLabels, is_labeled, is_text
 from kdistill.tasks.task import Column, Floats, Headline, Measures, Prediction, Task, Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_NUMERIC_CATEGORIES = 1000
 GROUPS = 10  # of rows with labels of about the same size
@@ -36,6 +39,7 @@ class Regression(Task):
     loss_title = "Squared error of standardized numbers"
     closeness = Column("RMSE to it", "rmse_to_teacher", "{:,.3g}")
     output = "values"
+    picture = "predicted-against-true"
     unit = "number"
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-regression"}
     note = "MAE, RMSE: in the unit of the labels; to teacher: RMSE between network and teacher"
@@ -64,7 +68,9 @@ class Regression(Task):
         fractional = is_float and 2 * number > labels.rows and not np.array_equal(distinct, np.round(distinct))
         return bool(many or mostly_single or fractional)
 
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[np.float32], NDArray[np.float32] | None]:
         size = train.columns
         labels = self.encode(train, Vocabulary(size))
         constant = np.nanmax(labels, axis=0) == np.nanmin(labels, axis=0)
@@ -74,7 +80,9 @@ class Regression(Task):
             )
         if class_names and len(class_names) != size:
             raise KdistillError(f"{train.where}: class_names has {len(class_names)} names for {size} numbers per row")
-        return Vocabulary(size, tuple(class_names or train.names or (f"value {number}" for number in range(size))))
+        names = tuple(class_names or train.names or (f"value {number}" for number in range(size)))
+        vocabulary = Vocabulary(size, names)
+        return vocabulary, labels, None if test is None else self.encode(test, vocabulary)
 
     def encode(self, labels: RawLabels, vocabulary: Vocabulary) -> NDArray[np.float32]:
         size = vocabulary.size
@@ -125,6 +133,11 @@ class Regression(Task):
 
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         return f"MAE {score / labeled:,.5g} on {labeled:,} labeled rows"
+
+    def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure | None:
+        from kdistill.evaluation import figures
+
+        return None if np.isnan(labels).all() else figures.predicted_against_true(outputs, labels, names, title)
 
     def measure(
         self, outputs: Iterable[Floats], labels: NDArray[Any], teacher_outputs: Iterable[Floats] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from kdistill.errors import UsageError
 from kdistill.settings import uses_temperature
 from kdistill.tasks.labels import RawLabels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.floating[Any]]
 Measures = dict[str, float | int]
@@ -97,7 +100,11 @@ class Task(ABC):
         headline: the measure that networks are compared by.
         columns: of the table that `evaluate` prints.
         gap: the measure whose gap between training and test rows `evaluate` prints, a fraction; None for none.
-        needs_labels: whether a dataset without labels is refused.
+        needs_labels: whether a dataset without labels is refused. If not, the teacher defines the number of outputs.
+        categorical: whether outputs are the logits of one distribution over classes: soft targets can then be cut to the
+            largest logits, probabilities are calibrated or not, and biases can be corrected.
+        picture: the name of the picture of a teacher's outputs.
+        shows_rows: whether this picture shows single rows (`figures.dark_knowledge`). If not, `draw` returns it.
         output: the name of the output of a network.
         unit: what messages call one of the outputs, e.g. `class`.
         closeness: how close the outputs of a network are to those of another one, e.g. of its teacher.
@@ -113,6 +120,9 @@ class Task(ABC):
     closeness: ClassVar[Column]
     gap: ClassVar[str | None] = None
     needs_labels: ClassVar[bool] = True
+    categorical: ClassVar[bool] = False
+    picture: ClassVar[str]
+    shows_rows: ClassVar[bool] = False
     output: ClassVar[str] = "logits"
     unit: ClassVar[str] = "class"
     note: ClassVar[str] = ""
@@ -139,8 +149,15 @@ class Task(ABC):
         return False
 
     @abstractmethod
-    def vocabulary(self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]) -> Vocabulary:
-        """Return what labels can be, from those of a dataset.
+    def read_labels(
+        self, train: RawLabels, test: RawLabels | None, class_names: Sequence[str]
+    ) -> tuple[Vocabulary, NDArray[Any], NDArray[Any] | None]:
+        """Return what the labels of a dataset can be, and those of its training and test rows, as `encode` does.
+
+        Args:
+            train: of the training rows, which decide what the labels can be.
+            test: of the test rows; None if the data has no test rows.
+            class_names: empty if the data does not name the classes.
 
         Raises:
             KdistillError: if these are not labels of the task.
@@ -217,6 +234,25 @@ class Task(ABC):
     @abstractmethod
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
         """Return how good a teacher is, as a phrase, from the sum of its scores over the labeled rows."""
+
+    def is_close_to_chance(self, score: float, labeled: int, outputs: int) -> bool:
+        """Return whether a teacher is hardly better than guessing, as far as the sum of its scores tells."""
+        return False
+
+    def is_faultless(self, score: float, labeled: int) -> bool:
+        """Return whether a teacher is right on all labeled rows, as if it had learned them by heart."""
+        return False
+
+    def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure | None:
+        """Return the picture of a teacher's outputs; None if it needs labels and there are none.
+
+        Args:
+            outputs: (rows, outputs).
+            labels: of the rows.
+            names: of the classes or numbers.
+            title: of the picture.
+        """
+        raise NotImplementedError
 
     # Measures
 

@@ -49,13 +49,10 @@ class Feed:
         rows: the rows.
         batch_size: buffers have a multiple of this size, so that only the last batch of an epoch is smaller.
         memory: largest data in bytes that is kept in memory.
-        weights: (rows,) of the losses; None if all rows count the same.
     """
 
-    def __init__(
-        self, rows: TrainingRows, batch_size: int, memory: int, weights: NDArray[np.float32] | None = None
-    ) -> None:
-        self.rows, self._weights = rows, weights
+    def __init__(self, rows: TrainingRows, batch_size: int, memory: int) -> None:
+        self.rows = rows
         self.in_memory = rows.nbytes <= memory
         row_bytes = max(1, rows.nbytes // max(1, len(rows)))
         self.buffer_rows = max(1, memory // BUFFERS_PER_LIMIT // row_bytes // batch_size) * batch_size
@@ -121,8 +118,9 @@ class Feed:
         if views:
             keys, shape = self.rows.row_keys()[positions], self.rows.split.inputs.shape[1:]
             transforms = (tf.constant(views.transforms(keys, view, shape)),)
-        weights = () if self._weights is None else (tf.constant(self._weights[positions]),)
-        return soft, transforms, weights
+        weights = self.rows.weights
+        of_rows = () if weights is None else (tf.constant(weights[positions]),)
+        return soft, transforms, of_rows
 
 
 def _labels(labels: NDArray[Any]) -> Any:

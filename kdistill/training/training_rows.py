@@ -35,6 +35,7 @@ class TrainingRows:
         permuted: whether each row gets the soft targets of another row of its label, as a control.
         task: what the labels and the outputs of the network are.
         scale: (outputs,), what outputs and labels are divided by in the losses; None for 1.
+        weights: (rows,), what the loss of each row is multiplied by; None for 1.
     """
 
     split: Split
@@ -45,6 +46,7 @@ class TrainingRows:
     permuted: bool = False
     task: Task = field(default_factory=lambda: tasks.get(CLASSIFICATION))
     scale: NDArray[np.float32] | None = None
+    weights: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, split: Split, **fields: Any) -> TrainingRows:
@@ -55,11 +57,8 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.split)
 
-    def weights(self, settings: Training) -> NDArray[np.float32] | None:
-        """Return what multiplies the loss of each row, (rows,) with mean 1: row weights times class weights.
-
-        Returns:
-            None if all rows count the same.
+    def weighted(self, settings: Training) -> TrainingRows:
+        """Return the same rows with their weights: row weights times class weights, scaled to a mean of 1.
 
         Raises:
             UsageError: if the task has no classes to balance.
@@ -70,11 +69,11 @@ class TrainingRows:
             balanced = self.task.balanced_weights(self.split.labels)
             weights = balanced if weights is None else weights * balanced
         if weights is None:
-            return None
+            return self
         mean = weights.mean(dtype=np.float64)
         if mean == 0:
             raise KdistillError("all rows to train on have weight 0 (expected at least one above 0)")
-        return np.asarray(weights / mean, np.float32)
+        return replace(self, weights=np.asarray(weights / mean, np.float32))
 
     @property
     def nbytes(self) -> int:
@@ -119,7 +118,7 @@ def hold_out(
     are its `test` rows. Validation rows are left out of the rows to train on, as are test rows of a transfer set.
 
     Raises:
-        KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows.
+        KdistillError: if no row is left, or all or none of the dataset's training rows are validation rows; or as `weighted`.
     """
     held_out = dataset.test
     excluded = [dataset.test.keys()] if rows.source else []
@@ -144,7 +143,7 @@ def hold_out(
 
         rows = replace(rows, views=Views(settings.augment, settings.seed))
     teacher = None if dataset.task.needs_labels or rows.teacher is None else _find_teacher(rows.teacher, held_out)
-    return rows, TrainingRows.of(dataset, held_out, teacher=teacher)
+    return rows.weighted(settings), TrainingRows.of(dataset, held_out, teacher=teacher)
 
 
 def _find_teacher(teacher: AlignedSoftTargets, held_out: Split) -> AlignedSoftTargets | None:

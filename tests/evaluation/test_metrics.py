@@ -11,10 +11,6 @@ LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5], [
 LABELS = np.array([0, 1, 0, 2])
 
 
-def test_errors():
-    assert metrics.errors(LOGITS, LABELS) == 2
-
-
 def test_negative_log_likelihood():
     assert metrics.negative_log_likelihood(LOGITS, LABELS).mean() == pytest.approx(
         -np.log([0.7, 0.6, 0.25, 0.1]).mean()

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import QUICK, Outcome, imports_of, mentions, run_command, stamps, write_npz
+from helpers import QUICK, Outcome, count_errors, imports_of, mentions, run_command, stamps, write_npz
 
 from kdistill import CorrectBias, Reporter, Workspace, correct_bias
 from kdistill.errors import UsageError
-from kdistill.evaluation import metrics
 from kdistill.networks.saved_models import SavedNetwork
 from kdistill.stages import correct_bias as stage
 
@@ -66,9 +65,9 @@ def test_missing_class_is_predicted_again(run, place, digits):
     before, after = (logits_of(place, name, inputs) for name in ("no8s", "no8s-corrected"))
     shifts = np.array([row["shift"] for row in results["classes"]], np.float32)
     np.testing.assert_allclose(after, before + shifts, atol=1e-5)
-    errors = [metrics.errors(logits, labels) for logits in (before, after)]
+    errors = [count_errors(logits, labels) for logits in (before, after)]
     missing = labels == MISSING
-    missing_errors = [metrics.errors(logits[missing], labels[missing]) for logits in (before, after)]
+    missing_errors = [count_errors(logits[missing], labels[missing]) for logits in (before, after)]
     assert errors[1] < 0.7 * errors[0]
     assert missing_errors[1] < missing_errors[0] / 2
     assert [results["student_test_errors"], results["test_errors"]] == errors

@@ -180,7 +180,7 @@ def test_students_of_moved_data(run, moved):
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "correct-bias"])
+@pytest.mark.parametrize("command", ["report", "export", "correct-bias"])
 def test_other_data_is_refused(run, moved, command):
     """Data with another digest gives one line with both digests, and nothing is written."""
     before = digest(moved / "workspace")

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import KDISTILL, MNIST, QUICK, imports_of, mentions, needs_mnist
+from helpers import KDISTILL, MNIST, QUICK, count_errors, imports_of, mentions, needs_mnist
 
 from kdistill import data
 from kdistill.backend import keras, tf
@@ -99,7 +99,7 @@ def test_exported_network_gives_the_same_logits(run, workspace, digits, file_for
     runs = in_plain_litert if file_format == "tflite" else in_plain_onnx_runtime
     inputs = np.float32(digits.test.read()) / 255
     logits = runs(file, inputs)
-    assert metrics.errors(logits, digits.test.labels) == result["test_errors"]
+    assert count_errors(logits, digits.test.labels) == result["test_errors"]
     np.testing.assert_allclose(runs(file, inputs[:1]), logits[:1], atol=1e-4)
 
     original = saved_models.SavedNetwork.load(workspace / "students/student/saved_model").logits(inputs)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import QUICK, mentions, saved_weights, write_npz
 
+from kdistill.data.sources import Source
 from kdistill.settings.catalog import CLASSIFICATION, LOSSES
 
 STAGES = (["soften"], ["train-student", *QUICK])
@@ -179,3 +180,12 @@ def test_soft_targets_of_another_dataset(run, workspace, tmp_path, digits):
         assert outcome.code == 1
         assert mentions(outcome.err, 10, 5)
     assert not (workspace / "students/other").exists()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_given_dataset_is_digested_once(run, monkeypatch):
+    """The staleness check and the manifest share the digest of `--dataset`."""
+    names, digest = [], Source.digest
+    monkeypatch.setattr(Source, "digest", lambda source: names.append(source.name) or digest(source))
+    assert run("train-student", *QUICK, "--dataset", "digits").up_to_date
+    assert names == ["digits"]

@@ -49,9 +49,10 @@ def test_text_of_several_classes():
     """Classes are sorted, spaces and empty parts are ignored, and unknown classes are refused."""
     task = tasks.get("multi-label")
     labels = raw(["rain; wind", "", "sun", "wind;"])
-    vocabulary = task.vocabulary(labels, None, ())
+    vocabulary, encoded, of_test = task.read_labels(labels, raw(["sun;rain", ""]), ())
     assert list(vocabulary.names) == ["rain", "sun", "wind"]
-    assert task.encode(labels, vocabulary).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert encoded.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert of_test.tolist() == [[1, 1, 0], [0, 0, 0]]
     with pytest.raises(KdistillError) as error:
         task.encode(raw(["sun", "snow"]), vocabulary)
     assert mentions(str(error.value), "snow", 1)
@@ -72,7 +73,7 @@ def test_text_of_several_classes():
 def test_labels_of_another_task(name, values, expected):
     """Labels that are not those of the task are refused, with the value or the fix."""
     with pytest.raises(KdistillError) as error:
-        tasks.get(name).vocabulary(raw(values), None, ())
+        tasks.get(name).read_labels(raw(values), None, ())
     assert mentions(str(error.value), *expected)
 
 
@@ -233,3 +234,24 @@ def test_numbers_of_a_regression():
     labels = np.array([[0, 10], [2, 30]], np.float32)
     first, second = tasks.get("regression").per_class(labels + np.float32([1, -4]), labels, ["a", "b"])
     assert (first["number"], first["MAE"], second["RMSE"]) == ("a", 1.0, 4.0)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if not tasks.get(name).shows_rows])
+def test_picture_of_a_teacher(name):
+    """Each task without a picture of rows draws outputs; without labels only vectors."""
+    task = tasks.get(name)
+    outputs = DRAW.normal(0, 1, (20, 3)).astype(np.float32)
+    shape, dtype = task.label_type(3)
+    labels = np.resize([0, 1, 1], (20, *shape)).astype(dtype)
+    assert task.draw(outputs, labels, "abc", "title").axes
+    missing = np.full_like(labels, np.nan if labels.dtype.kind == "f" else NO_LABEL)
+    assert bool(task.draw(outputs, missing, "abc", "title")) == (not task.needs_labels)
+
+
+@pytest.mark.parametrize(
+    ("score", "outputs", "close"), [(19, 10, True), (20, 10, False), (49, 2, True), (50, 2, False)]
+)
+def test_teacher_close_to_chance(score, outputs, close):
+    """Below twice the accuracy of guessing, and below half, a classifier is close to chance; other tasks do not tell."""
+    assert tasks.get("classification").is_close_to_chance(score, 100, outputs) is close
+    assert not tasks.get("multi-label").is_close_to_chance(score, 100, outputs)
