@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdistill.data.keys import row_keys
     from kdistill.errors import KdistillError
     from kdistill.settings import (
+        Cluster,
         CorrectBias,
         Evaluate,
         Export,
@@ -76,6 +77,7 @@ _PLACES = {stage: f"kdistill.stages.{stage}:run" for stage in STAGES} | {
 }
 
 __all__ = [
+    "Cluster",
     "CorrectBias",
     "DistillationLoss",
     "Evaluate",

@@ -27,7 +27,7 @@ QUICK = "--model mlp-30 --epochs 5 --batch-size 32 --learning-rate 0.003 --xla o
 needs_mnist = pytest.mark.skipif(
     not MNIST.exists(), reason=f"needs mnist.npz: set KDISTILL_MNIST to its path (not found: {MNIST})"
 )
-HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib")
+HEAVY = ("tensorflow", "keras", "h5py", "numpy", "matplotlib", "ray")
 KDISTILL = [sys.executable, "-m", "kdistill"]
 
 

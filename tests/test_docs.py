@@ -47,7 +47,15 @@ NEEDS = {  # packages of optional extras, by document
     "export": ["ai_edge_litert", "tf2onnx", "onnxruntime"],
     "predict": ["ai_edge_litert", "pyarrow"],
 }
-OTHER_OPTIONS = {"--help", "--logdir", "--only", "--runs"}  # Click's own, and those of other programs
+OTHER_OPTIONS = {
+    "--help",
+    "--logdir",
+    "--only",
+    "--runs",
+    "--head",
+    "--address",
+    "--ntasks",
+}  # those of Click and of other programs
 ROWS = 300
 CENTROIDS = """
 import numpy as np

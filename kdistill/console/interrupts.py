@@ -38,3 +38,16 @@ def raised() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, _exit)
+
+
+@contextlib.contextmanager
+def fatal() -> Iterator[None]:
+    """Let Ctrl-C kill the process while native code waits in the block, where no Python code can run."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -135,6 +135,8 @@ def _wait_for_death(ending: int, workspace: Path) -> NoReturn:
             path = keep_log(workspace)
             crashed = path and b"Fatal Python error" in path.read_bytes()  # by faulthandler
             death = "crashed" if crashed else "was killed, e.g. for lack of memory"
+            if signal.SIGINT in signal.sigpending():  # blocked here, so Ctrl-C is pending
+                death = "was interrupted"
             print(printable(f"error: the process {death}{log_hint(path)}"), file=sys.stderr, flush=True)
     finally:
         os._exit(0)

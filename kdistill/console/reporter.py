@@ -90,6 +90,16 @@ class Reporter:
             yield Steps(progress, self)
 
 
+class SilentReporter(Reporter):
+    """Prints nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def warn(self, text: str) -> None:
+        pass
+
+
 class Steps:
     """The progress of one task."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,28 @@ class Rows:
             result[start : start + len(block)] = block
             start += len(block)
         return result
+
+
+class NumberedBlocks:
+    """The blocks of some rows by number, each of `size` rows; the last one may be smaller.
+
+    Rows that are not seekable are read in order up to a block, so ascending numbers are the cheapest.
+    """
+
+    def __init__(self, rows: Rows, size: int) -> None:
+        self._rows, self._size = rows, size
+        self._stream, self._next = rows.blocks(size), 0
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        if self._rows.seekable:
+            return self._rows.read_range(number * self._size, min((number + 1) * self._size, len(self._rows)))
+        if number < self._next:
+            self._stream, self._next = self._rows.blocks(self._size), 0
+        block = next(islice(self._stream, number - self._next, None))
+        self._next = number + 1
+        if self._next * self._size >= len(self._rows):
+            next(self._stream, None)  # some readers check at the end that nothing follows
+        return block
 
 
 class StoredArray(Rows, ABC):

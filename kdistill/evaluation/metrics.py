@@ -16,6 +16,8 @@ from kdistill.settings import TEMPERATURES
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
+MOST_NEIGHBORS = 5000  # rows among which nearest neighbors are compared
+
 
 def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return log(softmax(logits / temperature)), (..., classes)."""
@@ -175,7 +177,7 @@ def cosine_similarity(vectors: Floats, others: Floats) -> NDArray[np.float64]:
     return np.asarray((_unit(vectors) * _unit(others)).sum(axis=1))
 
 
-def neighbor_agreement(vectors: Floats, others: Floats, most: int = 5000) -> float:
+def neighbor_agreement(vectors: Floats, others: Floats, most: int = MOST_NEIGHBORS) -> float:
     """Return the fraction of rows whose nearest other row, by cosine, is the same in both spaces.
 
     Args:
@@ -186,6 +188,20 @@ def neighbor_agreement(vectors: Floats, others: Floats, most: int = 5000) -> flo
     rows = np.unique(np.linspace(0, len(vectors) - 1, min(most, len(vectors))).astype(int))
     nearest = [_nearest(_unit(each[rows]).astype(np.float32)) for each in (vectors, others)]
     return float((nearest[0] == nearest[1]).mean())
+
+
+def nearest(vectors: Floats, rows: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
+    """Return the nearest other rows of some rows by cosine, (rows, count), the nearest first.
+
+    Args:
+        vectors: of all rows, (all rows, width).
+        rows: the numbers of the rows, (rows,).
+        count: of neighbors. There are fewer if there are not as many other rows.
+    """
+    unit = _unit(vectors)
+    similarity = unit[rows] @ unit.T
+    similarity[np.arange(len(rows)), rows] = -2  # a row is not its own neighbor
+    return np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
 
 
 def _unit(vectors: Floats) -> NDArray[np.float64]:

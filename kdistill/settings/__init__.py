@@ -30,7 +30,7 @@ from kdistill.settings.checks import (
     split_list,
 )
 from kdistill.settings.distill import Run, Soften, TrainStudent, TrainTeacher
-from kdistill.settings.groups import MAX_PIXELS, ReadOptions, Selection, Training
+from kdistill.settings.groups import ALL_DEVICES, MAX_PIXELS, ReadOptions, Selection, Training
 from kdistill.settings.inspect import CorrectBias, Evaluate, Export, Plot, Predict, Report, Status, Verify
 from kdistill.settings.objective import TEMPERATURES, Objective
 from kdistill.settings.options import (
@@ -44,7 +44,7 @@ from kdistill.settings.options import (
     option,
     options_of,
 )
-from kdistill.settings.shared import NEW_WEIGHTS, Tracking
+from kdistill.settings.shared import NEW_WEIGHTS, Cluster, Tracking
 from kdistill.settings.sweep import Promote, Sweep
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -65,6 +65,7 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 __all__ = [
+    "ALL_DEVICES",
     "CLASSIFICATION",
     "COMMANDS",
     "DATA_FORMATS",
@@ -80,6 +81,7 @@ __all__ = [
     "REGRESSION",
     "TASKS",
     "TEMPERATURES",
+    "Cluster",
     "CorrectBias",
     "Evaluate",
     "Export",

@@ -47,6 +47,7 @@ class SoftLoss:
         help: one line.
         temperature: whether it depends on T.
         labels: whether it needs the labels.
+        whole_batch: whether the loss of a row depends on the other rows of its batch.
     """
 
     function: str
@@ -55,6 +56,7 @@ class SoftLoss:
     help: str
     temperature: bool = True
     labels: bool = False
+    whole_batch: bool = False
 
 
 LOSSES = {  # the first one of a task is its default
@@ -102,6 +104,7 @@ LOSSES = {  # the first one of a task is its default
         {CLASSIFICATION: "T^2 * (2 - r_inter - r_intra)(soft targets)"},
         "arXiv:2205.10536",
         "correlation with the soft targets, by row and by class",
+        whole_batch=True,
     ),
     "jsd": SoftLoss(
         "jsd_loss", {CLASSIFICATION: "T^2 * JSD(soft targets)"}, "arXiv:2306.13649", "Jensen-Shannon divergence"

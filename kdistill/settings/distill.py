@@ -16,6 +16,7 @@ from kdistill.settings.groups import AUGMENT, SEEDS, ReadOptions, Selection, Tra
 from kdistill.settings.objective import Objective
 from kdistill.settings.options import Only, Settings, option, options_of, override, overrides
 from kdistill.settings.shared import (
+    Cluster,
     Dataset,
     Formats,
     Model,
@@ -171,6 +172,7 @@ class Soften(ReadsDataset):
         ),
     ] = None
     batch_size: Annotated[int, option("Rows per call of the teacher.", integer(1), "Compute")] = 1000
+    cluster: Cluster = Cluster()
     name: Annotated[str, option("Name of the soft targets.", artifact_name(), recorded=False)] = "soft-targets"
 
     def check_combinations(self) -> None:
@@ -180,6 +182,8 @@ class Soften(ReadsDataset):
             raise UsageError(
                 "--test-logits needs --logits, since any other teacher can be run on the test rows: remove it"
             )
+        if self.cluster.ray is not None and self.logits is not None:
+            raise UsageError("--ray has no effect with --logits, since no teacher is run: remove it")
         if self.augment is not None and self.logits is not None:
             raise UsageError("--augment needs a teacher, and --logits replaces it: remove one of them")
         if (self.augment is None) != (self.views is None):
@@ -276,6 +280,7 @@ class Run(Settings):
     student_training: Settings = STUDENT_TRAINING()
     formats: Formats = ("png",)
     tracking: Tracking = Tracking()
+    cluster: Cluster = Cluster()
     config: Annotated[
         str | None,
         option(
@@ -297,7 +302,10 @@ class Run(Settings):
         self.teacher, self.student  # noqa: B018 - all settings are checked before any work
         if self.config is not None or self.write_config:
             for each in options_of(Run):
-                if each.option.group != "Configuration" and each.get(self) != each.default:
+                applies = each.option.group == "Configuration" or (
+                    each.option.group == "Cluster" and not self.write_config
+                )
+                if not applies and each.get(self) != each.default:
                     raise UsageError(
                         f"--{each.flag} has no effect with {'--write-config' if self.write_config else '--config'}: remove "
                         "it, or set it in the file, in the table of a stage"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from kdistill.errors import UsageError
 from kdistill.settings.catalog import AUGMENT_SYNTAX, DATA_FORMATS, TASKS, parse_augment
 from kdistill.settings.checks import (
+    Check,
     format_value,
     fraction,
     integer,
@@ -29,6 +31,11 @@ from kdistill.settings.options import Field, Settings, build, option, options_of
 SEEDS = integer(0, 2**32 - 1)
 MAX_PIXELS = 50_000_000  # the default of --max-pixels
 AUGMENT = parsed_by(parse_augment, f"one or more of {AUGMENT_SYNTAX}, each once, e.g. shift:2,flip")
+ALL_DEVICES = "all"
+DEVICES = Check(
+    f"a number of devices or {ALL_DEVICES}",
+    lambda value: bool(re.fullmatch(rf"[1-9][0-9]{{0,3}}|{ALL_DEVICES}", value)),
+)
 TASK_HELP = "; ".join(f"{name}: {task.help}" for name, task in TASKS.items())
 SCHEDULE = parsed_by(
     parse_schedule, "constant, cosine, or step: with increasing fractions between 0 and 1, e.g. step:0.5,0.75"
@@ -147,6 +154,16 @@ class Training(Settings):
             "Compute",
         ),
     ] = "auto"
+    devices: Annotated[
+        str,
+        option(
+            "Number of GPUs of this machine that share each batch, or all. The batch size is that of all together.",
+            DEVICES,
+            "Compute",
+            metavar="N|all",
+            recorded=False,
+        ),
+    ] = ALL_DEVICES
     memory: Annotated[
         int,
         option(

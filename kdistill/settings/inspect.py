@@ -25,6 +25,7 @@ from kdistill.settings.groups import ReadOptions
 from kdistill.settings.options import Only, Settings, option
 from kdistill.settings.shared import (
     DATASET_HELP,
+    Cluster,
     Formats,
     MovedDataset,
     ReadsDataset,
@@ -200,6 +201,7 @@ class Predict(Settings):
     ] = "predictions.csv"
     all: Annotated[bool, option("Also write the probability of each class.")] = False
     batch_size: Annotated[int, option("Rows per call of the network.", integer(1), "Compute")] = 1000
+    cluster: Cluster = Cluster()
     read: Annotated[ReadOptions, Only(("inputs", "missing", "max_pixels", "data_format"))] = ReadOptions()
 
     def check_combinations(self) -> None:

@@ -10,6 +10,7 @@ from kdistill.settings.catalog import MODEL_HELP, MODEL_NAMES, is_model
 from kdistill.settings.checks import (
     Check,
     artifact_name,
+    integer,
     nonempty,
     number,
     one_of,
@@ -57,6 +58,39 @@ class Tracking(Settings):
     mlflow: Annotated[
         bool, option("Also log settings, history and results to MLflow.", group="Tracking", recorded=False)
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Settings):
+    """Which workers do the work. The result does not depend on them."""
+
+    ray: Annotated[
+        str | None,
+        option(
+            "Work on a Ray cluster: local starts Ray on this machine; auto, HOST:PORT or ray://HOST:PORT joins a cluster. "
+            "Default: work in this process.",
+            nonempty(),
+            "Cluster",
+            metavar="ADDRESS",
+            recorded=False,
+        ),
+    ] = None
+    ray_cpus: Annotated[int, option("CPU cores per worker.", integer(1), "Cluster", recorded=False)] = 1
+    ray_gpus: Annotated[
+        float | None,
+        option(
+            "GPUs per worker, e.g. 0.5. Default: 1 if the cluster has GPUs, else 0.",
+            number(0, 1024),
+            "Cluster",
+            metavar="X",
+            recorded=False,
+        ),
+    ] = None
+
+    def check_combinations(self) -> None:
+        for flag, given in (("cpus", self.ray_cpus != Cluster.ray_cpus), ("gpus", self.ray_gpus is not None)):
+            if given and self.ray is None:
+                raise UsageError(f"--ray-{flag} needs --ray, e.g. --ray local: add it, or remove --ray-{flag}")
 
 
 # Options that several commands declare. A dataset is an input of the manifest, not one of its settings.

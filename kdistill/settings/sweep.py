@@ -18,9 +18,7 @@ from kdistill.settings.distill import TrainStudent
 from kdistill.settings.groups import SEEDS
 from kdistill.settings.objective import TEMPERATURES
 from kdistill.settings.options import Only, Settings, option
-from kdistill.settings.shared import (
-    MODEL,
-)
+from kdistill.settings.shared import MODEL, Cluster
 
 SWEEP_STUDENT = Check(
     "a student of a sweep, SWEEP/STUDENT", lambda value: "/" in value and network_name().accepts(value)
@@ -109,6 +107,7 @@ class Sweep(Settings):
             )
         ),
     ] = TrainStudent()
+    cluster: Cluster = Cluster()
     name: Annotated[str, option("Name of the sweep.", artifact_name(), recorded=False)] = "sweep"
 
     def check_combinations(self) -> None:

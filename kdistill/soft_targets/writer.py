@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def write(
     storage: LogitStorage,
     *,
     start_time: float,
-    teacher: dict[str, Any],
+    teacher: Mapping[str, Any],
+    threads: int | None = None,
 ) -> Manifest:
     """Write a soft-target file, with one block of the log in memory at a time, and return its manifest.
 
@@ -44,6 +47,7 @@ def write(
         storage: how logits are stored.
         start_time: when the work began, by `time.perf_counter`.
         teacher: facts about the teacher for the manifest.
+        threads: that TensorFlow used per operation, for the manifest; by default as in this process.
 
     Raises:
         KdistillError: if the log does not have one row per label, or its logits are not usable.
@@ -72,7 +76,7 @@ def write(
             content.add(block, logits)
             start = end
         labeled = int(is_labeled(labels).sum())
-        results = {
+        results: dict[str, Any] = {
             "task": storage.task,
             "rows": log.rows,
             "classes": storage.classes,
@@ -82,7 +86,9 @@ def write(
         }
         outputs = {"content": content.digest()}
         seconds = time.perf_counter() - start_time
-        manifest = identity.with_results(outputs=outputs, results={**results, "teacher": teacher}, seconds=seconds)
+        results["teacher"] = teacher
+        manifest = identity.with_results(outputs=outputs, results=results, seconds=seconds)
+        manifest = replace(manifest, threads=threads or manifest.threads)
         attributes: dict[str, Any] = {
             "kdistill_format": FORMAT,
             "temperature": storage.temperature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,11 @@ def announce_resume(log: BlockLog, reporter: Reporter) -> None:
         reporter.say(f"Resuming after row {log.rows:,}")
     elif log.restarted:
         reporter.say("Starting over: the interrupted run had other settings")
+
+
+def block_numbers(log: BlockLog, rows: int, batch_size: int) -> range:
+    """Return the numbers of the blocks of `rows` rows that are not in a log yet."""
+    return range(math.ceil(log.rows / batch_size), math.ceil(rows / batch_size))
 
 
 def sample_rows(rows: data.Split, count: int) -> data.Split:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdistill.console import Reporter
+from kdistill.console import Reporter, SilentReporter
 from kdistill.errors import KdistillError
 from kdistill.settings import Settings
 from kdistill.stages import stage
@@ -61,14 +61,6 @@ class Plan:
             reporter.say(str(step))
 
 
-class _Silent(Reporter):
-    def say(self, text: str) -> None:
-        pass
-
-    def warn(self, text: str) -> None:
-        pass
-
-
 def result_of(command: str, workspace: Workspace, settings: Settings, reporter: Reporter, **force: bool) -> Any:
     """Run a stage and return its result; in a dry run, what it would do."""
     try:
@@ -95,7 +87,7 @@ def plan(workspace: Workspace, steps: Iterable[Step], *, force: bool = False, re
     planned: list[Planned] = []
     written: dict[tuple[str, str], Artifact] = {}
     for step in steps:
-        would = _look(workspace, step, written, force, _Silent() if written or not reporter else reporter)
+        would = _look(workspace, step, written, force, SilentReporter() if written or not reporter else reporter)
         planned.append(would)
         if would.reason is not None:
             written[would.artifact.kind, would.artifact.name] = would.artifact

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdistill import data, teachers
 from kdistill.errors import KdistillError
 from kdistill.settings import ReadOptions
-from kdistill.workspace import Artifact, Input, Workspace, short_digest
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, short_digest
 from kdistill.workspace.kinds import INPUTS
 from kdistill.workspace.staleness import Staleness
 
@@ -27,6 +27,16 @@ def staleness(workspace: Workspace, at_hand: Collection[str] = ()) -> Staleness:
         return data.resolve(name).digest() if INPUTS[made_from.kind].data else teachers.digest(name)
 
     return Staleness(workspace, digest_of, at_hand)
+
+
+def require_inputs(workspace: Workspace, identity: Manifest) -> None:
+    """Check, in a worker, that the inputs of an artifact are what they are for the process that it works for.
+
+    Raises:
+        KdistillError: naming what differs.
+    """
+    if reasons := staleness(workspace).reasons(identity, upstream=False):
+        raise KdistillError(f"{'; '.join(reasons)}: copy what the other machines have to the same path")
 
 
 def recorded_dataset(made_from: Input, given: str | None, artifact: Artifact) -> data.Source:

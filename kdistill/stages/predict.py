@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill import data, tasks
+from kdistill import cluster, data, tasks
+from kdistill.cluster import ClusterError, Engine, Work
 from kdistill.console import Reporter
-from kdistill.data.rows import Rows
+from kdistill.data.rows import NumberedBlocks, Rows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import exports
 from kdistill.networks.description import check_description, describe
 from kdistill.settings import Export, Predict
 from kdistill.soft_targets.storage import check_usable
 from kdistill.stages import prediction_files
-from kdistill.stages.common import announce_rerun, announce_resume, find_networks, reason_to_run
+from kdistill.stages.common import announce_rerun, announce_resume, block_numbers, find_networks, reason_to_run
+from kdistill.stages.inputs import require_inputs
 from kdistill.stages.result import Result
 from kdistill.tasks import Prediction
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, threads
@@ -32,6 +32,7 @@ from kdistill.workspace.kinds import BLOCKS
 from kdistill.workspace.resume_log import BlockLog
 
 Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]  # of rows (rows, ...), (rows, outputs)
+BlockFunction = Callable[[int], NDArray[np.float32]]  # of the number of a block, (rows, outputs)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
         KdistillError: If the network is missing, the rows do not fit it, or the file is not one of kdistill's.
     """
     network = _find_network(workspace, settings.network)
-    source = data.resolve(settings.source, cache=workspace.cache)
+    source = data.resolve(settings.source, cache=None if settings.cluster.ray else workspace.cache)
     artifact = workspace.predictions(settings.output)
     _check_output(artifact, source, settings)
     identity = Manifest(
@@ -78,12 +79,20 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     if reason is None:
         return Result(artifact, artifact.require())
     start = time.perf_counter()
+    engine = cluster.engine(settings.cluster)
     description, outputs = network.load()
     check_description(description, network.place)
     rows = source.load_rows(description, settings.split)
-    announce_rerun(artifact, reason, reporter)
-    reporter.say(f"Predicting {len(rows):,} rows of {source.name} with {network.place}")
-    manifest = _write(artifact, identity, network.place, description, outputs, rows, settings, start, reporter)
+    work = Work(
+        _block_function(network.place, outputs, rows, settings.batch_size),
+        prepare,
+        (workspace.root.absolute(), settings, identity),
+    )
+    width = outputs(next(rows.blocks(1))).shape[1]
+    with engine:
+        announce_rerun(artifact, reason, reporter)
+        reporter.say(f"Predicting {len(rows):,} rows of {source.name} with {network.place}")
+        manifest = _write(artifact, identity, engine, work, description, width, len(rows), settings, start, reporter)
     reporter.say(
         f"Wrote {artifact.name}: {len(rows):,} rows, {manifest.results['outputs']} in {manifest.seconds:.1f} s"
     )
@@ -180,16 +189,16 @@ def _finish_commit(artifact: Artifact) -> None:
 def _write(
     artifact: Artifact,
     identity: Manifest,
-    network: str,
+    engine: Engine,
+    work: Work,
     description: Mapping[str, Any],
-    outputs: Outputs,
-    rows: Rows,
+    width: int,
+    rows: int,
     settings: Predict,
     start_time: float,
     reporter: Reporter,
 ) -> Manifest:
     """Fill the log with the outputs of the network, and write the file from it."""
-    width = outputs(next(rows.blocks(1))).shape[1]
     task = tasks.get(description["task"])
     names = description["class_names"] or [str(number) for number in range(width)]
 
@@ -203,16 +212,18 @@ def _write(
             start += len(logits)
 
     with artifact.writing() as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"outputs": ((width,), "<f4")}, len(rows))
+        log = BlockLog(staging.path / BLOCKS, identity, {"outputs": ((width,), "<f4")}, rows)
         file = staging.path / artifact.path.name
         try:
-            _fill_log(log, network, outputs, rows, settings.batch_size, reporter)
+            _fill_log(log, engine, work, rows, settings.batch_size, reporter)
             prediction_files.write(file, blocks(), log.rows)
             results = {"task": task.name, "rows": log.rows, "outputs": task.count(width)}
             seconds = time.perf_counter() - start_time
             manifest = identity.with_results(outputs={file.name: digest(file)}, results=results, seconds=seconds)
-        except KdistillError:  # the same command would fail again, so it must not resume from the log
-            log.path.unlink()
+            manifest = replace(manifest, threads=engine.threads)
+        except KdistillError as error:
+            if not isinstance(error, ClusterError):  # the same command would fail again, so it must not resume
+                log.path.unlink()
             raise
         finally:
             log.close()
@@ -220,15 +231,39 @@ def _write(
     return manifest
 
 
-def _fill_log(log: BlockLog, network: str, outputs: Outputs, rows: Rows, batch_size: int, reporter: Reporter) -> None:
+def _fill_log(log: BlockLog, engine: Engine, work: Work, rows: int, batch_size: int, reporter: Reporter) -> None:
     """Append the outputs for all rows that are not in the log yet."""
     announce_resume(log, reporter)
-    with reporter.steps("predict", len(rows)) as bar:
+    with reporter.steps("predict", rows) as bar:
         bar.advance(log.rows)
-        for block in islice(rows.blocks(batch_size), math.ceil(log.rows / batch_size), None):
-            values = outputs(block)
-            check_usable(values, network, range(log.rows, log.rows + len(values)))
+        for values in engine.map(work, block_numbers(log, rows, batch_size), bar.note):
             log.append({"outputs": values})
-            bar.advance(len(block))
-    if log.rows != len(rows):
-        raise KdistillError(f"the data has {len(rows):,} rows, and {log.rows:,} are done: run the same command again")
+            bar.advance(len(values))
+    if log.rows != rows:
+        raise KdistillError(f"the data has {rows:,} rows, and {log.rows:,} are done: run the same command again")
+
+
+def _block_function(network: str, outputs: Outputs, rows: Rows, batch_size: int) -> BlockFunction:
+    """Return a function that runs a network on a block of rows, by the number of the block."""
+    blocks = NumberedBlocks(rows, batch_size)
+
+    def block(number: int) -> NDArray[np.float32]:
+        values, start = outputs(blocks[number]), number * batch_size
+        check_usable(values, network, range(start, start + len(values)))
+        return values
+
+    return block
+
+
+def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:
+    """Return the same function in a worker, which opens the rows and the network itself.
+
+    Raises:
+        KdistillError: if this machine has other rows, or another network.
+    """
+    workspace = Workspace(root)
+    require_inputs(workspace, identity)
+    network = _find_network(workspace, identity.inputs[1].name)
+    description, outputs = network.load()
+    rows = data.resolve(identity.require_input("data").name).load_rows(description, settings.split)
+    return _block_function(network.place, outputs, rows, settings.batch_size)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks.sources import resolve_model
-from kdistill.settings import Plot, Run, Soften
+from kdistill.settings import Cluster, Plot, Run, Soften
 from kdistill.stages import configuration, evaluate, stage
 from kdistill.stages.configuration import Step
 from kdistill.stages.dry_run import Plan, plan
 from kdistill.stages.evaluate import EvaluateResult
 from kdistill.stages.result import Result
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, commands
 
 
@@ -73,6 +74,7 @@ def run(
     Raises:
         KdistillError: As in the stages. All settings are checked before the first stage starts.
     """
+    Workers.here().refuse("run")
     if settings.write_config:
         return _write_configuration(workspace, Path(settings.config or configuration.DEFAULT_FILE), force=force)
     steps = _steps(workspace, settings)
@@ -99,6 +101,8 @@ def _steps(workspace: Workspace, settings: Run) -> tuple[Step, ...]:
             Step("plot", Plot(formats=settings.formats)),
         )
     )
+    if settings.cluster.ray is not None:
+        steps = tuple(_on_cluster(step, settings.cluster) for step in steps)
     places: set[str] = set()
     for step in steps:
         place = workspace.made_by(step.command, step.settings).place
@@ -108,6 +112,15 @@ def _steps(workspace: Workspace, settings: Run) -> tuple[Step, ...]:
         if model := getattr(step.settings, "model", None):
             resolve_model(model, getattr(step.settings, "weights", None))
     return steps
+
+
+def _on_cluster(step: Step, cluster: Cluster) -> Step:
+    """Return a stage that works on a cluster, if it can and the file does not name another one."""
+    own = getattr(step.settings, "cluster", None)
+    if own is None or own.ray is not None or getattr(step.settings, "logits", None) is not None:
+        return step
+    settings: Any = step.settings
+    return replace(step, settings=replace(settings, cluster=cluster))
 
 
 def _write_configuration(workspace: Workspace, path: Path, *, force: bool) -> Configuration:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdistill import data, soft_targets, teachers
+from kdistill import cluster, data, soft_targets, teachers
+from kdistill.cluster import ClusterError, Engine, Work
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
-from kdistill.data.keys import positions, row_keys
+from kdistill.data.keys import positions
 from kdistill.data.reader import check_file
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
-from kdistill.stages.common import announce_data, announce_rerun, announce_resume, reason_to_run, warn_if_stale
+from kdistill.stages.common import (
+    announce_data,
+    announce_rerun,
+    announce_resume,
+    block_numbers,
+    reason_to_run,
+    warn_if_stale,
+)
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher
+from kdistill.stages.soften_blocks import block_function, prepare
+from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher, ZeroCount
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
 from kdistill.workspace.kinds import BLOCKS, INPUTS
 from kdistill.workspace.resume_log import BlockLog
@@ -39,8 +47,8 @@ def run(
     """
     requested = () if settings.logits else settings.teachers or (TrainTeacher.name,)
     members = [teachers.find_teacher(workspace, name) for name in requested]
-    option = "dataset" if settings.data else None
-    source = data.resolve(settings.data or _dataset_of(members), option=option, cache=workspace.cache)
+    option, cache = "dataset" if settings.data else None, None if settings.cluster.ray else workspace.cache
+    source = data.resolve(settings.data or _dataset_of(members), option=option, cache=cache)
     dataset_input = Input("dataset", source.name, source.digest())
     look = staleness(workspace, {dataset_input.digest} if settings.data else ())
     for member in members:
@@ -52,9 +60,10 @@ def run(
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, out_of_date=_out_of_date)
     if reason is None:
         return Result(artifact, artifact.manifest() or identity)
+    engine = cluster.engine(settings.cluster)
     dataset = source.load()
     _check_top_k(settings, dataset)
-    full = full_transfer_set(identity, dataset, workspace.cache)
+    full = full_transfer_set(identity, dataset, cache)
     announce_data(reporter, dataset, full)
     mask = data.selection_mask(full, settings.selection, dataset)
     if summary := data.describe_selection(full, settings.selection, mask):
@@ -70,15 +79,23 @@ def run(
         _report_test_errors(identity, dataset, reporter)
     else:
         teacher = teachers.load_ensemble(members, settings, dataset, rows)
-    announce_rerun(artifact, reason, reporter)
-    _describe(identity, teacher, dataset, rows, reporter)
     architecture = dict.fromkeys(("model", "parameters"))
     if len(members) == 1 and members[0].manifest:
         architecture = {name: members[0].manifest.results[name] for name in architecture}
     outputs = dataset.outputs or teacher.outputs
     task = dataset.task.name
     storage = LogitStorage(outputs, settings.temperature, settings.dtype, settings.top_k, settings.views, task)
-    manifest = _write(artifact, identity, teacher, rows, storage, settings.batch_size, architecture, start, reporter)
+    names = " + ".join(soft_targets.teacher_names(identity))
+    work = Work(
+        block_function(teacher, rows, storage, settings.batch_size, names),
+        prepare,
+        (workspace.root.absolute(), settings, identity, storage),
+    )
+    facts = {**architecture, "probabilities": list(teacher.probabilities)}
+    with engine:
+        announce_rerun(artifact, reason, reporter)
+        _describe(identity, teacher, dataset, rows, reporter)
+        manifest = _write(artifact, identity, engine, work, rows, storage, settings.batch_size, facts, start, reporter)
     _report(artifact, manifest, settings, dataset, reporter)
     if external:
         _warn_if_trained_on(manifest, rows, dataset, reporter)
@@ -98,11 +115,12 @@ def _check_top_k(settings: Soften, dataset: Dataset) -> None:
 def _write(
     artifact: Artifact,
     identity: Manifest,
-    teacher: Ensemble | PrecomputedLogits,
+    engine: Engine,
+    work: Work,
     rows: Split,
     storage: LogitStorage,
     batch_size: int,
-    architecture: Mapping[str, Any],
+    facts: Mapping[str, Any],
     start_time: float,
     reporter: Reporter,
 ) -> Manifest:
@@ -111,8 +129,7 @@ def _write(
         log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **storage.columns}, len(rows))
         file = staging.path / artifact.path.name
         try:
-            names = " + ".join(soft_targets.teacher_names(identity))
-            _fill_log(log, teacher, rows, storage, batch_size, names, reporter)
+            _fill_log(log, engine, work, len(rows), batch_size, reporter)
             manifest = soft_targets.write(
                 file,
                 log,
@@ -120,10 +137,12 @@ def _write(
                 rows.labels,
                 storage,
                 start_time=start_time,
-                teacher={**architecture, "probabilities": list(teacher.probabilities)},
+                teacher=facts,
+                threads=engine.threads,
             )
-        except KdistillError:  # the same command would fail again, so it must not resume from the log
-            log.path.unlink()
+        except KdistillError as error:
+            if not isinstance(error, ClusterError):  # the same command would fail again, so it must not resume
+                log.path.unlink()
             raise
         finally:
             log.close()
@@ -197,26 +216,19 @@ def _describe(
     )
 
 
-def _fill_log(
-    log: BlockLog,
-    teacher: Ensemble | PrecomputedLogits,
-    rows: Split,
-    storage: LogitStorage,
-    batch_size: int,
-    names: str,
-    reporter: Reporter,
-) -> None:
+def _fill_log(log: BlockLog, engine: Engine, work: Work, rows: int, batch_size: int, reporter: Reporter) -> None:
     """Append the logits of all rows that are not in the log yet."""
     announce_resume(log, reporter)
-    with reporter.steps("soften", len(rows)) as bar:
+    zeros = ZeroCount()
+    with reporter.steps("soften", rows) as bar:
         bar.advance(log.rows)
-        for block, logits in teacher.blocks(rows, batch_size, skip=math.ceil(log.rows / batch_size)):
-            stored = storage.store(logits)
-            stored.check(names, log.rows)
-            log.append({"row_keys": row_keys(block), **stored.arrays()})
-            bar.advance(len(block))
-    if teacher.zeros.count:
-        reporter.say(str(teacher.zeros))
+        for block in engine.map(work, block_numbers(log, rows, batch_size), bar.note):
+            zeros.add(block.zeros)
+            before = log.rows
+            log.append(block.rows)
+            bar.advance(log.rows - before)
+    if zeros.count:
+        reporter.say(str(zeros))
 
 
 def _report_test_errors(identity: Manifest, dataset: Dataset, reporter: Reporter) -> None:

@@ -18,6 +18,7 @@ from kdistill.stages.common import announce_data
 from kdistill.stages.inputs import staleness
 from kdistill.tasks import Task
 from kdistill.training.training_rows import TrainingRows
+from kdistill.training.workers import Workers
 from kdistill.workspace import Artifact, Input, Manifest, MissingArtifactError, Workspace
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class StudentInputs:
         *,
         reporter: Reporter,
         tracking: Tracking = Tracking(),
+        workers: Workers = Workers(),
     ) -> Manifest:
         """Train a student, write it as an artifact, and return its manifest; as `train_network`.
 
@@ -198,6 +200,7 @@ class StudentInputs:
             compiled=self.compiled,
             results={"teacher": soft.teacher if soft else None},
             width=settings.embedding_size,
+            workers=workers,
         )
 
     def _soft_for(self, settings: TrainStudent) -> SoftTargets | None:

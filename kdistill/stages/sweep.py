@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdistill import data, tasks
+from kdistill import cluster, data, tasks
 from kdistill.console import Reporter
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.sweeps import Row, Summary
@@ -17,7 +17,9 @@ from kdistill.stages import sweep_report
 from kdistill.stages.common import reason_to_run
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.stages.sweep_students import SweepPlan, SweepStudent, measure_controls
+from kdistill.stages.sweep_students import SweepPlan, measure_controls
+from kdistill.stages.sweep_training import SweepTraining
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, WouldWrite, unfinished
 from kdistill.workspace.kinds import SWEEP
 
@@ -55,6 +57,7 @@ def run(
         KdistillError: As in `train_student.run`, with the name of the student.
         WouldWrite: In a dry run.
     """
+    Workers.here().refuse("sweep")
     plan = SweepPlan.open(workspace, settings, reporter)
     artifact, identity = plan.artifact, plan.identity()
     if not force:
@@ -68,16 +71,19 @@ def run(
         raise WouldWrite(artifact, "--force" if force else plan.out_of_date(identity), identity.inputs)
 
     start = time.perf_counter()
-    with artifact.writing() as staging:
-        students: list[SweepStudent] = []
-        rows = []
-        unfinished.write_sweep(staging.path, identity, 0, plan.total)
-        for student in plan.students(rows):
-            students.append(student)
-            rows.append(plan.train(student, len(students), force=force))
-            unfinished.write_sweep(staging.path, identity, len(rows), plan.total)
+    with cluster.engine(settings.cluster) as engine, artifact.writing() as staging:
+
+        def progress(done: int) -> None:
+            unfinished.write_sweep(staging.path, identity, done, plan.total)
+
+        progress(0)
+        training = SweepTraining(plan, engine, force, progress)
+        students = list(plan.grid_students())
+        rows = training.train(students)
         if settings.controls:
-            rows = list(measure_controls(plan, students, rows))
+            controls = list(plan.control_students(rows))
+            students += controls
+            rows = list(measure_controls(plan, students, rows + training.train(controls)))
         summaries = sweeps.summarize(rows)
         sweeps.write(staging.path / TABLE, rows)
         text = json.dumps([asdict(summary) for summary in summaries], indent=2, ensure_ascii=False)

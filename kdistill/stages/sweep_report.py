@@ -55,29 +55,28 @@ def _controls(summaries: Sequence[Summary], headline: Headline) -> Iterator[Tabl
     if kinds.isdisjoint(CONTROLS):
         return
     chosen = compared[0]
-    rows = [
-        (
-            f"distilled, {summary}" if summary.chosen else str(summary),
-            _measure(summary.test, headline),
-            "" if summary.kind == sweeps.SCALED else _difference(summary.difference, headline),
-            _mean(summary.nll, *DIGITS),
-            _mean(summary.ece, *DIGITS),
-            f"{summary.agreement.mean:.1%}" if summary.agreement else "",
-        )
-        for summary in compared
-    ]
+    columns = {
+        "student": [f"distilled, {summary}" if summary.chosen else str(summary) for summary in compared],
+        f"test {headline.label}": [_measure(summary.test, headline) for summary in compared],
+        "difference to hard labels": [
+            "" if summary.kind == sweeps.SCALED else _difference(summary.difference, headline) for summary in compared
+        ],
+        "NLL": [mean(summary.nll, *DIGITS) for summary in compared],
+        "ECE": [mean(summary.ece, *DIGITS) for summary in compared],
+        "agree": [f"{summary.agreement.mean:.1%}" if summary.agreement else "" for summary in compared],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
     why = _best(headline) if chosen.validation else "the first setting"
-    yield Table(
-        f"controls of {data.short_name(chosen.model)}, {chosen} ({why})",
-        ("student", f"test {headline.label}", "difference to hard labels", "NLL", "ECE", "agree"),
-        rows,
-        note="NLL, ECE, agree: on test rows; agree: with the teacher\n"
-        + (
+    notes = []
+    if "NLL" in columns:
+        notes = [
+            "NLL, ECE, agree: on test rows; agree: with the teacher",
             "scaled: logits divided by the T with the lowest NLL on validation rows"
             if sweeps.SCALED in kinds
-            else "temperature scaling of the hard-label student needs --validation-fraction"
-        ),
-    )
+            else "temperature scaling of the hard-label student needs --validation-fraction",
+        ]
+    title = f"controls of {data.short_name(chosen.model)}, {chosen} ({why})"
+    yield Table(title, tuple(columns), list(zip(*columns.values(), strict=True)), note="\n".join(notes))
 
 
 def _best(headline: Headline) -> str:
@@ -85,8 +84,8 @@ def _best(headline: Headline) -> str:
     return f"{'lowest' if headline.lower_is_better else 'highest'} {headline.label} on validation rows"
 
 
-def _mean(estimate: Estimate | None, form: str, mean_form: str) -> str:
-    """Return a mean and its standard deviation, or the value of a single seed."""
+def mean(estimate: Estimate | None, form: str, mean_form: str) -> str:
+    """Return a mean and its standard deviation, or the value of a single seed; an empty text for None."""
     if estimate is None:
         return ""
     if estimate.sd is None:
@@ -94,18 +93,22 @@ def _mean(estimate: Estimate | None, form: str, mean_form: str) -> str:
     return f"{mean_form.format(estimate.mean)} ± {mean_form.format(estimate.sd)}"
 
 
+def interval(estimate: Estimate | None, form: str, *, signed: bool = False) -> str:
+    """Return a mean and its interval in brackets if there is one; an empty text for None."""
+    if estimate is None:
+        return ""
+    form = form.replace(":", ":+") if signed else form
+    ends = [form.format(end) for end in (estimate.low, estimate.high) if end is not None]
+    return form.format(estimate.mean) + (f" [{', '.join(ends)}]" if ends else "")
+
+
 def _measure(estimate: Estimate | None, headline: Headline) -> str:
-    return _mean(estimate, headline.form, headline.mean_form)
+    return mean(estimate, headline.form, headline.mean_form)
 
 
 def _difference(estimate: Estimate | None, headline: Headline) -> str:
-    if estimate is None:
-        return ""
-    signed, signed_mean = (form.replace(":", ":+") for form in (headline.form, headline.mean_form))
-    if estimate.low is None:
-        return signed.format(estimate.mean)
-    mean, low, high = (signed_mean.format(value) for value in (estimate.mean, estimate.low, estimate.high))
-    return f"{mean} [{low}, {high}]"
+    alone = estimate is not None and estimate.low is None
+    return interval(estimate, headline.form if alone else headline.mean_form, signed=True)
 
 
 def draw(summaries: Sequence[Summary], settings: Sweep, headline: Headline, path: Path, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,8 @@ from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics, sweeps
 from kdistill.evaluation.sweeps import Row, Setting
 from kdistill.settings import Sweep, TrainStudent
-from kdistill.stages.inputs import staleness
 from kdistill.stages.student_inputs import StudentInputs
-from kdistill.workspace import Artifact, Input, Manifest, Workspace, unfinished
+from kdistill.workspace import Artifact, Input, Manifest, Workspace
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
@@ -34,6 +32,9 @@ class SweepStudent:
     inputs: StudentInputs
     artifact: Artifact
     identity: Manifest
+
+    def up_to_date(self) -> bool:
+        return self.artifact.out_of_date(self.identity) is None
 
     def manifest(self) -> Manifest:
         """Return its manifest, after it was trained."""
@@ -74,7 +75,7 @@ class SweepPlan:
     other: StudentInputs | None  # the same with --other-soft-targets
     models: Sequence[tuple[str, str | None]]  # name in tables, and name in a student's settings
     reporter: Reporter
-    warned: set[str] = field(default_factory=set)  # warnings on temperatures that were printed
+    warned: set[str] = field(default_factory=set)  # keys of the warnings that were printed once
 
     @classmethod
     def open(cls, workspace: Workspace, settings: Sweep, reporter: Reporter) -> SweepPlan:
@@ -132,20 +133,14 @@ class SweepPlan:
 
     def grid_students(self) -> Iterator[SweepStudent]:
         """Yield all students except controls."""
-        return (self._student(setting, seed) for setting in self.grid() for seed in self.settings.seeds)
+        return (self.student(setting, seed) for setting in self.grid() for seed in self.settings.seeds)
 
-    def students(self, rows: Sequence[Row]) -> Iterator[SweepStudent]:
-        """Yield all students, controls last.
+    def control_students(self, rows: Sequence[Row]) -> Iterator[SweepStudent]:
+        """Yield the controls, given the rows of all students of the grid."""
+        return (self.student(setting, seed) for setting in self.controls(rows) for seed in self.settings.seeds)
 
-        Args:
-            rows: A list. The caller appends the row of each student before it takes the next one. The settings
-                of the controls are chosen from it.
-        """
-        yield from self.grid_students()
-        if self.settings.controls:
-            yield from (self._student(setting, seed) for setting in self.controls(rows) for seed in self.settings.seeds)
-
-    def _student(self, setting: Setting, seed: int) -> SweepStudent:
+    def student(self, setting: Setting, seed: int) -> SweepStudent:
+        """Return the student of a setting and a seed."""
         settings = setting.of(seed)
         inputs = self.other if setting.kind == sweeps.OTHER and self.other else self.inputs
         artifact = self.workspace.sweep_student(self.settings.name, settings.name)
@@ -153,13 +148,14 @@ class SweepPlan:
 
     def finished_rows(self, identity: Manifest, table: str) -> list[Row] | None:
         """Return the rows of the table if the sweep and all its students are up to date, else None."""
-        students: list[SweepStudent] = []
-        rows: list[Row] = []
-        for student in self.students(rows):
-            if student.artifact.out_of_date(student.identity) is not None:
+        students = list(self.grid_students())
+        if not all(map(SweepStudent.up_to_date, students)):
+            return None
+        if self.settings.controls:
+            controls = list(self.control_students([student.row() for student in students]))
+            if not all(map(SweepStudent.up_to_date, controls)):
                 return None
-            students.append(student)
-            rows.append(student.row())
+            students += controls
         if self.artifact.out_of_date(identity) is not None:
             return None
         if self.artifact.require().results.get("students") != self.digests(students):
@@ -169,7 +165,7 @@ class SweepPlan:
     def out_of_date(self, identity: Manifest) -> str:
         """Return why the sweep has work to do, in words."""
         grid = list(self.grid_students())
-        waiting = sum(student.artifact.out_of_date(student.identity) is not None for student in grid)
+        waiting = sum(not student.up_to_date() for student in grid)
         reasons = [
             self.artifact.out_of_date(identity),
             f"{waiting} of {len(grid)} students to train" if waiting else None,
@@ -181,52 +177,11 @@ class SweepPlan:
         """Return the digest of each student's network, by the name of the student."""
         return {student.artifact.name: student.manifest().outputs["saved_model"] for student in students}
 
-    def train(self, student: SweepStudent, number: int, *, force: bool) -> Row:
-        """Train a student if it is not up to date, and print a line with its errors.
-
-        Args:
-            student: The student.
-            number: Its place among all students, from 1.
-            force: Train it even if it is up to date.
-
-        Returns:
-            Its row of the table.
-        """
-        artifact, start = student.artifact, time.perf_counter()
-        reason = artifact.out_of_date(student.identity) or ("--force" if force else None)
-        rerun = f"; re-run: {reason}" if reason and artifact.path.exists() else ""
-        if reason:
-            if not force:
-                unfinished.protect(artifact, student.identity, staleness(self.workspace))
-            warning = student.inputs.temperature_warning(student.settings)
-            if warning and warning not in self.warned:
-                self.warned.add(warning)
-                self.reporter.warn(f"{artifact} {warning}")
-            try:
-                student.inputs.train(
-                    artifact, student.identity, student.settings, reporter=_WarningReporter(self.reporter)
-                )
-            except KdistillError as error:
-                raise type(error)(f"{artifact}: {error}") from error
-        row = student.row()
-        measured = student.manifest().results["summary"]
-        if row.validation is not None:
-            headline = self.inputs.task.headline
-            measured = f"validation {headline.label} {headline(row.validation)}; {measured}"
-        status = f"{time.perf_counter() - start:.1f} s{rerun}" if reason else "up to date"
-        self.reporter.say(f"{number:>{len(str(self.total))}}/{self.total} {row.student}: {measured}; {status}")
-        return row
-
-
-class _WarningReporter(Reporter):
-    """Passes on warnings and the progress bar of a student, but not its lines."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        super().__init__(quiet=reporter.quiet)
-        self.warn = reporter.warn  # type: ignore[method-assign]
-
-    def say(self, text: str) -> None:
-        pass
+    def warn_once(self, key: str, text: str) -> None:
+        """Print a warning, unless one with the same key was printed before."""
+        if key not in self.warned:
+            self.warned.add(key)
+            self.reporter.warn(text)
 
 
 def measure_controls(plan: SweepPlan, students: Sequence[SweepStudent], rows: Sequence[Row]) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from kdistill.settings import TrainStudent
 from kdistill.stages.common import announce_rerun, reason_to_run
 from kdistill.stages.result import Result
 from kdistill.stages.student_inputs import StudentInputs
+from kdistill.training.workers import Workers
 from kdistill.workspace import Workspace, commands
 
 
@@ -25,6 +26,8 @@ def run(
     Raises:
         KdistillError: If there are no soft targets, they do not fit the dataset, or training fails.
     """
+    workers = Workers.here()
+    reporter = workers.reporter(reporter)
     inputs = StudentInputs.open(workspace, settings, reporter)
     artifact, identity = workspace.student(settings.name), inputs.identity(settings)
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, tracking=settings.tracking)
@@ -34,7 +37,9 @@ def run(
     announce_rerun(artifact, reason, reporter)
     if warning := inputs.temperature_warning(settings):
         reporter.warn(warning)
-    manifest = inputs.train(artifact, identity, settings, reporter=reporter, tracking=settings.tracking)
+    manifest = inputs.train(
+        artifact, identity, settings, reporter=reporter, tracking=settings.tracking, workers=workers
+    )
     next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
     reporter.say(f"Next: {next_plot} && {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)

@@ -8,6 +8,7 @@ from kdistill.networks.sources import resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages.common import announce_data, announce_rerun, reason_to_run
 from kdistill.stages.result import Result
+from kdistill.training.workers import Workers
 from kdistill.workspace import Input, Manifest, Workspace, commands
 
 
@@ -26,6 +27,8 @@ def run(
     Raises:
         KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
+    workers = Workers.here()
+    reporter = workers.reporter(reporter)
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = resolve_model(settings.model, settings.weights)
     artifact = workspace.teacher(settings.name)
@@ -53,6 +56,7 @@ def run(
         reporter=reporter,
         tracking=settings.tracking,
         show_layers=True,
+        workers=workers,
     )
     reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")
     return Result(artifact, manifest)

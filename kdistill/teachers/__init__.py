@@ -10,7 +10,7 @@ from kdistill.teachers.find import (
     reload_ensemble,
     reload_for_test_rows,
 )
-from kdistill.teachers.outputs import ZERO_MASS
+from kdistill.teachers.outputs import ZERO_MASS, ZeroCount
 from kdistill.teachers.precomputed import PrecomputedLogits, StoredTeacher, read_logits
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PrecomputedLogits",
     "StoredTeacher",
     "UnloadedTeacher",
+    "ZeroCount",
     "digest",
     "find_teacher",
     "load_ensemble",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
+from kdistill.data.rows import NumberedBlocks
 from kdistill.soft_targets.storage import check_usable
 from kdistill.tasks import Task
 from kdistill.teachers.outputs import Floats, ZeroCount, to_logits
@@ -57,19 +57,22 @@ class Ensemble:
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
-    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
-        """Yield inputs and logits of a transfer set in blocks of `rows` rows, after `skip` blocks.
+    def numbered(self, split: Split, rows: int) -> Callable[[int], tuple[NDArray[Any], Floats]]:
+        """Return a function of a number, which returns inputs and logits of this block of `rows` rows of a transfer set.
 
         The inputs are not augmented. The logits are (rows, classes), or (rows, views, classes) if there are views.
         """
-        for number, inputs in enumerate(islice(split.blocks(rows), skip, None), skip):
-            start = number * rows
+        blocks = NumberedBlocks(split.inputs, rows)
+
+        def block(number: int) -> tuple[NDArray[Any], Floats]:
+            inputs, start = blocks[number], number * rows
             if self.views is None:
-                yield inputs, self.logits(inputs, start)
-            else:
-                keys, render = row_keys(inputs), self.views.render
-                views = (render(inputs, keys, view) for view in range(self.views.count or 1))
-                yield inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
+                return inputs, self.logits(inputs, start)
+            keys, render = row_keys(inputs), self.views.render
+            views = (render(inputs, keys, view) for view in range(self.views.count or 1))
+            return inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
+
+        return block
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse data that does not fit a member."""

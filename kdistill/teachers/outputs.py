@@ -28,6 +28,14 @@ class ZeroCount:
     count: int = 0
     total: int = 0
 
+    def add(self, other: ZeroCount) -> None:
+        self.count, self.total = self.count + other.count, self.total + other.total
+
+    def take(self) -> ZeroCount:
+        """Return what was counted, and count from 0 again."""
+        taken, self.count, self.total = ZeroCount(self.count, self.total), 0, 0
+        return taken
+
     def __str__(self) -> str:
         return (
             f"{self.count:,} of {self.total:,} probabilities ({self.count / self.total:.1%}) are exactly 0; each counts as "

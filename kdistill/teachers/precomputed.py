@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions, row_keys
-from kdistill.data.rows import BLOCK_ROWS, ArrayRows, Rows, Subset
+from kdistill.data.rows import BLOCK_ROWS, ArrayRows, NumberedBlocks, Rows, Subset
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import check_usable
 from kdistill.tasks import NO_LABEL, Task, as_string
@@ -44,12 +44,17 @@ class PrecomputedLogits:
         """The number of outputs per row."""
         return self.rows.shape[1]
 
-    def blocks(self, split: Split, rows: int, skip: int = 0) -> Iterator[tuple[NDArray[Any], Floats]]:
-        """Yield inputs and logits of the rows that the file is for, as `Ensemble.blocks` does."""
-        pairs = zip(split.blocks(rows), self.rows.blocks(rows), strict=True)
-        for number, (inputs, values) in enumerate(islice(pairs, skip, None), skip):
-            outputs = _as_float32(values, self.path, self.positions[number * rows :])
-            yield inputs, to_logits(outputs, self.zeros, self.path, self.task) if self.probabilities[0] else outputs
+    def numbered(self, split: Split, rows: int) -> Callable[[int], tuple[NDArray[Any], Floats]]:
+        """Return a function that returns inputs and logits of a block by its number, as `Ensemble.numbered` does."""
+        blocks, values = NumberedBlocks(split.inputs, rows), NumberedBlocks(self.rows, rows)
+
+        def block(number: int) -> tuple[NDArray[Any], Floats]:
+            outputs = _as_float32(values[number], self.path, self.positions[number * rows :])
+            if self.probabilities[0]:
+                outputs = to_logits(outputs, self.zeros, self.path, self.task)
+            return blocks[number], outputs
+
+        return block
 
 
 def _as_float32(values: NDArray[np.floating[Any]], path: Path, row_numbers: NDArray[np.int64]) -> Floats:
@@ -177,7 +182,8 @@ class StoredTeacher:
         """
         rows = dataset.test
         stored = read_logits(path, teacher_output, dataset, rows, of="test rows", option="test-logits")
-        values = np.concatenate([logits for _, logits in stored.blocks(rows, BLOCK_ROWS)])
+        block = stored.numbered(rows, BLOCK_ROWS)
+        values = np.concatenate([block(number)[1] for number in range(math.ceil(len(rows) / BLOCK_ROWS))])
         return cls(path, rows.keys(), values, stored.order)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:

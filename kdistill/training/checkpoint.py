@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,14 @@ class Progress:
         best: values of the network's variables in the best epoch; None without early stopping.
         best_epoch: the epoch with the lowest validation loss; 0 without early stopping.
         threads: number of threads that computed the epochs of a resumed run; 0 if unknown.
+        replicas: number of replicas that computed them.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best: list[NDArray[Any]] | None = None
     best_epoch: int = 0
     threads: int = 0
+    replicas: int = 1
 
     @property
     def epoch(self) -> int:
@@ -55,13 +57,14 @@ class Checkpoint:
     path: Path
     identity: Manifest
 
-    def write(self, progress: Progress, variables: Sequence[Any]) -> None:
+    def write(self, progress: Progress, variables: Sequence[Any], replicas: int) -> None:
         """Replace the file in one step."""
         head = {
             "rows": progress.rows,
             "best_epoch": progress.best_epoch,
             "identity": self.identity.to_json(),
             "threads": threads(),
+            "replicas": replicas,
         }
         arrays = {f"variable_{i}": value_of(variable) for i, variable in enumerate(variables)}
         arrays |= {f"best_{i}": value for i, value in enumerate(progress.best or [])}
@@ -71,39 +74,47 @@ class Checkpoint:
         flush(new)
         os.replace(new, self.path)
 
-    def read(self, variables: Sequence[Any], reporter: Reporter) -> Progress:
-        """Set the variables and return the progress, or start over if there is no checkpoint that fits."""
-        if not self.path.exists():
+    def read(self, file: BinaryIO | None, variables: Sequence[Any], reporter: Reporter, replicas: int) -> Progress:
+        """Set the variables and return the progress, or start over if there is no checkpoint that fits.
+
+        Args:
+            file: the content of the checkpoint; None if there is none.
+            variables: of the network and the optimizer.
+            reporter: prints what happens.
+            replicas: number of replicas of this run.
+        """
+        if file is None:
             return Progress()
         try:
-            progress, arrays = self._load(variables)
+            progress, arrays = self._load(file, variables)
         except KdistillError as error:
             reporter.say(f"Starting over: {error}")
             return Progress()
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         reporter.say(f"Resuming from epoch {progress.epoch}")
-        if progress.threads not in (0, threads()):
-            reporter.warn(
-                f"epochs 1 to {progress.epoch} were computed with {progress.threads} threads, the next ones with "
-                f"{threads()}: the last bits may differ from those of an uninterrupted run"
-            )
+        for name, before, now in (("threads", progress.threads, threads()), ("replicas", progress.replicas, replicas)):
+            if before not in (0, now):
+                reporter.warn(
+                    f"epochs 1 to {progress.epoch} were computed with {before} {name}, the next ones with {now}: the last bits "
+                    "may differ from those of an uninterrupted run"
+                )
         return progress
 
-    def _load(self, variables: Sequence[Any]) -> tuple[Progress, list[NDArray[Any]]]:
+    def _load(self, stream: BinaryIO, variables: Sequence[Any]) -> tuple[Progress, list[NDArray[Any]]]:
         """Return the progress and the values of the variables.
 
         Raises:
             KdistillError: if the file is damaged or its run had other settings, inputs or shapes.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with np.load(stream, allow_pickle=False) as file:
                 head = json.loads(file["head"].tobytes())
                 arrays = [_typed(file[f"variable_{i}"], variable) for i, variable in enumerate(variables)]
                 count = sum(name.startswith("best_") for name in file.files)
                 best = [_typed(file[f"best_{i}"], variables[i]) for i in range(count)] or None
             written = Manifest.from_json(head["identity"], str(self.path), str, finished=False)
-            progress = Progress(head["rows"], best, head["best_epoch"], head.get("threads", 0))
+            progress = Progress(head["rows"], best, head["best_epoch"], head.get("threads", 0), head.get("replicas", 1))
         except UNREADABLE:
             raise KdistillError(f"{self.path.name} is damaged") from None
         if not continues(written, self.identity):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.backend import deterministic, keras, tf
+from kdistill.backend import deterministic, keras
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError
 from kdistill.networks.build import role_seed
@@ -25,6 +25,7 @@ from kdistill.training import history
 from kdistill.training.checkpoint import Checkpoint, Progress, value_of
 from kdistill.training.feed import Feed
 from kdistill.training.optimizers import make_optimizer
+from kdistill.training.replicas import Replicas, open_replicas
 from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key
 from kdistill.training.training_rows import TrainingRows
 
@@ -45,6 +46,7 @@ def train(
     reporter: Reporter,
     on_epoch: Callable[[Sequence[history.Row]], None] = lambda _: None,
     trainers: Trainers | None = None,
+    replicas: Replicas | None = None,
 ) -> tuple[keras.Model, Progress]:
     """Train a network to the last epoch or until early stopping, from its checkpoint if there is one that fits.
 
@@ -57,10 +59,11 @@ def train(
         objective: what to minimize.
         settings: how to train.
         role: `teacher` or `student`; part of the seed.
-        checkpoint: written after each epoch.
+        checkpoint: read, and written after each epoch, by the chief only.
         reporter: prints a line per epoch.
         on_epoch: called with the history before the first epoch and after each one.
         trainers: trainers of the same architecture. One that fits is reused and gives the same bits; a new one is added.
+        replicas: that share each batch. Default: those of this process.
 
     Returns:
         The trained network and the progress.
@@ -69,8 +72,9 @@ def train(
         KdistillError: if the loss is not finite, or the network fails.
     """
     deterministic()
+    replicas = replicas or open_replicas(settings.devices)
     steps = math.ceil(len(rows) / settings.batch_size)
-    with tf.distribute.get_strategy().scope():
+    with replicas.strategy.scope():
         model = build()
         optimizer = make_optimizer(settings, steps)
         optimizer.build(model.trainable_variables)
@@ -79,8 +83,9 @@ def train(
     if trainer := trainers.get(key):
         _assign(trainer.variables, [*model.variables, *optimizer.variables])
     else:
-        trainer = trainers[key] = Trainer(model, optimizer, rows, objective, settings)
-    progress = checkpoint.read(trainer.variables, reporter)
+        trainer = trainers[key] = Trainer(model, optimizer, rows, objective, settings, replicas)
+    with replicas.open_from_chief(checkpoint.path) as file:
+        progress = checkpoint.read(file, trainer.variables, reporter, replicas.count)
     on_epoch(progress.rows)
     feed = Feed(rows, settings.batch_size, settings.memory << 20)
     held_out_feed = Feed(held_out, EVALUATION_ROWS, settings.memory << 20)
@@ -93,6 +98,7 @@ def train(
         while progress.epoch < settings.epochs and not _stops_early(progress, settings):
             start, epoch = time.perf_counter(), progress.epoch + 1
             means = _train_epoch(trainer, feed, objective, settings, role, epoch, bar.advance)
+            replicas.synchronize(trainer.model.non_trainable_variables)
             with _averaged_weights(trainer, settings):
                 loss, value = trainer.evaluate(held_out_feed)
                 if settings.early_stopping and loss < progress.lowest(f"{name}_loss"):
@@ -101,11 +107,12 @@ def train(
                 "epoch": epoch,
                 f"{name}_loss": loss,
                 f"{name}_{metric}": value,
-                "learning_rate": float(trainer.optimizer.learning_rate),
+                "learning_rate": float(value_of(trainer.optimizer.learning_rate)),
                 "seconds": time.perf_counter() - start,
             }
             progress.rows.append({column: row[column] for column in columns})
-            checkpoint.write(progress, trainer.variables)
+            if replicas.chief:
+                checkpoint.write(progress, trainer.variables, replicas.count)
             on_epoch(progress.rows)
             bar.note(*_epoch_lines(row, settings.epochs, name, metric))
     if progress.best:

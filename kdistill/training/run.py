@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kdistill.console import Reporter
@@ -19,10 +21,12 @@ from kdistill.networks.sources import ModelSource
 from kdistill.settings import Objective, Tracking, Training
 from kdistill.tasks import Task
 from kdistill.training import history
-from kdistill.training.checkpoint import Checkpoint
+from kdistill.training.checkpoint import Checkpoint, Progress
 from kdistill.training.loop import Trainers, train
+from kdistill.training.replicas import LOST, connect
 from kdistill.training.trackers import open_trackers
 from kdistill.training.training_rows import TrainingRows, hold_out
+from kdistill.training.workers import Workers
 from kdistill.workspace import Artifact, Manifest, size
 from kdistill.workspace.kinds import CHECKPOINT
 from kdistill.workspace.unfinished import continues
@@ -45,6 +49,7 @@ def train_network(
     tracking: Tracking = Tracking(),  # noqa: B008 - it is frozen
     compiled: Compiled | None = None,
     width: int | None = None,
+    workers: Workers = Workers(),  # noqa: B008 - it is frozen
 ) -> Manifest:
     """Train a network and write it as an artifact.
 
@@ -64,6 +69,7 @@ def train_network(
             because their graphs may differ.
         width: of a student's vectors, for the task `embedding`. If the teacher's have another width, a linear layer projects
             them while the student is trained.
+        workers: that share the training. Only the first one writes the artifact.
 
     Returns:
         The manifest as written.
@@ -82,10 +88,11 @@ def train_network(
         )
     outputs, projection = _output_sizes(dataset, rows, width)
     objective = objective.for_task(task.name)
+    replicas = connect(workers, settings, objective, identity, reporter)
     reporter.say(
         f"Training {artifact}: {model.name} on {rows.source or dataset.name}, {len(rows):,} rows of "
         f"{dataset.row_type}, {task.count(outputs)}; "
-        f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}"
+        f"{len(held_out):,} {held_out.split.name} rows{f' of {dataset.name}' if rows.source else ''}; on {replicas}"
     )
     penalty = f", with an L2 penalty of {settings.l2 / 2:g} * sum(kernels^2)" if settings.l2 else ""
     reporter.say(f"Minimizing {objective.formula(task.name)}{penalty}")
@@ -116,56 +123,55 @@ def train_network(
     architecture = (role, model.name, dataset.input_shape, dataset.input_dtype, outputs, projection)
     reusable = model.file is None and texts is None  # each student has its own vocabulary
     trainers = compiled.setdefault(architecture, {}) if compiled is not None and reusable else None
-    trackers = open_trackers(tracking, artifact, identity, reporter)
+    trackers = open_trackers(tracking, artifact, identity, reporter) if replicas.chief else []
 
     def track(rows: Sequence[history.Row]) -> None:
         for tracker in trackers:
             tracker.update(rows)
 
-    with artifact.writing() as staging:
-        checkpoint = Checkpoint(staging.path / CHECKPOINT, identity)
-        if not checkpoint.path.exists() and _needs_only_more_epochs(artifact, identity):
-            shutil.copyfile(artifact.path / CHECKPOINT, checkpoint.path)
-        network, progress = train(
+    def train_in(directory: Path) -> tuple[Any, Progress]:
+        return train(
             build,
             rows,
             held_out,
             objective=objective,
             settings=settings,
             role=role,
-            checkpoint=checkpoint,
+            checkpoint=Checkpoint(directory / CHECKPOINT, identity),
             reporter=reporter,
             trainers=trainers,
             on_epoch=track,
+            replicas=replicas,
         )
+
+    if not replicas.chief:
+        with replicas.lost_workers_reported():
+            train_in(artifact.partial)
+            replicas.wait()  # until the chief has written the network
+        return artifact.require()
+    with replicas.lost_workers_reported(), artifact.writing() as staging:
+        _copy_checkpoint(artifact, identity, staging.path / CHECKPOINT)
+        network, progress = train_in(staging.path)
         network = without_projection(network)
         if warning := saved_models.save(network, staging.path, task.output):
             reporter.warn(warning)
         history.write(staging.path / "history.csv", progress.rows)
-        saved = staging.path / SAVED_MODEL
-        best_epoch = progress.best_epoch or progress.epoch
-        saved_network = saved_models.SavedNetwork.load(saved)
-        measures = measure_split(saved_network.logits, dataset.test, task, "test")
-        if held_out.split.name == "validation":
-            measures |= measure_split(saved_network.logits, held_out.split, task, "validation")
-            measures.setdefault(f"validation_{task.metric}", progress.rows[best_epoch - 1][f"validation_{task.metric}"])
         results = {
             **(results or {}),
             "model": model.name,
             "objective": objective.formula(task.name),
-            "epochs_run": progress.epoch,
-            "best_epoch": best_epoch,
             "training_rows": len(rows),
             "labeled_rows": rows.split.labeled_rows,
             "held_out": held_out.split.name,
             "held_out_rows": len(held_out),
-            **measures,
-            "summary": _summary(task, measures),
+            "replicas": replicas.count,
             "parameters": network.count_params(),
+            **_measure(staging.path / SAVED_MODEL, progress, dataset, held_out),
             **dataset.description,
-            "saved_model_bytes": size(saved),
         }
         manifest = staging.commit(identity, results=results, seconds=time.perf_counter() - start)
+    with contextlib.suppress(*LOST):  # the network is written
+        replicas.wait()
     for tracker in trackers:
         tracker.finish(manifest)
     weights = f", weights of epoch {progress.best_epoch}" if progress.best else ""
@@ -174,6 +180,23 @@ def train_network(
         f"{progress.epoch} epoch{'s' * (progress.epoch != 1)}{weights} in {manifest.seconds:.1f} s"
     )
     return manifest
+
+
+def _measure(saved: Path, progress: Progress, dataset: Dataset, held_out: TrainingRows) -> dict[str, Any]:
+    """Return the results that depend on the trained network, which is measured as it was saved."""
+    task, network = dataset.task, saved_models.SavedNetwork.load(saved)
+    best_epoch = progress.best_epoch or progress.epoch
+    measures = measure_split(network.logits, dataset.test, task, "test")
+    if held_out.split.name == "validation":
+        measures |= measure_split(network.logits, held_out.split, task, "validation")
+        measures.setdefault(f"validation_{task.metric}", progress.rows[best_epoch - 1][f"validation_{task.metric}"])
+    return {
+        "epochs_run": progress.epoch,
+        "best_epoch": best_epoch,
+        **measures,
+        "summary": _summary(task, measures),
+        "saved_model_bytes": size(saved),
+    }
 
 
 def _summary(task: Task, measures: dict[str, Any]) -> str:
@@ -200,10 +223,10 @@ def _output_sizes(dataset: Dataset, rows: TrainingRows, width: int | None) -> tu
     return width or of_teacher, of_teacher if width not in (None, of_teacher) else None
 
 
-def _needs_only_more_epochs(artifact: Artifact, identity: Manifest) -> bool:
-    """Return whether the artifact is intact and differs from an identity only in having fewer epochs."""
-    try:
-        manifest = artifact.require()
-    except KdistillError:
-        return False
-    return bool(manifest.differences(identity)) and continues(manifest, identity)
+def _copy_checkpoint(artifact: Artifact, identity: Manifest, to: Path) -> None:
+    """Copy the checkpoint of an intact artifact that differs from an identity only in having fewer epochs."""
+    if not to.exists():
+        with contextlib.suppress(KdistillError):  # the artifact is missing or damaged
+            manifest = artifact.require()
+            if manifest.differences(identity) and continues(manifest, identity):
+                shutil.copyfile(artifact.path / CHECKPOINT, to)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from kdistill.training import losses
 from kdistill.training.dropout import DropoutMasks
 from kdistill.training.feed import Buffer, Feed
 from kdistill.training.losses.classification import expand_top_k
+from kdistill.training.replicas import Replicas
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
 
@@ -37,6 +39,7 @@ class Trainer:
         rows: how their logits are stored, and how views are made, is compiled in.
         objective: all but alpha and temperature is compiled in.
         settings: batch size and XLA are compiled in.
+        replicas: that share each batch. The network and the optimizer are made in the scope of their strategy.
     """
 
     def __init__(
@@ -46,14 +49,17 @@ class Trainer:
         rows: TrainingRows,
         objective: Objective,
         settings: Training,
+        replicas: Replicas,
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self._replicas = model, optimizer, replicas
         self._objective, self._batch_size, self._views = objective, settings.batch_size, rows.views
         self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
         self._masks = DropoutMasks(model)
         self._step = (
-            tf.function(self._take_step, jit_compile=True) if uses_xla(model, settings.xla) else self._take_step
+            tf.function(self._take_step, jit_compile=True)
+            if uses_xla(model, settings.xla, replicas.count)
+            else self._take_step
         )
         self._steps = tf.function(self._take_steps, reduce_retracing=True)
         self._evaluation = tf.function(self._evaluate, reduce_retracing=True)
@@ -85,8 +91,8 @@ class Trainer:
             sums = self._steps(buffer, tf.constant(order, tf.int32), tf.constant(seed, tf.int32), numbers)
             return np.asarray(sums)
 
-    def evaluate(self, feed: Feed) -> tuple[float, float]:
-        """Return the means of the loss and of the metric of the task on the rows of a feed.
+    def evaluate(self, feed: Feed) -> tuple[float, ...]:
+        """Return the means of the loss and of the metric of the task on the rows of a feed: the chief's, in all workers.
 
         The loss is the hard part of the objective, or the soft part if the task has no hard part. Both are NaN if the task
         needs a teacher to measure them and the rows have none.
@@ -99,29 +105,54 @@ class Trainer:
         with _one_line_errors():
             sums = [self._evaluation(buffer).numpy() for buffer in feed.in_order()]
         loss, metric = np.sum(sums, axis=0) / len(feed.rows)
-        return float(loss), float(metric)
+        return self._replicas.numbers_from_chief(loss, metric)
 
     def _take_steps(self, buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
         """Return the sums of several steps, each with its own dropout; (4,) float64."""
-        strategy = tf.distribute.get_strategy()
         rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
         for first in tf.range(0, rows, self._batch_size):
             batch = order[first : tf.minimum(rows, first + self._batch_size)]
-            inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
-            weights = tuple(tf.gather(each, batch) for each in buffer.weights)
-            if self._views:
-                inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch))
             step_seed = tf.stack([seed[0], seed[1] + first // self._batch_size])
-            dropout = self._masks.draw(tf.shape(batch)[0], step_seed)
-            replicas = strategy.run(self._step, args=(inputs, labels, tuple(soft), weights, dropout, numbers))
-            sums += tf.cast(strategy.reduce("SUM", replicas, axis=None), tf.float64)
+            dropout = self._masks.draw(tf.shape(batch)[0], step_seed)  # of the whole batch, on any number of replicas
+            of_replica = partial(self._arguments, buffer, batch, dropout, numbers)
+            sums += tf.cast(self._replicas.run(self._step, of_replica), tf.float64)
         return sums
 
+    def _arguments(self, buffer: Buffer, batch: Any, dropout: Any, numbers: Any, replica: int) -> tuple[Any, ...]:
+        """Return the arguments of `_take_step` for one replica's part of a batch of positions, (rows,)."""
+        padding: tuple[Any, ...] = ()
+        if part := self._replicas.part(replica, tf.shape(batch)[0]):
+            padding = (part.weights, tf.cast(tf.shape(batch)[0], tf.float32))
+            batch, dropout = tf.gather(batch, part.positions), tf.gather(dropout, part.positions)
+        inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+        weights = tuple(tf.gather(each, batch) for each in buffer.weights)
+        if self._views:
+            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch))
+        return inputs, labels, tuple(soft), weights, padding, dropout, numbers
+
     def _take_step(
-        self, inputs: Any, labels: Any, soft: tuple[Any, ...], weights: tuple[Any, ...], dropout: Any, numbers: Any
+        self,
+        inputs: Any,
+        labels: Any,
+        soft: tuple[Any, ...],
+        weights: tuple[Any, ...],
+        padding: tuple[Any, ...],
+        dropout: Any,
+        numbers: Any,
     ) -> Any:
-        """Return the sums of one step, (4,) float32."""
+        """Take a step of one replica with its part of a batch, and return the sums over the part, (4,) float32.
+
+        Args:
+            inputs: of the rows of the part, (size, ...).
+            labels: (size, ...).
+            soft: as in a buffer.
+            weights: as in a buffer.
+            padding: (size,) 0 for rows that do not count and 1 for others, and the number of rows of the whole batch; empty if
+                the part is the whole batch.
+            dropout: the random bytes, (size, units).
+            numbers: alpha and the temperature.
+        """
         alpha, temperature = numbers[0], numbers[1]
         with tf.GradientTape() as tape, self._masks.applied(dropout):
             outputs = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
@@ -132,13 +163,16 @@ class Trainer:
                 loss = losses.weighted(hard_part, soft_part, alpha=alpha)
             else:
                 teacher_outputs, soft_part, loss = None, tf.zeros_like(hard_part), hard_part
-            if weights:
-                loss, hard_part, soft_part = (weights[0] * each for each in (loss, hard_part, soft_part))
-            regularization = (tf.cast(each, tf.float32) for each in self.model.losses)
-            scaled_loss = self.optimizer.scale_loss(tf.add_n([tf.reduce_mean(loss), *regularization]))
+            for weight in (*weights, *padding[:1]):
+                loss, hard_part, soft_part = (weight * each for each in (loss, hard_part, soft_part))
+            mean = tf.reduce_sum(loss) / padding[1] if padding else tf.reduce_mean(loss)
+            regularization = (tf.cast(each, tf.float32) / self._replicas.count for each in self.model.losses)
+            scaled_loss = self.optimizer.scale_loss(tf.add_n([mean, *regularization]))
         variables = self.model.trainable_variables
         self.optimizer.apply(tape.gradient(scaled_loss, variables), variables)
         metric = self._metric(labels, teacher_outputs, outputs)
+        if padding:
+            metric *= padding[0]
         return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, metric)])
 
     def _evaluate(self, buffer: Buffer) -> Any:

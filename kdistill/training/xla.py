@@ -12,8 +12,10 @@ XLA_FRIENDLY_LAYERS = (  # on a CPU, as measured
 )
 
 
-def uses_xla(model: keras.Model, xla: str) -> bool:
+def uses_xla(model: keras.Model, xla: str, replicas: int = 1) -> bool:
     """Return whether XLA compiles the training step of a network.
+
+    `auto` means no with several replicas.
 
     On a CPU, `auto` means networks that consist of `XLA_FRIENDLY_LAYERS` and of dropout that `dropout` draws, without
     bfloat16. XLA takes about three times as long for convolutions and for dropout that it draws itself, and twice as
@@ -24,6 +26,8 @@ def uses_xla(model: keras.Model, xla: str) -> bool:
     """
     if xla != "auto":
         return xla == "on"
+    if replicas > 1:
+        return False
     operations = list(operations_in(model))
     if tf.config.list_logical_devices("GPU"):
         return not any(

@@ -81,3 +81,11 @@ def test_fitted_temperature():
     assert metrics.fitted_temperature(logits * 8, labels) == pytest.approx(8 * best, rel=2e-3)
     assert metrics.fitted_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.01)
     assert metrics.fitted_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10_000)
+
+
+def test_nearest():
+    """Neighbors are sorted by angle, whatever the lengths, without the row itself; few rows have few neighbors."""
+    angles = np.array([0.0, 0.3, 0.1, 3.0])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1) * [[1], [5], [0.1], [2]]
+    np.testing.assert_array_equal(metrics.nearest(vectors, np.array([0, 3]), 2), [[2, 1], [1, 2]])
+    assert metrics.nearest(vectors, np.array([1]), 9).shape == (1, 3)

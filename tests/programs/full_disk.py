@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chaos import STAGES, Contents, command, contents_of, log, prepare
 
-STEP = 96 * 1024
+STEP = 192 * 1024
 NOT_ALLOWED = 77
 REASONS = ("No space left on device", "Read-only file system")
 

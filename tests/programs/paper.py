@@ -251,7 +251,7 @@ class Results:
                 (part, self.students(kind, counted, "-corrected"), paper[3]),
                 ("instead one offset, tuned on the test labels", self.tuned(kind, raised), ""),
             ]
-        few = f"{plan.fraction} of the rows"
+        few = f"{float(plan.fraction):.0%} of the rows"
         rows += [
             (f"{few}: hard labels", self.swept("few", "hard labels"), ""),
             (f"{few}: distilled, T = 20", self.swept("few", "distilled"), ""),

@@ -19,9 +19,9 @@ def program(name, *arguments):
 
 def test_killed_at_any_time():
     """Stages that are killed at random times lose nothing (see chaos.py)."""
-    status, output = program("chaos.py", "--rounds", "12")
+    status, output = program("chaos.py", "--rounds", "8")
     assert status == 0, output
-    assert output.count("nothing lost") == 12
+    assert output.count("nothing lost") == 8
 
 
 def test_full_disk():

@@ -8,13 +8,12 @@ import re
 import shlex
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from importlib.resources import files
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from helpers import QUICK, imports_of, run_command
+from pages import check_page, page_of
 from PIL import Image
 
 from kdistill.stages.report.html import Html, element, join
@@ -23,49 +22,6 @@ from kdistill.stages.report.pictures import encode
 NAMES = ('<script>alert("1")<', "a\"b' onload='x", "c & <b>d")
 TRAINING = (*QUICK[2:], "--model", "mlp-10")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = ("meta", "img")
-
-
-class Page(HTMLParser):
-    """The elements of a page, each with its text; checks that tags are balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements = [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        one = {"tag": tag, "text": "", **dict(attrs)}
-        assert len(dict(attrs)) == len(attrs)
-        self.elements.append(one)
-        if tag not in VOID:
-            self.open.append(one)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, text):
-        for one in self.open:
-            one["text"] += text
-
-    def find(self, *tags, **attributes):
-        found = [one for one in self.elements if one["tag"] in tags]
-        return [one for one in found if all(one.get(name) == value for name, value in attributes.items())]
-
-    def rows(self, caption):
-        """Return the cells of each row of the table whose caption begins with some words."""
-        table = next(one for one in self.find("table") if one["text"].startswith(caption))
-        start = self.elements.index(table)
-        rows = []
-        for one in self.elements[start + 1 :]:
-            if one["tag"] == "table":
-                break
-            if one["tag"] == "tr":
-                rows.append([])
-            elif one["tag"] in ("th", "td") and one["text"] is not None and rows:
-                rows[-1].append(one["text"])
-        return rows
 
 
 @pytest.fixture(scope="module")
@@ -95,39 +51,17 @@ def reported(tmp_path_factory):
     return place
 
 
-def page_of(place):
-    return Page((place / "workspace/report/report.html").read_text(encoding="utf-8"))
-
-
 @pytest.mark.slow
 def test_page_is_accessible_and_needs_nothing_else(reported):
     """Tags are balanced, headings in order, tables and pictures described; there is no script and no other file."""
-    page = page_of(reported)
-    assert page.find("html")[0]["lang"] == "en"
-    levels = [int(one["tag"][1]) for one in page.find("h1", "h2", "h3", "h4")]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    identifiers = [one["id"] for one in page.elements if "id" in one]
-    assert len(set(identifiers)) == len(identifiers)
-    assert {one["href"] for one in page.find("a")} == {f"#{one['id']}" for one in page.find("section")}
-    assert all(one["aria-labelledby"] in identifiers for one in page.find("section"))
-    assert all(one["alt"] for one in page.find("img"))
-    assert all(one["src"].startswith("data:image/") for one in page.find("img"))
-    assert all(one["aria-label"] for one in page.find("svg"))
-    assert all(one["scope"] in ("col", "row") for one in page.find("th"))
-    assert len(page.find("caption")) == len(page.find("table")) > 5
-    assert not page.find("script", "link", "iframe", "object", "b", "i")
-    assert not [name for one in page.elements for name in one if name.startswith("on")]
-    assert "url(" not in page.find("style")[0]["text"]
-    assert "default-src 'none'" in page.find("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    check_page(page_of(reported))
 
 
 @pytest.mark.slow
 def test_names_are_escaped(reported):
     """Names of classes, and of a directory in commands, are shown as they are."""
     page = page_of(reported)
-    assert {name for name, *_ in page.rows("errors per class")[1:]} == set(NAMES)
+    assert {name for name, *_ in page.rows("Errors per class")[1:]} == set(NAMES)
     commands = [one["text"] for one in page.find("pre") if one["text"].startswith("kdistill train-teacher")]
     dataset = shlex.split(commands[0])[shlex.split(commands[0]).index("--dataset") + 1]
     assert dataset.startswith(str(reported / 'it\'s "<i>"'))
@@ -144,12 +78,12 @@ def test_numbers_are_those_of_evaluate_and_sweep(run, reported, monkeypatch):
     assert numbers == [student["errors"], student["rows"], plain["errors"]]
     tiles = [int(one["text"]) for one in page.find("strong") if one["text"].isdigit()][:3]
     assert tiles == [teacher["errors"], plain["errors"], student["errors"]]
-    _, *rows = page.rows("test split")
+    _, *rows = page.rows("Test split")
     for name, _, errors, rate, nll, ece, *_ in rows:
         expected = measured[name]
         assert int(errors) == expected["errors"]
         assert (rate, nll, ece) == (f"{expected['error_rate']:.2%}", f"{expected['nll']:.3f}", f"{expected['ece']:.3f}")
-    _, *classes = page.rows("errors per class")
+    _, *classes = page.rows("Errors per class")
     totals = np.array([list(map(int, row[1:])) for row in classes]).sum(axis=0).tolist()
     expected = [student["rows"], *(each["errors"] for each in (teacher, plain, student))]
     assert totals == [*expected, student["errors"] - plain["errors"]]
@@ -158,7 +92,7 @@ def test_numbers_are_those_of_evaluate_and_sweep(run, reported, monkeypatch):
     assert gained - lost == plain["errors"] - student["errors"]
     summary = json.loads((reported / "workspace/sweeps/sweep/summary.json").read_text())
     differences = [f"{each['difference']['mean']:+,.1f}" for each in summary if each["kind"] == "distilled"]
-    assert [row[-1].split(" ")[0] for row in page.rows("errors, mean")[2:]] == differences
+    assert [row[-1].split(" ")[0] for row in page.rows("Errors, mean")[2:]] == differences
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from kdistill.settings import Objective, Training, check_value
 from kdistill.training.dropout import DropoutMasks
 from kdistill.training.feed import Buffer
 from kdistill.training.optimizers import make_optimizer
+from kdistill.training.replicas import open_replicas
 from kdistill.training.steps import Trainer
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
@@ -111,7 +112,7 @@ def test_step_uses_the_masks(xla):
     rows = TrainingRows(Split("train", ArrayRows(inputs, "inputs"), labels))
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
-    trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla))
+    trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla), open_replicas())
     buffer = Buffer(tf.constant(inputs), tf.constant(labels, tf.int32))
     sums = trainer.train(buffer, np.arange(32), (5, 3), Objective(alpha=1.0))
     assert sums[0] == pytest.approx(expected, rel=1e-5)

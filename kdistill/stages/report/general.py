@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,21 @@ from kdistill.stages import sweep_report
 from kdistill.stages.evaluate import short_count
 from kdistill.stages.export import formatted
 from kdistill.stages.plot import curve
-from kdistill.stages.report.html import Content, Html, Section, command, element, image, missing, paragraphs, table
+from kdistill.stages.report.html import (
+    Content,
+    Html,
+    Section,
+    capitalized,
+    command,
+    element,
+    image,
+    missing,
+    paragraphs,
+    table,
+)
 from kdistill.stages.report.task_report import Material
 from kdistill.stages.status import describe
-from kdistill.tasks import Task
+from kdistill.tasks import Column, Task
 from kdistill.workspace import Artifact, Manifest
 
 
@@ -28,7 +40,7 @@ def figure(content: bytes, media_type: str, alt: str, caption: str) -> Html:
     picture = element(
         "div", image(content, media_type, alt), class_="wide", tabindex="0", role="region", aria_label=caption
     )
-    return element("figure", picture, element("figcaption", caption), class_="chart")
+    return element("figure", picture, element("figcaption", capitalized(caption)), class_="chart")
 
 
 def describe_data(material: Material, *facts: tuple[str, Content]) -> Section:
@@ -123,12 +135,35 @@ def gain_over_seeds(material: Material, sweep: Artifact, found: Sequence[Summary
     )
 
 
+def all_measures(material: Material, sweep: Artifact) -> Iterator[Table]:
+    """Yield for each model of a sweep all measures over its seeds: of hard labels, and of the chosen setting."""
+    rows, task = sweeps.read(sweep.path / "table.csv", sweep.remedy), material.dataset.task
+    students = {row.student: material.workspace.student(f"{sweep.name}/{row.student}").manifest() for row in rows}
+    found: dict[Column, list[Summary]] = {}
+    for column in task.columns:
+        values = {name: its.results.get(f"test_{column.measure}") if its else None for name, its in students.items()}
+        found[column] = sweeps.summarize([replace(row, test=values[row.student]) for row in rows])
+    for model in dict.fromkeys(row.model for row in rows):
+        lines, title = [], ""
+        for column, its in found.items():
+            hard = next((one for one in its if (one.model, one.kind) == (model, sweeps.HARD)), None)
+            distilled = next(one for one in its if one.model == model and one.chosen)
+            if hard and hard.test and distilled.test and distilled.difference:
+                form = task.headline.mean_form if column.measure == task.headline.measure else column.form
+                both = (sweep_report.mean(one.test, column.form, form) for one in (hard, distilled))
+                lines.append((column.head, *both, sweep_report.interval(distilled.difference, form, signed=True)))
+                title = f"all measures of {data.short_name(model)}, {distilled}, on test rows: {distilled.test.n} seeds"
+        if lines:
+            yield Table(title, ("measure", "hard labels", "distilled", "difference"), lines)
+
+
 def describe_sweeps(material: Material, found: Mapping[Artifact, Sequence[Summary]]) -> Iterator[Content]:
     """Yield the tables and the picture of each sweep, and what is missing."""
     manifest = material.subject.manifest
     for sweep, its in found.items():
         yield element("h3", f"Sweep {sweep.name!r}")
         yield map(table, sweep_report.tables(its, material.dataset.task.headline))
+        yield map(table, all_measures(material, sweep))
         picture = sweep.path / "errors.png"
         if picture.exists():
             caption = f"{material.dataset.task.headline.label} of {sweep} on test rows"

@@ -75,6 +75,11 @@ class Section(NamedTuple):
         return element("a", self.title, href=f"#{self.name}")
 
 
+def capitalized(text: str) -> str:
+    """Return a text that begins with a capital letter, except for names such as mAP."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
 def paragraphs(*lines: Content, class_: str | None = None) -> Html:
     """Return a paragraph per line."""
     return join(element("p", line, class_=class_) for line in lines)
@@ -101,7 +106,9 @@ def table(content: Table) -> Html:
         [
             element(
                 "div",
-                element("table", element("caption", title), element("thead", head), element("tbody", body)),
+                element(
+                    "table", element("caption", capitalized(title)), element("thead", head), element("tbody", body)
+                ),
                 class_="wide",
                 tabindex="0",
                 role="region",

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kdistill import data
-from kdistill.settings import CLASSIFICATION
+from kdistill.settings import CLASSIFICATION, EMBEDDING, MULTI_LABEL, REGRESSION
 from kdistill.stages.report import general
 from kdistill.stages.report.classification import ClassificationReport
+from kdistill.stages.report.embedding import EmbeddingReport
 from kdistill.stages.report.html import Section, document, element, paragraphs
+from kdistill.stages.report.multi_label import MultiLabelReport
+from kdistill.stages.report.regression import RegressionReport
 from kdistill.stages.report.task_report import Material, TaskReport
 
-REPORTS: Mapping[str, type[TaskReport]] = {CLASSIFICATION: ClassificationReport}  # by task, of those that have more
+REPORTS: Mapping[str, type[TaskReport]] = {  # by task
+    CLASSIFICATION: ClassificationReport,
+    MULTI_LABEL: MultiLabelReport,
+    REGRESSION: RegressionReport,
+    EMBEDDING: EmbeddingReport,
+}
 
 
 def render(material: Material, report: TaskReport) -> str:
@@ -23,7 +31,7 @@ def render(material: Material, report: TaskReport) -> str:
     sections = [
         general.describe_data(material, *report.facts(material)),
         general.networks(material),
-        Section("gain", "Gain over hard labels", gain),
+        Section("gain", report.gain_title, gain),
         general.learning_curves(material),
         *report.sections(material, compared),
         general.lineage(material),
@@ -32,9 +40,9 @@ def render(material: Material, report: TaskReport) -> str:
     header = element(
         "header",
         paragraphs(f"Distillation report: {name}", class_="role"),
-        element("h1", report.headline(material, compared)),
+        element("h1", report.headline(compared)),
         paragraphs(*(line for line in over_seeds[:1] if line)),
-        report.tiles(material, compared),
+        report.tiles(compared),
         element("nav", element("ul", (element("li", each.link()) for each in sections)), aria_label="Sections"),
     )
     return document(f"Distillation of {name}", header, element("main", (each.html() for each in sections)))

@@ -54,7 +54,7 @@ def run(
 
     start = time.perf_counter()
     dataset = source.load()
-    report = page.REPORTS.get(dataset.task.name, TaskReport)()
+    report = page.REPORTS.get(dataset.task.name, TaskReport)(about)
     networks = {each: manifest for each, manifest in artifacts.items() if each.kind in ("teacher", "student")}
     result = measure_networks(workspace, networks, dataset, reporter, report)
     listed = {each: manifest for each, manifest in artifacts.items() if "/" not in each.name}
