@@ -254,8 +254,9 @@ def _next(workspace: Workspace, look: Staleness, found: Sequence[ArtifactStatus]
         if teacher and trained:
             return commands.after_teacher(workspace.root, teacher, trained.results["task"])
         return commands.command(workspace.root, "train-teacher")
-    if not names["plots"]:
-        return commands.command(workspace.root, "plot", soft_targets=soft or Plot.soft_targets)
+    for kind in KINDS.values():
+        if kind.single and not names[kind.name]:  # plots, then the report
+            return commands.command(workspace.root, kind.makers[0].command, soft_targets=soft or Plot.soft_targets)
     return commands.command(workspace.root, "evaluate")
 
 

@@ -14,7 +14,6 @@ from kdistill.settings import (
     NAME,
     TASKS,
     CorrectBias,
-    Export,
     TrainTeacher,
     command_words,
     default_loss,
@@ -47,9 +46,7 @@ def command(root: Path, name: str, /, *, always: tuple[str, ...] = (), **values:
 
 def default(artifact: Artifact) -> str:
     """Return the command that makes an artifact of this kind and name, otherwise with defaults."""
-    if artifact.kind == "export":
-        return command(artifact.root, "export", **_export_options(artifact.name))
-    named: dict[str, Any] = {artifact.record.option: artifact.name}
+    named = artifact.record.naming_options(artifact.name) or {}
     return command(artifact.root, artifact.record.makers[0].command, **named)
 
 
@@ -61,8 +58,8 @@ def rebuilt(artifact: Artifact, manifest: Manifest) -> str:
 
 def options(artifact: Artifact, manifest: Manifest) -> tuple[str, dict[str, Any]]:
     """Return the command that makes what a manifest describes, and the values of its options by name."""
-    if artifact.kind == "export":
-        return "export", _export_options(artifact.name)
+    if artifact.record.options_in_name:
+        return artifact.record.makers[0].command, artifact.record.naming_options(artifact.name) or {}
     maker = artifact.record.maker(tuple(each.kind for each in manifest.inputs))
     values: dict[str, Any] = {}
     for option in options_of(maker.settings):
@@ -80,11 +77,6 @@ def options(artifact: Artifact, manifest: Manifest) -> tuple[str, dict[str, Any]
     if maker.settings is not CorrectBias or artifact.name != f"{values.get('student')}-corrected":
         values[artifact.record.option] = artifact.name
     return maker.command, values
-
-
-def _export_options(name: str) -> dict[str, Any]:
-    settings = Export.named(name) or Export()
-    return settings.recorded() | {"network": settings.network}
 
 
 def _is_upstream(artifact: Artifact, manifest: Manifest) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from kdistill.settings import COMMANDS, FUNCTION_NAME, Selection, Settings, uses_temperature
+from kdistill.settings import COMMANDS, FUNCTION_NAME, Export, Selection, Settings, uses_temperature
 
 if TYPE_CHECKING:
     from kdistill.workspace.manifest import Manifest
@@ -57,6 +57,7 @@ class Kind:
         summary: what `status` prints of an artifact, from its manifest.
         verify: the function that yields what is wrong with an artifact, as `module:function`.
         output: the output whose digest is recorded by artifacts that are made from this one.
+        outputs_used: by kind, the output whose digest artifacts of this kind record instead.
         suffix: of a file that carries its own manifest (HDF5); empty for a directory.
         resumed_from: the file that interrupted work is resumed from.
         repaired_by_force: whether `--force` makes a damaged one again as a whole; otherwise the command repairs its parts.
@@ -64,6 +65,8 @@ class Kind:
         single: whether a workspace has only one, made from many artifacts, whose name and directory are the kind's.
         beside: whether it is a file whose manifest is a file beside it, `FILE.json`.
         option: of the commands that make it, which names it.
+        options_in_name: returns all options of the command from the name of an artifact, or None if no artifact has this
+            name; if the name is only the value of `option`, this is None.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Kind:
     summary: Callable[[Manifest], str]
     verify: str
     output: str | None = None
+    outputs_used: Mapping[str, str] = field(default_factory=dict)
     suffix: str = ""
     resumed_from: str | None = None
     shared: bool = False
@@ -80,10 +84,15 @@ class Kind:
     repaired_by_force: bool = True
     beside: bool = False
     option: str = "name"
+    options_in_name: Callable[[str], dict[str, Any] | None] | None = None
 
     def maker(self, input_kinds: tuple[str, ...] = ()) -> Maker:
         """Return the command that makes artifacts from some kinds of inputs."""
         return next((maker for maker in self.makers if maker.marker in input_kinds), self.makers[0])
+
+    def naming_options(self, name: str) -> dict[str, Any] | None:
+        """Return the options that give an artifact its name; None if no artifact can have it."""
+        return self.options_in_name(name) if self.options_in_name else {self.option: name}
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,11 @@ def _soft_targets_summary(manifest: Manifest) -> str:
 def _export_summary(manifest: Manifest) -> str:
     results = manifest.results
     return f"{results['summary']}, {results['bytes']:,} bytes"
+
+
+def _export_options(name: str) -> dict[str, Any] | None:
+    settings = Export.named(name)
+    return None if settings is None else settings.recorded() | {"network": settings.network}
 
 
 TEACHER = Kind(
@@ -266,6 +280,7 @@ EXPORT = Kind(
     ("format", "quantize"),
     _export_summary,
     "kdistill.stages.verify:check_export",
+    options_in_name=_export_options,
 )
 PLOTS = Kind(
     "plots",
@@ -274,6 +289,7 @@ PLOTS = Kind(
     ("format",),
     lambda manifest: ", ".join(manifest.outputs),
     "kdistill.stages.verify:check_files",
+    outputs_used={"teacher": "history.csv", "student": "history.csv"},
     shared=True,
     single=True,
 )

@@ -142,8 +142,7 @@ class Workspace:
             name = file.removesuffix(kind.suffix)
             artifact = self._artifact(kind, name)
             unfinished = kind.shared and not artifact.manifest_path.exists() and not artifact.path.is_symlink()
-            foreign = kind is EXPORT and Export.named(name) is None
-            if not unfinished and not foreign:
+            if not unfinished and kind.naming_options(name) is not None:
                 yield artifact
 
     def sweep_students(self, sweep: str) -> list[Artifact]:

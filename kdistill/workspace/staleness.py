@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from kdistill.errors import KdistillError
 from kdistill.workspace.artifact import Artifact
 from kdistill.workspace.files import short_digest
-from kdistill.workspace.kinds import INPUTS
+from kdistill.workspace.kinds import INPUTS, KINDS
 from kdistill.workspace.layout import Workspace
 from kdistill.workspace.manifest import Manifest
 from kdistill.workspace.schema import Input
@@ -58,7 +58,7 @@ class Staleness:
         for made_from in manifest.inputs:
             record = INPUTS[made_from.kind]
             if record.artifact and record.is_artifact(made_from.name):
-                output = "history.csv" if manifest.kind == "plots" and record.artifact != "soft targets" else None
+                output = KINDS[manifest.kind].outputs_used.get(record.artifact)
                 artifact = self.workspace.artifact(record.artifact, made_from.name)
                 found += self._artifact_reasons(artifact, made_from, output, upstream)
             elif made_from.digest not in self._at_hand:

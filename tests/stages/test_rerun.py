@@ -144,10 +144,12 @@ def test_status_json(run, workspace):
 
 def test_status_names_each_next_command(run, made, tmp_path):
     """From an empty workspace to a full one, `status` names the command that comes next."""
-    expected = ["train-teacher", "soften --temperature 20", "train-student --alpha 0.1", "plot", "evaluate"]
+    expected = ["train-teacher", "soften --temperature 20", "train-student --alpha 0.1", "plot", "report", "evaluate"]
     following = []
-    for part in (None, "teachers", "soft-targets", "students", "plots"):
-        if part:
+    for part in (None, "teachers", "soft-targets", "students", "plots", "report"):
+        if part == "report":
+            assert run("report").code == 0
+        elif part:
             shutil.copytree(made / part, tmp_path / "workspace" / part)
         following.append(status(run)["next"])
         assert following[-1] in run("status").out
