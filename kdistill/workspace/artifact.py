@@ -199,11 +199,11 @@ class Artifact:
         return manifest
 
     def damage(self, manifest: Manifest, *outputs: str) -> str | None:
-        """Return which output differs from the manifest, in words; None if none does.
+        """Return which output differs from the manifest, or which part is missing, in words; None if nothing is wrong.
 
         Args:
             manifest: of a directory. Files check themselves when they are read.
-            *outputs: the outputs to check; all by default.
+            *outputs: the outputs to check; by default all, and that the parts exist.
         """
         if self.record.suffix:
             return None
@@ -215,6 +215,10 @@ class Artifact:
                 return f"{name} is missing"
             if digest(path) != recorded:
                 return f"{name} has changed since it was written"
+        parts = self.record.parts
+        for name in manifest.results.get(parts, ()) if not outputs else ():
+            if not (self.path / parts / name / "manifest.json").exists():
+                return f"{parts}/{name} is missing"
         return None
 
     def digest(self, manifest: Manifest) -> str | None:

@@ -57,6 +57,7 @@ class Kind:
         summary: what `status` prints of an artifact, from its manifest.
         verify: the function that yields what is wrong with an artifact, as `module:function`.
         output: the output whose digest is recorded by artifacts that are made from this one.
+        parts: the result whose keys name the artifacts inside of it, and the directory of these.
         outputs_used: by kind, the output whose digest artifacts of this kind record instead.
         suffix: of a file that carries its own manifest (HDF5); empty for a directory.
         resumed_from: the file that interrupted work is resumed from.
@@ -76,6 +77,7 @@ class Kind:
     summary: Callable[[Manifest], str]
     verify: str
     output: str | None = None
+    parts: str = ""
     outputs_used: Mapping[str, str] = field(default_factory=dict)
     suffix: str = ""
     resumed_from: str | None = None
@@ -255,6 +257,7 @@ SWEEPS = Kind(
     lambda manifest: f"{len(manifest.results['students'])} students",
     "kdistill.stages.verify:check_files",
     output="table.csv",
+    parts="students",
     resumed_from=SWEEP,
     shared=True,
     repaired_by_force=False,

@@ -75,6 +75,7 @@ def put_export_and_sweep(workspace):
         student.inputs,
         {"task": "classification", "students": {"x": network}},
     )
+    shutil.copytree(place.student("student").path, place.sweep_student("sweep", "x").path)
 
 
 def put(artifact, settings, inputs, results):
@@ -170,6 +171,19 @@ def test_unreadable_artifact_is_reported(workspace):
     artifacts = status.run(Workspace(workspace)).artifacts
     assert [each.state for each in artifacts] == ["damaged", "stale", "stale", "stale"]
     assert MANIFESTS[0] in artifacts[0].reasons[0]
+
+
+def test_missing_student_of_a_sweep(workspace):
+    """A sweep is damaged without one of its students, and the same sweep trains it again."""
+    put_export_and_sweep(workspace)
+    where = Workspace(workspace)
+    states = [each.state for each in status.run(where).artifacts if each.kind == "sweep"]
+    shutil.rmtree(workspace / "sweeps/sweep/students/x")
+    (damaged,) = (each for each in status.run(where).artifacts if each.kind == "sweep")
+    assert (states, damaged.state) == (["fresh"], "damaged")
+    assert "students/x" in damaged.reasons[0]
+    assert damaged.command.startswith("kdistill sweep ")
+    assert "--force" not in damaged.command
 
 
 def test_each_input_is_read_once(workspace, monkeypatch):
