@@ -6,6 +6,7 @@ that starts with `# NAME.py` is saved as that file. `console` and `text` blocks 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import re
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import h5py
@@ -331,6 +333,31 @@ def test_documented_options_exist():
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*\w", text)) <= known, path
         named = set(re.findall(r"`kdistill ([a-z][\w-]*)", text))
         assert named <= set(root.commands), path
+
+
+def test_results_have_the_documented_attributes():
+    """The table of stages in the guide to the Python API names attributes of what each function returns."""
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", PYTHON_API.read_text(encoding="utf-8"), re.MULTILINE)
+    described = {function: (settings, text) for function, settings, text in rows if function in kdistill.STAGES}
+    assert described.keys() == set(kdistill.STAGES)
+    for function, (settings, text) in described.items():
+        hints = typing.get_type_hints(getattr(kdistill, function))
+        assert hints["settings"] is getattr(kdistill, settings)
+        results = typing.get_args(hints["return"]) or (hints["return"],)
+        attributes = {field.name for result in results for field in dataclasses.fields(result)}
+        documented = re.findall(r"`(\w+)`", text)
+        assert documented
+        assert set(documented) <= attributes, function
+
+
+def test_settings_have_the_documented_fields():
+    """The table of groups in the guide to the Python API names their fields."""
+    rows = re.findall(r"^\| `([A-Z]\w+)` \| `(\w+)` \| (.*) \|$", PYTHON_API.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 3
+    for name, field, text in rows:
+        group = getattr(kdistill, name)
+        assert set(re.findall(r"`(\w+)`", text)) <= {each.name for each in dataclasses.fields(group)}, name
+        assert any(field in cls.__dataclass_fields__ for cls in (kdistill.TrainStudent, kdistill.Sweep)), field
 
 
 def test_documented_names_exist():
