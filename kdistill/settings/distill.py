@@ -171,6 +171,13 @@ class Soften(ReadsDataset):
             metavar="K",
         ),
     ] = None
+    no_soft_targets: Annotated[
+        bool,
+        option(
+            "Store the logits only, in half of the space. kdistill computes the soft targets when it reads the file.",
+            group="Storage",
+        ),
+    ] = False
     batch_size: Annotated[int, option("Rows per call of the teacher.", integer(1), "Compute")] = 1000
     cluster: Cluster = Cluster()
     name: Annotated[str, option("Name of the soft targets.", artifact_name(), recorded=False)] = "soft-targets"

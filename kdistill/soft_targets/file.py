@@ -11,7 +11,7 @@ The task is in the manifest. For multi-label data, `soft_targets` are sigmoid(lo
 int8. For regression, `logits` and `labels` are (rows, numbers) float32, with NaN for missing numbers. For embeddings, `logits`
 are vectors (rows, width). Neither has `soft_targets`.
 
-With `top_k`, `logits` is (rows, k + 1): the k largest, then one with the total probability of all other classes at T.
+With `no_soft_targets`, the file has no `soft_targets`. With `top_k`, `logits` is (rows, k + 1): the k largest, then one with the total probability of all other classes at T.
 `top_classes` (rows, k) holds the classes of the k largest. With `views`, these arrays have an axis of views after the rows.
 View 0 is the row as it is; the others follow from the seed in the manifest, see `kdistill.data.augmentation.Views`.
 
@@ -122,7 +122,13 @@ class SoftTargets:
             settings, task = self.manifest.settings, self.manifest.results["task"]
             self.task = tasks.get(task)
             self.storage = LogitStorage(
-                self.classes, self.temperature, settings["dtype"], settings["top_k"], settings.get("views"), task
+                self.classes,
+                self.temperature,
+                settings["dtype"],
+                settings["top_k"],
+                settings.get("views"),
+                task,
+                with_soft_targets=not settings.get("no_soft_targets", False),
             )
             for name, (shape, dtype) in self.storage.datasets.items():
                 self._check_dataset(name, (self.rows, *shape), dtype)
@@ -206,7 +212,7 @@ class SoftTargets:
                 logits = self.storage.from_arrays(block)
                 numbers = range(start, start + len(logits))
                 check_usable(logits.values, self.path, numbers, f"{UNUSABLE}: {self.remedy}")
-                expected = self.storage.soft_targets(logits.values) if check_soft_targets else None
+                expected = self.storage.soft_targets(logits.values) if "soft_targets" in block else None
                 if expected is not None:
                     stored = block["soft_targets"].astype(np.float32)
                     if not np.allclose(stored, expected, *TOLERANCE[self.storage.dtype]):

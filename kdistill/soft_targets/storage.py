@@ -45,6 +45,7 @@ class LogitStorage:
         top_k: number of classes with a logit each, besides one logit for the rest; None for all classes.
         views: number of views of each row; None for the row as it is.
         task: a key of `settings.TASKS`.
+        with_soft_targets: whether the file also has the soft targets, if the task has any.
     """
 
     classes: int
@@ -53,6 +54,7 @@ class LogitStorage:
     top_k: int | None = None
     views: int | None = None
     task: str = CLASSIFICATION
+    with_soft_targets: bool = True
 
     @property
     def columns(self) -> Columns:
@@ -68,7 +70,7 @@ class LogitStorage:
     def datasets(self) -> Columns:
         """All datasets of a soft-target file."""
         columns = dict(self.columns)
-        if self.soft_targets(np.zeros((0, self.classes))) is not None:
+        if self.with_soft_targets and self.soft_targets(np.zeros((0, self.classes))) is not None:
             columns["soft_targets"] = columns["logits"]
         return {**columns, "labels": tasks.get(self.task).label_type(self.classes), "row_keys": ((16,), "u1")}
 

@@ -69,8 +69,8 @@ def write(
             logits = storage.from_arrays(block)
             logits.check(" + ".join(names), start)
             block["labels"] = labels[start:end]
-            if (soft_targets := storage.soft_targets(logits.values)) is not None:
-                block["soft_targets"] = soft_targets
+            if "soft_targets" in datasets:
+                block["soft_targets"] = np.asarray(storage.soft_targets(logits.values))
             for name, values in block.items():
                 datasets[name][start:end] = values
             content.add(block, logits)

@@ -143,7 +143,8 @@ def draw(summaries: Sequence[Summary], settings: Sweep, headline: Headline, path
         figures.save(picture, path)
         return
     hard = {summary.model: summary.test for summary in summaries if summary.kind == sweeps.HARD and summary.test}
-    axis = "alpha" if len(settings.alphas) > 1 else "T"
+    over_temperature = any(point.temperature is not None for grid in grids.values() for point in grid)
+    axis = "T" if over_temperature and len(settings.alphas) == 1 else "alpha"
     lines = [
         figures.Line(
             names[model, loss],

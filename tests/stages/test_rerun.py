@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from helpers import QUICK, mentions, saved_weights, stamps, write_npz
 
+from kdistill import SoftTargets
+
 TEACHER, SOFT_TARGETS, STUDENT, PLOTS = (
     "teachers/teacher/manifest.json",
     "soft-targets/soft-targets.h5",
@@ -345,3 +347,20 @@ def test_evaluate_json(run, workspace):
     table = run("evaluate").out
     assert mentions(table, "test", 360)
     assert max(map(len, table.splitlines())) < 100
+
+
+@pytest.mark.slow
+def test_file_without_soft_targets(run, workspace):
+    """It is smaller, gives the same soft targets, passes all checks, and leaves students up to date."""
+    path = workspace / "soft-targets/soft-targets.h5"
+    before, size = SoftTargets(path), path.stat().st_size
+    expected, digest = before.soft_targets(), before.digest
+    assert run("soften", "--no-soft-targets").code == 0
+    after = SoftTargets(path)
+    assert "soft_targets" not in after.file
+    assert path.stat().st_size < 0.75 * size
+    assert after.digest == digest
+    np.testing.assert_array_equal(after.soft_targets(), expected)
+    assert run("train-student", *QUICK).up_to_date
+    for command in ("soften --no-soft-targets", "plot", "verify"):
+        assert run(*command.split()).code == 0

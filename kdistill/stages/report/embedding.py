@@ -56,7 +56,7 @@ class EmbeddingReport(TaskReport):
         if "neighbor_agreement" in measures:
             same = f"{measures['neighbor_agreement']:.1%} of {rows}"
             return f"With the {last}, {same} have the same nearest neighbor as with its teacher."
-        return super().headline(compared)
+        return f"The {last} could not be compared with its teacher."
 
     def facts(self, material: Material) -> Iterator[tuple[str, Content]]:
         yield from super().facts(material)
