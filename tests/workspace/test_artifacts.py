@@ -203,7 +203,7 @@ def test_workspace_lists_its_artifacts(tmp_path):
 @pytest.mark.parametrize(("variable", "counted"), [("3", 3), ("0", 0), ("", 0), ("x", 0)])
 def test_threads_are_those_tensorflow_uses(monkeypatch, made, variable, counted):
     """A manifest records the number of threads, since the bits of a network can depend on it."""
+    assert Workspace(made).teacher("teacher").require().threads == threads()
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", variable)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert threads() == (counted or available)
-    assert Workspace(made).teacher("teacher").require().threads == available
