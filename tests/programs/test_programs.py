@@ -65,7 +65,7 @@ def test_paper_in_miniature(tmp_path):
 def test_cifar10_in_miniature(tmp_path):
     """The program for CIFAR-10 fills its table, here on the digits (see cifar10.py)."""
     miniature = (
-        "--data digits --teacher resnet-8 --teacher-epochs 1 --student-epochs 1 --views 2 --seeds 0,1 --temperatures 4"
+        "--data digits --teacher resnet-8 --teacher-epochs 1 --student-epochs 1 --views 2 --seeds 0 --temperatures 4"
     )
     arguments = ("cifar10.py", *miniature.split(), "--place", tmp_path)
     status, output = program(*arguments)

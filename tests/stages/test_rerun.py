@@ -325,7 +325,7 @@ def test_evaluate_json(run, workspace):
     """`evaluate --json` has an object for each network and split; null where a value does not apply."""
     found = json.loads(run("evaluate", "--json").out)
     keys = (
-        "name role split dataset task rows errors error_rate accuracy nll ece brier agreement kl_to_teacher parameters bytes"
+        "name role dataset split task rows errors error_rate accuracy nll ece brier agreement kl_to_teacher parameters bytes"
     ).split()
     assert [sorted(entry) for entry in found] == [sorted(keys)] * 4
     assert [(entry["name"], entry["split"], entry["rows"]) for entry in found] == [

@@ -223,8 +223,8 @@ def test_streamed_training_resumes_to_the_bit(run, tmp_path, digits, monkeypatch
     assert "64 rows" in outcome.out
     write, stops = Checkpoint.write, []
 
-    def stop(self, progress, variables):
-        write(self, progress, variables)
+    def stop(self, progress, *others):
+        write(self, progress, *others)
         if progress.epoch == 2 and not stops:
             stops.append(True)
             raise KeyboardInterrupt

@@ -73,8 +73,8 @@ def test_resumed_run_has_each_point_once(run, workspace, monkeypatch, after):
     write = Checkpoint.write
     counts = []
 
-    def stop(self, progress, variables):
-        write(self, progress, variables)
+    def stop(self, progress, *others):
+        write(self, progress, *others)
         counts.append(len(points(workspace, TEACHER)) if (workspace / "tensorboard").exists() else 0)
         if progress.epoch == after:
             raise KeyboardInterrupt

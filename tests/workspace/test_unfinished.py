@@ -257,19 +257,20 @@ def test_work_on_a_damaged_artifact_is_kept(run, place):
 @pytest.mark.slow
 def test_interrupted_sweep_is_resumed(run, place, monkeypatch):
     """`status` counts the finished students of an interrupted sweep, and shows the command that resumes it."""
-    from kdistill.stages.sweep_students import SweepPlan
+    from kdistill.stages.sweep_training import SweepTraining
 
-    train = SweepPlan.train
+    train = SweepTraining._train_here
 
-    def stopped(self, one, number, **options):
-        if one.settings.training.seed == 1:
+    def stopped(self, job):
+        artifact = self.plan.student(*job).artifact
+        if job[1] == 1:
             stop(place.student("student"), seed=1)
-            one.artifact.path.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(place.student("student").partial, one.artifact.partial)
+            artifact.path.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(place.student("student").partial, artifact.partial)
             raise KeyboardInterrupt
-        return train(self, one, number, **options)
+        return train(self, job)
 
-    monkeypatch.setattr(SweepPlan, "train", stopped)
+    monkeypatch.setattr(SweepTraining, "_train_here", stopped)
     how = "--model mlp-30 --epochs 1 --temperature 2 --seeds 0,1 --name mine --xla off".split()
     assert run("sweep", *how).code == 130
     work, command = shown(run, "mine")
