@@ -218,7 +218,7 @@ def test_running_work_is_not_called_interrupted(run, place):
     with teacher.writing():
         work, command = shown(run, "teacher")
         assert mentions(work["writer"], os.getpid())
-        assert command == "kdistill evaluate"
+        assert command == "kdistill report"
         assert mentions(run("status").out, os.getpid())
 
 
