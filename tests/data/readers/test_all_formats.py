@@ -71,7 +71,7 @@ def test_later_stages_take_read_options_from_the_manifest(run, tmp_path, monkeyp
         outcome = run(*command)
         assert outcome.code == 0, outcome.err + outcome.out
         monkeypatch.setattr(images, "decode", lambda path, **_: pytest.fail(f"decoded {path}"))
-    assert "kdistill evaluate" in run("status").out
+    assert "kdistill report" in run("status").out
 
 
 @pytest.mark.slow
