@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -54,6 +55,18 @@ def run_command(*arguments: object) -> Outcome:
 
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def succeed(run: Run, *arguments: object) -> Outcome:
+    """Run a command that must succeed, and return its outcome."""
+    outcome = run(*arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def results_of(path: Path) -> dict[str, Any]:
+    """Return the results in the manifest of an artifact."""
+    return json.loads((path / "manifest.json").read_text())["results"]
 
 
 def commands() -> dict[str, Any]:

@@ -172,11 +172,11 @@ def held_out(rows: int, fraction: float) -> NDArray[np.bool_]:
     return mask
 
 
-def network_dtype(dtype: np.dtype[Any]) -> str:
-    """Return the type that a network receives for values of a type; uint8 values are scaled to [0, 1]."""
-    if dtype == np.uint8 or dtype.hasobject:
-        return type_name(dtype)
-    return "int32" if dtype.kind in "iu" else "float32"
+def network_dtype(name: str) -> str:
+    """Return the type that a network receives for rows of a type, by its `type_name`; uint8 is scaled to [0, 1]."""
+    if name in ("uint8", "string"):
+        return name
+    return "int32" if np.dtype(name).kind in "iu" else "float32"
 
 
 def type_name(dtype: np.dtype[Any]) -> str:

@@ -166,8 +166,7 @@ class Source:
             )
         shape = tuple(like["input"]["shape"])
         expected = like["input"]["data_dtype"] or type_name(rows.dtype)
-        network_expects = expected if expected == "string" else network_dtype(np.dtype(expected))
-        if rows.shape[1:] != shape or network_dtype(rows.dtype) != network_expects:
+        if rows.shape[1:] != shape or network_dtype(type_name(rows.dtype)) != network_dtype(expected):
             raise KdistillError(
                 f"{self.place}: {part.name} has rows of shape {rows.shape[1:]} and type {type_name(rows.dtype)} (expected {shape} and "
                 f"{expected}, like the rows that the network was trained on)"

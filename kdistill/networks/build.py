@@ -24,10 +24,8 @@ Rescaling = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 layers = keras.layers
 PROJECTION = "projection"
-WORDS_TO_VECTOR = (
-    layers.TextVectorization,
-    keras.Model,
-)  # the first layers of a network for texts; dropout comes after them
+# The first layers of a network for texts. Dropout of the inputs comes after them.
+WORDS_TO_VECTOR = (layers.TextVectorization, keras.Model)
 WITH_KERNEL = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 

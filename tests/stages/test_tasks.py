@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import QUICK, mentions
+from helpers import QUICK, mentions, results_of, succeed
 
 from kdistill.soft_targets import SoftTargets
 
@@ -25,16 +25,6 @@ HEADLINES = {"multi-label": ("map", 0.8), "regression": ("r2", 0.8)}
 def save(name, labels, **more):
     arrays = {"x_train": X[:300], "y_train": labels[:300], "x_test": X[300:], "y_test": labels[300:], **more}
     np.savez(name, **{key: value for key, value in arrays.items() if value is not None})
-
-
-def results_of(path):
-    return json.loads((path / "manifest.json").read_text())["results"]
-
-
-def succeed(run, *arguments):
-    outcome = run(*arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
 
 
 @pytest.mark.slow

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from itertools import chain
 
 import h5py
 import numpy as np
 import pytest
-from helpers import mentions, saved_weights
+from helpers import mentions, results_of, saved_weights, succeed
 
 from kdistill import row_keys
 from kdistill.settings import ReadOptions
@@ -57,16 +56,6 @@ def files(tmp_path, monkeypatch):
 def write_csv(name, rows):
     with open(name, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("text", "label"), *rows])
-
-
-def results_of(path):
-    return json.loads((path / "manifest.json").read_text())["results"]
-
-
-def succeed(run, *arguments):
-    outcome = run(*arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
 
 
 @pytest.mark.slow
