@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from kdistill.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
     from kdistill.networks.saved_models import SavedNetwork
-    from kdistill.workspace.resume_log import BlockLog
 
 LISTED_NAMES = 10
 
@@ -172,19 +170,6 @@ def announce_data(reporter: Reporter, *parts: data.Dataset | data.Split) -> None
             reporter.say(note)
         for warning in part.warnings:
             reporter.warn(warning)
-
-
-def announce_resume(log: BlockLog, reporter: Reporter) -> None:
-    """Print whether interrupted work continues from its log, or starts over."""
-    if log.rows:
-        reporter.say(f"Resuming after row {log.rows:,}")
-    elif log.restarted:
-        reporter.say("Starting over: the interrupted run had other settings")
-
-
-def block_numbers(log: BlockLog, rows: int, batch_size: int) -> range:
-    """Return the numbers of the blocks of `rows` rows that are not in a log yet."""
-    return range(math.ceil(log.rows / batch_size), math.ceil(rows / batch_size))
 
 
 def sample_rows(rows: data.Split, count: int) -> data.Split:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import cluster, data, tasks
-from kdistill.cluster import ClusterError, Engine, Work
+from kdistill.cluster import Engine, Work
 from kdistill.console import Reporter
 from kdistill.data.rows import NumberedBlocks, Rows
 from kdistill.errors import KdistillError, UsageError
@@ -22,14 +22,12 @@ from kdistill.networks import exports
 from kdistill.networks.description import check_description, describe
 from kdistill.settings import Export, Predict
 from kdistill.soft_targets.storage import check_usable
-from kdistill.stages import prediction_files
-from kdistill.stages.common import announce_rerun, announce_resume, block_numbers, find_networks, reason_to_run
+from kdistill.stages import block_log, prediction_files
+from kdistill.stages.common import announce_rerun, find_networks, reason_to_run
 from kdistill.stages.inputs import require_inputs
 from kdistill.stages.result import Result
 from kdistill.tasks import Prediction
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, threads
-from kdistill.workspace.kinds import BLOCKS
-from kdistill.workspace.resume_log import BlockLog
 
 Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]  # of rows (rows, ...), (rows, outputs)
 BlockFunction = Callable[[int], NDArray[np.float32]]  # of the number of a block, (rows, outputs)
@@ -212,35 +210,29 @@ def _write(
             start += len(logits)
 
     with artifact.writing() as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"outputs": ((width,), "<f4")}, rows)
         file = staging.path / artifact.path.name
-        try:
-            _fill_log(log, engine, work, rows, settings.batch_size, reporter)
+        with block_log.open_log(staging.path, identity, {"outputs": ((width,), "<f4")}, rows) as log:
+            block_log.fill(
+                log,
+                engine,
+                work,
+                lambda values: {"outputs": values},
+                title="predict",
+                rows=rows,
+                batch_size=settings.batch_size,
+                reporter=reporter,
+            )
+            if log.rows != rows:
+                raise KdistillError(
+                    f"the data has {rows:,} rows, and {log.rows:,} are done: run the same command again"
+                )
             prediction_files.write(file, blocks(), log.rows)
             results = {"task": task.name, "rows": log.rows, "outputs": task.count(width)}
             seconds = time.perf_counter() - start_time
             manifest = identity.with_results(outputs={file.name: digest(file)}, results=results, seconds=seconds)
             manifest = replace(manifest, threads=engine.threads)
-        except KdistillError as error:
-            if not isinstance(error, ClusterError):  # the same command would fail again, so it must not resume
-                log.path.unlink()
-            raise
-        finally:
-            log.close()
         staging.commit_file(file, beside=manifest)
     return manifest
-
-
-def _fill_log(log: BlockLog, engine: Engine, work: Work, rows: int, batch_size: int, reporter: Reporter) -> None:
-    """Append the outputs for all rows that are not in the log yet."""
-    announce_resume(log, reporter)
-    with reporter.steps("predict", rows) as bar:
-        bar.advance(log.rows)
-        for values in engine.map(work, block_numbers(log, rows, batch_size), bar.note):
-            log.append({"outputs": values})
-            bar.advance(len(values))
-    if log.rows != rows:
-        raise KdistillError(f"the data has {rows:,} rows, and {log.rows:,} are done: run the same command again")
 
 
 def _block_function(network: str, outputs: Outputs, rows: Rows, batch_size: int) -> BlockFunction:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdistill import cluster, data, soft_targets, teachers
-from kdistill.cluster import ClusterError, Engine, Work
+from kdistill.cluster import Engine, Work
 from kdistill.console import Reporter
 from kdistill.data import Dataset, Split
 from kdistill.data.keys import positions
@@ -17,21 +17,20 @@ from kdistill.data.reader import check_file
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import Soften, TrainTeacher
 from kdistill.soft_targets import LogitStorage, SoftTargets, full_transfer_set
+from kdistill.stages import block_log
 from kdistill.stages.common import (
     announce_data,
     announce_rerun,
-    announce_resume,
-    block_numbers,
     reason_to_run,
     warn_if_stale,
 )
 from kdistill.stages.inputs import staleness
 from kdistill.stages.result import Result
-from kdistill.stages.soften_blocks import block_function, prepare
+from kdistill.stages.soften_blocks import SoftBlock, block_function, prepare
 from kdistill.teachers import EXTERNAL_OPTIONS, ZERO_MASS, Ensemble, PrecomputedLogits, UnloadedTeacher, ZeroCount
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, size
-from kdistill.workspace.kinds import BLOCKS, INPUTS
-from kdistill.workspace.resume_log import BlockLog
+from kdistill.workspace.kinds import INPUTS
+from kdistill.workspace.resume_log import Block, BlockLog
 
 
 def run(
@@ -134,9 +133,9 @@ def _write(
 ) -> Manifest:
     """Fill the log with logits, and write the file from it."""
     with artifact.writing() as staging:
-        log = BlockLog(staging.path / BLOCKS, identity, {"row_keys": ((16,), "u1"), **storage.columns}, len(rows))
         file = staging.path / artifact.path.name
-        try:
+        columns = {"row_keys": ((16,), "u1"), **storage.columns}
+        with block_log.open_log(staging.path, identity, columns, len(rows)) as log:
             _fill_log(log, engine, work, len(rows), batch_size, reporter)
             manifest = soft_targets.write(
                 file,
@@ -148,12 +147,6 @@ def _write(
                 teacher=facts,
                 threads=engine.threads,
             )
-        except KdistillError as error:
-            if not isinstance(error, ClusterError):  # the same command would fail again, so it must not resume
-                log.path.unlink()
-            raise
-        finally:
-            log.close()
         staging.commit_file(file)
     return manifest
 
@@ -226,15 +219,13 @@ def _describe(
 
 def _fill_log(log: BlockLog, engine: Engine, work: Work, rows: int, batch_size: int, reporter: Reporter) -> None:
     """Append the logits of all rows that are not in the log yet."""
-    announce_resume(log, reporter)
     zeros = ZeroCount()
-    with reporter.steps("soften", rows) as bar:
-        bar.advance(log.rows)
-        for block in engine.map(work, block_numbers(log, rows, batch_size), bar.note):
-            zeros.add(block.zeros)
-            before = log.rows
-            log.append(block.rows)
-            bar.advance(log.rows - before)
+
+    def to_block(result: SoftBlock) -> Block:
+        zeros.add(result.zeros)
+        return result.rows
+
+    block_log.fill(log, engine, work, to_block, title="soften", rows=rows, batch_size=batch_size, reporter=reporter)
     if zeros.count:
         reporter.say(str(zeros))
 
