@@ -1,6 +1,7 @@
-"""Where work on many blocks of rows or on many networks is done: in this process, or by workers of a Ray cluster.
+"""Where work on many blocks of rows, on many networks or on one is done: in this process, or by workers of a Ray cluster.
 
-`engine` has the interface and the engine that works in this process. `on_ray` is the only module that imports Ray.
+`engine` has the interface and the engine that works in this process. `on_ray` is the engine on Ray, with the training of
+one network in `ray_training`; only these and what they share, `ray_calls`, import Ray.
 """
 
 from __future__ import annotations

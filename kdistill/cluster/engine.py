@@ -6,9 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from kdistill.console import Reporter
 from kdistill.errors import KdistillError
+from kdistill.training.workers import Workers
 from kdistill.workspace import threads
 
 Note = Callable[[str, str], None]  # as `Steps.note`
@@ -61,9 +64,25 @@ class Engine(AbstractContextManager["Engine"]):
     def run(self, work: Work, items: Iterable[Any], note: Note) -> Iterator[tuple[int, Any]]:
         """Yield the number of each item, from 0, and its result, in the order of completion; otherwise as `map`."""
 
+    @abstractmethod
+    def train(self, work: Work, workers: int, directory: Path, reporter: Reporter) -> Any:
+        """Do one training on several workers at the same time, and return what the first one returns.
+
+        Args:
+            work: its item is a pair: the workers with the place of one of them, and its reporter.
+            workers: the number of workers.
+            directory: that the first worker writes to, and all of them must see.
+            reporter: prints what the first worker reports.
+
+        Raises:
+            ClusterError: if the cluster or a worker is lost, or a worker finds other inputs.
+            UsageError: if this machine has no room for all workers, and Ray was started here.
+            Exception: what the work raises.
+        """
+
 
 class InProcess(Engine):
-    """Works in this process, on one item after the other."""
+    """Works in this process, on one item after the other. It trains with the workers that the environment describes."""
 
     def __exit__(self, *_: object) -> None:
         """Do nothing, since nothing was started."""
@@ -77,3 +96,6 @@ class InProcess(Engine):
 
     def run(self, work: Work, items: Iterable[Any], note: Note) -> Iterator[tuple[int, Any]]:
         return enumerate(self.map(work, items, note))
+
+    def train(self, work: Work, workers: int, directory: Path, reporter: Reporter) -> Any:  # noqa: ARG002
+        return work.here((Workers.here(), reporter))

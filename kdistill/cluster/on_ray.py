@@ -6,19 +6,20 @@ worker prepares for the work once, and keeps that for its next tasks.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pickle
-import platform
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from kdistill.cluster.engine import ClusterError, Engine, Note, Work
+from kdistill.cluster import ray_training
+from kdistill.cluster.engine import Engine, Note, Work
+from kdistill.cluster.ray_calls import THREADS, one_line_cluster_errors, prepared, value
+from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError, first_line, one_line_errors
 from kdistill.settings import Cluster
 
@@ -27,7 +28,6 @@ RETRIES = 5  # of an item whose worker died; one that needs too much memory woul
 ITEMS_PER_WORKER = 2  # one in work and one waiting, so that no worker is idle
 LOOK_SECONDS = 1.0  # between two looks at the number of workers
 CONNECT_SECONDS = 10.0
-THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 class RayEngine(Engine):
@@ -74,12 +74,11 @@ class RayEngine(Engine):
         resources = ray.cluster_resources()
         if self._gpus is None:
             self._gpus = 1 if resources.get("GPU") else 0
-        if self._address == LOCAL and not self._count_workers()[0]:
+        try:
+            self._check_room(1)
+        except UsageError:
             self.__exit__()
-            found = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-            raise UsageError(
-                f"--ray-cpus {self._cpus} --ray-gpus {self._gpus:g} is more than this machine has ({found})"
-            )
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,6 +92,28 @@ class RayEngine(Engine):
 
     def run(self, work: Work, items: Iterable[Any], note: Note) -> Iterator[tuple[int, Any]]:
         return self._results(work, items, note, in_order=False)
+
+    def train(self, work: Work, workers: int, directory: Path, reporter: Reporter) -> Any:
+        self._check_room(workers)
+
+        def on_wait() -> None:
+            room, needs = self._count_workers()[0], f"--ray-cpus {self._cpus} and --ray-gpus {self._gpus:g} each"
+            reporter.say(f"Ray: waiting for room for {workers} workers with {needs} (the cluster has room for {room})")
+
+        return ray_training.train(work, workers, directory, reporter, self._needed, self.threads, on_wait)
+
+    def _check_room(self, workers: int) -> None:
+        """Check that this machine has room for a number of workers, if Ray was started here. A cluster can grow.
+
+        Raises:
+            UsageError: if it has not.
+        """
+        import ray
+
+        if self._address == LOCAL and self._count_workers()[0] < workers:
+            found = " and ".join(f"{ray.cluster_resources().get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
+            asked = f"--ray-cpus {self._cpus} --ray-gpus {self._gpus:g}" + f" for {workers} workers" * (workers > 1)
+            raise UsageError(f"{asked} is more than this machine has ({found})")
 
     def _results(self, work: Work, items: Iterable[Any], note: Note, *, in_order: bool) -> Iterator[tuple[int, Any]]:
         import ray
@@ -108,14 +129,14 @@ class RayEngine(Engine):
             if not pending:
                 return
             done = self._wait([next(iter(pending))] if in_order else list(pending), note)
-            yield pending.pop(done), _value(done)
+            yield pending.pop(done), value(done)
 
     def _wait(self, results: Sequence[Any], note: Note) -> Any:
         """Return the first of some results that is there."""
         import ray
 
         while True:
-            with _one_line_cluster_errors():
+            with one_line_cluster_errors():
                 done, _ = ray.wait(results, num_returns=1, timeout=LOOK_SECONDS)
             if done:
                 return done[0]
@@ -134,46 +155,20 @@ class RayEngine(Engine):
                 where = f"(waiting for a machine with --ray-cpus {self._cpus} and --ray-gpus {self._gpus:g})"
             note(f"Ray: {workers} {where}", workers)
 
+    @property
+    def _needed(self) -> dict[str, float]:
+        """What each worker needs, by Ray's names."""
+        return {name: amount for name, amount in (("CPU", self._cpus), ("GPU", self._gpus)) if amount}
+
     def _count_workers(self) -> tuple[int, int]:
         """Return how many workers the cluster has room for, and on how many machines."""
         import ray
 
-        with _one_line_cluster_errors():
+        with one_line_cluster_errors():
             resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        needed = {name: amount for name, amount in (("CPU", self._cpus), ("GPU", self._gpus)) if amount}
-        rooms = [int(min(each.get(name, 0) // amount for name, amount in needed.items())) for each in resources]
+        needed = self._needed.items()
+        rooms = [int(min(each.get(name, 0) // amount for name, amount in needed)) for each in resources]
         return sum(rooms), sum(room > 0 for room in rooms)
-
-
-def _value(result: Any) -> Any:
-    """Return the value of a result that is there.
-
-    Raises:
-        ClusterError: if every worker that worked on it died.
-        Exception: what the work raised.
-    """
-    import ray
-
-    try:
-        with _one_line_cluster_errors():
-            return ray.get(result)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else ClusterError(first_line(error))) from error
-
-
-@contextlib.contextmanager
-def _one_line_cluster_errors() -> Iterator[None]:
-    """Raise errors of Ray itself as one line. Those of the work pass."""
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayTaskError:
-        raise
-    except (ray.exceptions.RayError, ConnectionError) as error:
-        raise ClusterError(
-            f"the Ray cluster failed: {first_line(error)} Run the same command again to resume"
-        ) from error
 
 
 def _check_connection(address: str) -> None:
@@ -195,19 +190,4 @@ def _describe(error: BaseException) -> str:
 
 def _work(prepare: bytes, directory: str, threads: int, item: Any) -> Any:
     """Work on an item, in a worker."""
-    return _prepared(prepare, directory, threads)(item)
-
-
-@lru_cache(maxsize=1)
-def _prepared(prepare: bytes, directory: str, threads: int) -> Callable[[Any], Any]:
-    """Prepare a worker: same directory, same number of threads, same inputs."""
-    os.environ[THREADS] = str(threads)  # TensorFlow is not loaded yet
-    if os.path.isdir(directory):
-        os.chdir(directory)
-    function, arguments = pickle.loads(prepare)  # noqa: S301 - from the process that the cluster works for
-    try:
-        return function(*arguments)  # type: ignore[no-any-return]
-    except ClusterError:
-        raise
-    except KdistillError as error:
-        raise ClusterError(f"the worker on {platform.node()}: {error}") from error
+    return prepared(prepare, directory, threads)(item)

@@ -44,7 +44,7 @@ from kdistill.settings.options import (
     option,
     options_of,
 )
-from kdistill.settings.shared import NEW_WEIGHTS, Cluster, Tracking
+from kdistill.settings.shared import NEW_WEIGHTS, Cluster, Tracking, TrainingCluster
 from kdistill.settings.sweep import Promote, Sweep
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -104,6 +104,7 @@ __all__ = [
     "TrainStudent",
     "TrainTeacher",
     "Training",
+    "TrainingCluster",
     "Verify",
     "build",
     "built_in",

@@ -26,6 +26,7 @@ from kdistill.settings.shared import (
     StudentModel,
     TemperatureOption,
     Tracking,
+    TrainingCluster,
     Weights,
 )
 
@@ -40,6 +41,7 @@ class TrainTeacher(Settings):
     weights: Weights = None
     objective: Annotated[Objective, Only(("label_smoothing",))] = Objective(alpha=1.0)
     training: Training = Training()
+    cluster: TrainingCluster = TrainingCluster()
     name: Annotated[str, option("Name of the teacher.", artifact_name(), recorded=False)] = "teacher"
     tracking: Tracking = Tracking()
 
@@ -238,6 +240,7 @@ class TrainStudent(ReadsDataset):
         ),
     ] = None
     training: Training = Training()
+    cluster: TrainingCluster = TrainingCluster()
     name: Annotated[str, option("Name of the student.", artifact_name(), recorded=False)] = "student"
     tracking: Tracking = Tracking()
 

@@ -93,6 +93,31 @@ class Cluster(Settings):
                 raise UsageError(f"--ray-{flag} needs --ray, e.g. --ray local: add it, or remove --ray-{flag}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingCluster(Cluster):
+    """Which workers share one training. The manifest records the number of replicas as a result."""
+
+    workers: Annotated[
+        int,
+        option(
+            "Number of workers on the Ray cluster that share each batch. The batch size is that of all together.",
+            integer(1),
+            "Cluster",
+            recorded=False,
+        ),
+    ] = 1
+
+    def check_combinations(self) -> None:
+        super().check_combinations()
+        if self.workers > 1 and self.ray is None:
+            raise UsageError(f"--workers {self.workers} needs --ray, e.g. --ray auto: add it, or remove --workers")
+        if self.workers > 1 and self.ray_gpus and self.ray_gpus % 1:
+            raise UsageError(
+                f"--ray-gpus is {self.ray_gpus:g}, but {self.workers} workers of one training cannot share a GPU: use "
+                "--ray-gpus 1"
+            )
+
+
 # Options that several commands declare. A dataset is an input of the manifest, not one of its settings.
 Dataset = Annotated[str, option(f"Dataset: {DATASET_HELP}", nonempty(), "Data", recorded=False)]
 OtherDataset = Annotated[

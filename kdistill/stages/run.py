@@ -115,9 +115,12 @@ def _steps(workspace: Workspace, settings: Run) -> tuple[Step, ...]:
 
 
 def _on_cluster(step: Step, cluster: Cluster) -> Step:
-    """Return a stage that works on a cluster, if it can and the file does not name another one."""
+    """Return a stage that works on a cluster, if it can and the file does not name another one.
+
+    Trainings do not, since the cluster would need to write to the workspace, unless the file says so.
+    """
     own = getattr(step.settings, "cluster", None)
-    if own is None or own.ray is not None or getattr(step.settings, "logits", None) is not None:
+    if type(own) is not Cluster or own.ray is not None or getattr(step.settings, "logits", None) is not None:
         return step
     settings: Any = step.settings
     return replace(step, settings=replace(settings, cluster=cluster))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from kdistill import data
+from collections.abc import Callable
+from pathlib import Path
+
+from kdistill import cluster, data
+from kdistill.cluster import Work
 from kdistill.console import Reporter
-from kdistill.networks.sources import resolve_model
+from kdistill.networks.sources import ModelSource, resolve_model
 from kdistill.settings import TrainTeacher
 from kdistill.stages.common import announce_data, announce_rerun, reason_to_run
+from kdistill.stages.inputs import require_inputs
 from kdistill.stages.result import Result
 from kdistill.training.workers import Workers
-from kdistill.workspace import Input, Manifest, Workspace, commands
+from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands
 
 
 def run(
@@ -28,6 +33,8 @@ def run(
         KdistillError: If the dataset or the network cannot be loaded, or training fails.
     """
     workers = Workers.here()
+    if settings.cluster.ray is not None:
+        workers.refuse("train-teacher --ray")
     reporter = workers.reporter(reporter)
     source = data.resolve(settings.data, option="dataset", cache=workspace.cache)
     model = resolve_model(settings.model, settings.weights)
@@ -40,23 +47,54 @@ def run(
     reason = reason_to_run(artifact, identity, force=force, reporter=reporter, tracking=settings.tracking)
     if reason is None:
         return Result(artifact, artifact.require())
+    engine = cluster.engine(settings.cluster)
     dataset = source.load()
     announce_data(reporter, dataset)
-    announce_rerun(artifact, reason, reporter)
-
-    from kdistill.training.run import train_network
-
-    manifest = train_network(
-        artifact,
-        identity,
-        dataset=dataset,
-        model=model,
-        settings=settings.training,
-        objective=settings.objective,
-        reporter=reporter,
-        tracking=settings.tracking,
-        show_layers=True,
-        workers=workers,
+    work = Work(
+        _training(artifact, identity, dataset, model, settings),
+        prepare,
+        (workspace.root.absolute(), settings, identity),
     )
+    with engine:
+        announce_rerun(artifact, reason, reporter)
+        manifest = engine.train(work, settings.cluster.workers, workspace.root.absolute(), reporter)
     reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")
     return Result(artifact, manifest)
+
+
+def _training(
+    artifact: Artifact, identity: Manifest, dataset: data.Dataset, model: ModelSource, settings: TrainTeacher
+) -> Callable[[tuple[Workers, Reporter]], Manifest]:
+    """Return a function that trains a teacher as one of some workers, with the reporter of that worker."""
+
+    def train(worker: tuple[Workers, Reporter]) -> Manifest:
+        from kdistill.training.run import train_network
+
+        workers, reporter = worker
+        return train_network(
+            artifact,
+            identity,
+            dataset=dataset,
+            model=model,
+            settings=settings.training,
+            objective=settings.objective,
+            reporter=reporter,
+            tracking=settings.tracking,
+            show_layers=True,
+            workers=workers,
+        )
+
+    return train
+
+
+def prepare(root: Path, settings: TrainTeacher, identity: Manifest) -> Callable[[tuple[Workers, Reporter]], Manifest]:
+    """Return the same function in a worker of a cluster, which opens the data and the network itself.
+
+    Raises:
+        KdistillError: if this machine has others.
+    """
+    workspace = Workspace(root)
+    require_inputs(workspace, identity)
+    dataset = data.resolve(settings.data, option="dataset", cache=workspace.cache).load()
+    model = resolve_model(settings.model, settings.weights)
+    return _training(workspace.teacher(settings.name), identity, dataset, model, settings)

@@ -24,7 +24,7 @@ from kdistill.backend import tf
 from kdistill.console import Reporter, interrupts
 from kdistill.errors import KdistillError, UsageError, first_line
 from kdistill.settings import ALL_DEVICES, LOSSES, Objective, Training
-from kdistill.training.workers import Workers
+from kdistill.training.workers import LostWorkerError, Workers
 from kdistill.workspace import Manifest
 
 LOST = (  # what a collective operation raises if a worker is gone
@@ -152,13 +152,13 @@ class Replicas:
 
     @contextlib.contextmanager
     def lost_workers_reported(self) -> Iterator[None]:
-        """Raise a KdistillError if another worker is gone."""
+        """Raise a LostWorkerError if another worker is gone."""
         try:
             yield
         except LOST as error:
             if self.workers.count == 1:
                 raise
-            raise KdistillError(
+            raise LostWorkerError(
                 f"lost a worker ({_cause(error)}): run the same command on all workers again, which resumes the training"
             ) from error
 

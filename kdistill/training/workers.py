@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kdistill.console import Reporter, SilentReporter
-from kdistill.errors import KdistillError
+from kdistill.errors import KdistillError, UsageError
 
 SLURM_PORT = 8888  # of the first worker on each machine
+
+
+class LostWorkerError(KdistillError):
+    """Another worker is gone, so this one can't go on."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,15 @@ class Workers:
         return SilentReporter()
 
     def refuse(self, command: str) -> None:
-        """Refuse a command that one process runs.
+        """Refuse a command that is started once.
 
         Raises:
-            KdistillError: if there are several workers.
+            UsageError: if there are several workers.
         """
         if self.count > 1:
-            raise KdistillError(
-                f"{command} runs in one process, but TF_CONFIG or Slurm names {self.count} workers, which only train-teacher "
-                "and train-student use: set TF_CONFIG={}, and run it once"
+            raise UsageError(
+                f"{command} is started once, but TF_CONFIG or Slurm names {self.count} workers, which only train-teacher "
+                "and train-student without --ray use: set TF_CONFIG={}, and run it once"
             )
 
 

@@ -92,10 +92,10 @@ def test_slurm_without_a_list_of_nodes(workers):
     assert mentions(str(caught.value), "srun", "TF_CONFIG")
 
 
-@pytest.mark.parametrize("command", [["sweep"], ["run"]])
-def test_commands_of_one_process(run, monkeypatch, command):
-    """Commands that do more than one training refuse several workers, and write nothing."""
+@pytest.mark.parametrize("command", [["sweep"], ["run"], ["train-teacher", "--ray", "local"]])
+def test_commands_that_are_started_once(run, monkeypatch, command):
+    """Commands that do more than one training, or start workers themselves, refuse several workers, and write nothing."""
     monkeypatch.setenv("TF_CONFIG", config({"worker": ["a:1", "b:1"]}, "worker", 0))
     outcome = run(*command)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert mentions(outcome.err, "TF_CONFIG", command[0], 2)
