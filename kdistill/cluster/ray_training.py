@@ -155,13 +155,13 @@ class _Worker:
 
     def prepare(self, prepare: bytes, directory: str, threads: int, marker: Path) -> str:
         """Open all inputs, and return an address where the other workers can reach this one."""
-        import ray
-
         if not marker.exists():
             raise ClusterError(
                 f"the worker on {platform.node()} does not see the workspace {marker.parent}: pass a --workspace on a disk "
                 "that all machines share"
             )
+        import ray
+
         self._train = prepared(prepare, directory, threads)
         self._port = socket.socket()  # kept until it is used, so that each worker has another one
         self._port.bind(("", 0))

@@ -52,3 +52,10 @@ def cluster(network):
             yield cluster
         finally:
             cluster.processes.stop()
+
+
+@pytest.fixture
+def two_workers(cluster):
+    """The options that join a cluster with two workers."""
+    cluster.add_nodes(2)
+    return ["--ray", cluster.address]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 
 import pytest
-from helpers import imports_of, mentions
+from helpers import QUICK, imports_of, mentions
 
-from kdistill.cluster import InProcess, Work, engine
+from kdistill.cluster import ClusterError, InProcess, Work, engine
+from kdistill.cluster.ray_training import _Worker
 from kdistill.errors import KdistillError, UsageError
-from kdistill.settings import COMMANDS, Cluster, Run, Soften, options_of
+from kdistill.settings import COMMANDS, Cluster, Run, Soften, TrainingCluster, options_of
 from kdistill.soft_targets import SoftTargets
 from kdistill.stages import soften_blocks
 from kdistill.stages.run import _steps
@@ -34,24 +36,29 @@ def test_works_in_this_process_by_default():
         assert list(found.run(work, items(), print)) == [(0, (0, 1)), (1, (1, 2)), (2, (2, 3))]
 
 
-@pytest.mark.parametrize("command", ["soften", "predict", "sweep", "run"])
+@pytest.mark.parametrize("command", ["soften", "predict", "sweep", "run", "train-teacher", "train-student"])
 def test_options(command):
-    """Four commands have the options, which are not part of any manifest."""
-    options = {each.name: each.option for each in options_of(COMMANDS[command])}
-    assert not any(options[name].recorded for name in ("ray", "ray_cpus", "ray_gpus"))
+    """Six commands have the options, which are not part of any manifest. Two train one network on several workers."""
+    options = {each.name: each.option for each in options_of(COMMANDS[command]) if each.option.group == "Cluster"}
+    names = {"ray", "ray_cpus", "ray_gpus"} | ({"workers"} if command.startswith("train") else set())
+    assert options.keys() == names
+    assert not any(each.recorded for each in options.values())
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--ray-cpus", "2"], ["--ray-cpus", "--ray"]),
-        (["--ray-gpus", "0.5"], ["--ray-gpus", "--ray"]),
-        (["--ray", "local", "--ray-cpus", "0"], ["--ray-cpus", 0]),
-        (["--ray", "local", "--logits", "logits.npz"], ["--ray", "--logits"]),
+        (["soften", "--ray-cpus", "2"], ["--ray-cpus", "--ray"]),
+        (["soften", "--ray-gpus", "0.5"], ["--ray-gpus", "--ray"]),
+        (["soften", "--ray", "local", "--ray-cpus", "0"], ["--ray-cpus", 0]),
+        (["soften", "--ray", "local", "--logits", "logits.npz"], ["--ray", "--logits"]),
+        (["train-teacher", "--workers", "2"], ["--workers", 2, "--ray"]),
+        (["train-student", "--ray", "local", "--workers", "0"], ["--workers", 0]),
+        (["train-student", "--ray", "local", "--workers", "2", "--ray-gpus", "0.5"], ["--ray-gpus", 0.5, 2]),
     ],
 )
 def test_wrong_options(run, options, named):
-    outcome = run("soften", *options)
+    outcome = run(*options)
     assert outcome.code == 2
     assert mentions(outcome.err, *named)
 
@@ -60,11 +67,16 @@ def test_stages_of_run(tmp_path):
     """`run` passes its cluster to the stages that can use one, unless the file names another cluster."""
     cluster = Cluster(ray="auto", ray_cpus=2)
     ours = {step.command: getattr(step.settings, "cluster", None) for step in _steps(Workspace(), Run(cluster=cluster))}
-    assert ours == {"train-teacher": None, "soften": cluster, "train-student": None, "plot": None}
+    here = TrainingCluster()
+    assert ours == {"train-teacher": here, "soften": cluster, "train-student": here, "plot": None}
     config = tmp_path / "kdistill.toml"
-    config.write_text('[[soften]]\nlogits = "logits.npz"\n[[soften]]\nname = "b"\n[[sweep]]\nray = "local"\n')
+    config.write_text(
+        '[train-teacher]\nray = "local"\nworkers = 2\n'
+        '[[soften]]\nlogits = "logits.npz"\n[[soften]]\nname = "b"\n[[sweep]]\nray = "local"\n'
+    )
     steps = _steps(Workspace(), Run(cluster=cluster, config=str(config)))
-    assert [step.settings.cluster for step in steps] == [Cluster(), cluster, Cluster(ray="local")]
+    two = TrainingCluster(ray="local", workers=2)
+    assert [step.settings.cluster for step in steps] == [two, Cluster(), cluster, Cluster(ray="local")]
     with pytest.raises(UsageError, match="--ray"):
         Run(cluster=cluster, write_config=True)
 
@@ -79,11 +91,18 @@ def test_ray_is_not_installed(run, workspace, monkeypatch):
     assert (workspace / "soft-targets/soft-targets.h5").read_bytes() == before
 
 
-def test_up_to_date_without_ray(workspace, tmp_path):
+@pytest.mark.parametrize("command", [["soften"], ["train-student", "--workers", "2", *QUICK]])
+def test_up_to_date_without_ray(workspace, tmp_path, command):
     """A result that is up to date needs no cluster."""
-    code, imported = imports_of("soften", "--ray", "nowhere:1", cwd=tmp_path)
+    code, imported = imports_of(*command, "--ray", "nowhere:1", cwd=tmp_path)
     assert code == 0
-    assert "ray" not in imported
+    assert not {"ray", "tensorflow"} & set(imported)
+
+
+def test_worker_sees_the_workspace(tmp_path):
+    """A worker that does not see the workspace of the command refuses to train, since it would write elsewhere."""
+    with pytest.raises(ClusterError, match=re.escape(str(tmp_path))):
+        _Worker().prepare(b"", str(tmp_path), 1, tmp_path / "marker")
 
 
 def test_worker_prepares_what_the_driver_has(made):

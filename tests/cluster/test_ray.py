@@ -59,13 +59,6 @@ def processes(network, tmp_path):
 
 
 @pytest.fixture
-def two_workers(cluster):
-    """The options that join a cluster with two workers."""
-    cluster.add_nodes(2)
-    return ["--ray", cluster.address]
-
-
-@pytest.fixture
 def expected(processes):
     """The soft targets of the slow teacher, from one process."""
     result = processes.run(*SOFTEN, "--teacher", "teacher:slow", "--workspace", "expected")
