@@ -1,7 +1,7 @@
 """One training on Ray: an actor for each worker. All of them start together and end together.
 
-Actors and not tasks, because each waits for the others, so none can run again alone. If one is lost, all end, and the
-same command resumes from the checkpoint.
+Actors and not tasks, because they exchange gradients at each step, so a lost one cannot simply run again. All end then, and
+the same command resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kdistill.training.workers import LostWorkerError, Workers
 from kdistill.workspace.files import make_directories
 
 LOOK_SECONDS = 0.2  # between two looks at the messages of the first worker
-GRACE_SECONDS = 10.0  # in which the worker that others have lost is found
+GRACE_SECONDS = 10.0  # to wait for the error of a worker that the others have lost
 
 
 def train(
@@ -89,7 +89,7 @@ def _wait_for_room(group: Any, on_wait: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _marker(directory: Path) -> Iterator[Path]:
-    """Make a file for a while, by which workers find out whether they see the directory of this machine."""
+    """Make a temporary file in a directory. A worker that sees the file sees the directory of this machine."""
     made = make_directories(directory)
     descriptor, name = tempfile.mkstemp(prefix=".shared-", dir=directory)
     os.close(descriptor)
@@ -151,7 +151,7 @@ def _lost(worker: str) -> ClusterError:
 
 
 class _Worker:
-    """A worker of a training, in a process of its own."""
+    """A worker of a training, in its own process."""
 
     def prepare(self, prepare: bytes, directory: str, threads: int, marker: Path) -> str:
         """Open all inputs, and return an address where the other workers can reach this one."""
