@@ -94,7 +94,7 @@ def run(
     )
     names = " + ".join(soft_targets.teacher_names(identity))
     work = Work(
-        block_function(teacher, rows, storage, settings.batch_size, names),
+        block_function(teacher, rows, storage, settings.batch_size, names).map,
         prepare,
         (workspace.root.absolute(), settings, identity, storage),
     )
