@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kdistill import cluster
@@ -43,14 +44,13 @@ def run(
         return Result(artifact, artifact.require())
     engine = cluster.engine(settings.cluster)
     inputs.training_rows(settings)  # checks that the soft targets fit the rows
-    work = Work(
-        _training(inputs, artifact, identity, settings), prepare, (workspace.root.absolute(), settings, identity)
-    )
+    root = workspace.root.absolute()
+    work = Work(partial(map, _training(inputs, artifact, identity, settings)), prepare, (root, settings, identity))
     with engine:
         announce_rerun(artifact, reason, reporter)
         if warning := inputs.temperature_warning(settings):
             reporter.warn(warning)
-        manifest = engine.train(work, settings.cluster.workers, workspace.root.absolute(), reporter)
+        manifest = engine.train(work, settings.cluster.workers, root, reporter)
     next_plot = commands.command(workspace.root, "plot", soft_targets=settings.soft_targets)
     reporter.say(f"Next: {next_plot} && {commands.command(workspace.root, 'evaluate')}")
     return Result(artifact, manifest)

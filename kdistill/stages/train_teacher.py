@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kdistill import cluster, data
@@ -50,14 +51,11 @@ def run(
     engine = cluster.engine(settings.cluster)
     dataset = source.load()
     announce_data(reporter, dataset)
-    work = Work(
-        _training(artifact, identity, dataset, model, settings),
-        prepare,
-        (workspace.root.absolute(), settings, identity),
-    )
+    root, training = workspace.root.absolute(), _training(artifact, identity, dataset, model, settings)
+    work = Work(partial(map, training), prepare, (root, settings, identity))
     with engine:
         announce_rerun(artifact, reason, reporter)
-        manifest = engine.train(work, settings.cluster.workers, workspace.root.absolute(), reporter)
+        manifest = engine.train(work, settings.cluster.workers, root, reporter)
     reporter.say(f"Next: {commands.after_teacher(workspace.root, settings.name, dataset.task.name)}")
     return Result(artifact, manifest)
 
