@@ -100,9 +100,12 @@ class LocalCluster:
         return self.processes.start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def add_nodes(self, number):
-        """Start nodes until there are as many; they join after a while."""
+        """Start nodes until there are as many, one after the other: two at once may choose the same sockets (Ray 2.60)."""
+        sockets = Path(self.directory) / "session_latest" / "sockets"
         while len(self.nodes) < number:
+            taken = len(list(sockets.glob("raylet*")))
             self.nodes.append(self.start(f"--address={self.address}", "--num-cpus=1"))
+            wait_until(lambda taken=taken: len(list(sockets.glob("raylet*"))) > taken, "a node")
 
     def kill_node(self):
         """Kill the last node with everything that runs on it."""
