@@ -1,0 +1,65 @@
+"""Group: `soften` in this process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from measuring import BATCH_ROWS, Row, Setup, Work, medians, python, run_here, timed
+
+SOFTEN_ROWS = 1000
+
+# Run kdistill and print the peak of its memory in KiB. On Linux, ru_maxrss starts at the size of the parent process, so
+# VmHWM is read instead.
+PEAK_MEMORY = """
+import resource, sys
+from pathlib import Path
+from kdistill.cli import app
+app(sys.argv[1:], standalone_mode=False)
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+print(*peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024])
+"""
+
+def measure_soften(setup: Setup) -> Iterator[Row]:
+    """`soften` against calls of the same SavedModel, and its peak memory with three times the rows.
+
+    The calls have their inputs in memory and do not write the logits.
+    """
+    workspace = setup.scratch / "soften"
+    options = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", 1]
+    run_here("train-teacher", "--workspace", workspace, *options)
+    soften = timed(lambda: run_here("soften", "--workspace", workspace, "--force"))
+    calls = saved_model_calls(workspace / "teachers/teacher/saved_model", setup.rows()[0])
+    times = medians(setup.runs, {"soften": soften, "calls": calls})
+    yield Row("`soften`, cnn, 60,000 rows / calls of the SavedModel", times["soften"], times["calls"], 1.25)
+    few, many = (peak_memory(setup, workspace, rows) for rows in (20_000, 60_000))
+    yield Row("peak memory of `soften`, 60,000 rows / 20,000", many, few, 1.05, "MiB")
+
+
+def saved_model_calls(path: Path, inputs: np.ndarray) -> Work:
+    """Return the work of calling a SavedModel block after block."""
+    from kdistill.backend import tf
+
+    floats = inputs.astype(np.float32) / np.float32(255.0)
+    loaded = tf.saved_model.load(str(path))
+
+    def calls() -> object:
+        call = loaded.signatures["serving_default"]
+        starts = range(0, len(floats), SOFTEN_ROWS)
+        blocks = [call(inputs=tf.constant(floats[start : start + SOFTEN_ROWS])) for start in starts]
+        return np.concatenate([block["logits"].numpy() for block in blocks])
+
+    return timed(calls)
+
+
+def peak_memory(setup: Setup, workspace: Path, rows: int) -> float:
+    """Return the median of the peaks, in MiB, of processes that soften the first rows of MNIST."""
+    options = ["--dataset", setup.dataset(rows), "--name", f"rows-{rows}", "--force", "--quiet"]
+    command = ["soften", "--workspace", workspace, *options]
+    return statistics.median(int(python("-c", PEAK_MEMORY, *command)) / 1024 for _ in range(setup.runs))
+
+
