@@ -1,6 +1,6 @@
 """Train a network of kdistill with `keras.Model.fit`, and print the seconds of each epoch.
 
-    python tests/programs/bench/keras_fit.py workspace/teachers/teacher/model.keras mnist.npz
+python tests/programs/bench/keras_fit.py workspace/teachers/teacher/model.keras mnist.npz
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ def main() -> None:
     """Load the network, train it, and print the seconds of each epoch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help=".keras file, whose dtype policy is kept")
-    parser.add_argument("data", type=Path, help=".npz file with x_train (rows, height, width) uint8 and y_train (rows,)")
+    parser.add_argument(
+        "data", type=Path, help=".npz file with x_train (rows, height, width) uint8 and y_train (rows,)"
+    )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
     options = parser.parse_args()
     with np.load(options.data, allow_pickle=False) as arrays:
         inputs, labels = arrays["x_train"], arrays["y_train"]
-    work = epoch(keras.models.load_model(options.network), inputs, labels, options.batch_size, xla=options.xla or "auto")
+    work = epoch(
+        keras.models.load_model(options.network), inputs, labels, options.batch_size, xla=options.xla or "auto"
+    )
     for _ in range(options.epochs):
         print(work(), flush=True)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -144,23 +144,21 @@ def epoch(
     name: str,
     *options: object,
     command: str = "train-teacher",
-    epochs: int = 2,
     run: Callable[..., None] = run_here,
 ) -> Work:
-    """Return the work of one epoch, as kdistill measures it. The first epoch is not counted.
+    """Return the work of one epoch: two are trained, and the second is measured, by kdistill itself.
 
     Args:
-        setup: of the measurement.
+        setup: has the dataset.
         name: of the network.
-        *options: of the command.
+        *options: of the command. With `--epochs`, the work is the median of all epochs but the first.
         command: that trains.
-        epochs: how many are trained. The median of those that count is returned.
         run: runs a command line.
     """
     workspace = setup.scratch / "training"
 
     def work() -> float:
-        how = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", epochs, "--force"]
+        how = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", 2, "--force"]
         run(command, "--workspace", workspace, "--name", name, *how, *options)
         kind = command.removeprefix("train-")
         with (workspace / f"{kind}s" / name / "history.csv").open() as stream:
@@ -201,13 +199,8 @@ def machine() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return f"{processor}, {os.cpu_count()} cores; {', '.join(versions)}"
+    packages = [f"{name} {version(name)}" for name in PACKAGES if find_spec(name)]
+    return f"{processor}, {os.cpu_count()} cores; {', '.join([f'Python {platform.python_version()}', *packages])}"
 
 
 def arguments(docstring: str) -> argparse.ArgumentParser:
@@ -226,12 +219,16 @@ def print_table(groups: Mapping[str, Group], setup: Setup, device: str = "") -> 
     """Print a table, each row as soon as it is measured, and then the groups that are skipped."""
     print(f"{device}{machine()}; medians of {setup.runs} run{'s' * (setup.runs > 1)}\n")
     print("| what | kdistill | reference | ratio | target | reached |\n|---|---|---|---|---|---|", flush=True)
-    skipped = []
-    for name, measure in groups.items():
-        try:
-            for row in measure(setup):
-                print(row, flush=True)
-        except SkippedError as reason:
-            skipped.append(f"Skipped {name}: {reason}")
-    if skipped:
+    reasons = {name: print_rows(measure, setup) for name, measure in groups.items()}
+    if skipped := [f"Skipped {name}: {reason}" for name, reason in reasons.items() if reason]:
         print("", *skipped, sep="\n")
+
+
+def print_rows(measure: Group, setup: Setup) -> str | None:
+    """Print the rows of a group, or return why it is skipped."""
+    try:
+        for row in measure(setup):
+            print(row, flush=True)
+    except SkippedError as reason:
+        return str(reason)
+    return None

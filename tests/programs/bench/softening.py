@@ -1,13 +1,15 @@
-"""Group: `soften` in this process."""
+"""Group: `soften` in this process. It is also measured by other groups."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from measuring import BATCH_ROWS, Row, Setup, Work, medians, python, run_here, timed
+
+from kdistill.workspace import Workspace
 
 SOFTEN_ROWS = 1000
 
@@ -24,6 +26,7 @@ peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
 print(*peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024])
 """
 
+
 def measure_soften(setup: Setup) -> Iterator[Row]:
     """`soften` against calls of the same SavedModel, and its peak memory with three times the rows.
 
@@ -32,9 +35,9 @@ def measure_soften(setup: Setup) -> Iterator[Row]:
     workspace = setup.scratch / "soften"
     options = ["--dataset", setup.dataset(), "--batch-size", BATCH_ROWS, "--epochs", 1]
     run_here("train-teacher", "--workspace", workspace, *options)
-    soften = timed(lambda: run_here("soften", "--workspace", workspace, "--force"))
+    whole = timed(lambda: run_here("soften", "--workspace", workspace, "--force"))
     calls = saved_model_calls(workspace / "teachers/teacher/saved_model", setup.rows()[0])
-    times = medians(setup.runs, {"soften": soften, "calls": calls})
+    times = medians(setup.runs, {"soften": whole, "calls": calls})
     yield Row("`soften`, cnn, 60,000 rows / calls of the SavedModel", times["soften"], times["calls"], 1.25)
     few, many = (peak_memory(setup, workspace, rows) for rows in (20_000, 60_000))
     yield Row("peak memory of `soften`, 60,000 rows / 20,000", many, few, 1.05, "MiB")
@@ -63,3 +66,19 @@ def peak_memory(setup: Setup, workspace: Path, rows: int) -> float:
     return statistics.median(int(python("-c", PEAK_MEMORY, *command)) / 1024 for _ in range(setup.runs))
 
 
+def soften(workspace: Path, data: Path, *options: object, run: Callable[..., None] = run_here) -> Work:
+    """Return the work of `soften` on a dataset, as its manifest records it."""
+
+    def work() -> float:
+        run("soften", "--workspace", workspace, "--dataset", data, "--name", data.name, "--force", *options)
+        return Workspace(workspace).soft_targets(data.name).require().seconds
+
+    return work
+
+
+def write_arrays(directory: Path, *arrays: np.ndarray) -> Path:
+    """Write a dataset of `.npy` files: training inputs, training labels, test inputs and test labels."""
+    directory.mkdir()
+    for name, values in zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True):
+        np.save(directory / f"{name}.npy", values)
+    return directory

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from measuring import (
@@ -14,6 +15,7 @@ from measuring import (
     KDISTILL,
     Row,
     Setup,
+    Work,
     epoch,
     finish,
     kdistill,
