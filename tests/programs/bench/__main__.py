@@ -18,6 +18,8 @@ import softening
 import training
 from measuring import Group, Row, Setup, arguments, kdistill, medians, print_table, python, timed
 
+from kdistill.console.native_stderr import silence_native_stderr
+
 MNIST = Path(os.environ.get("KDISTILL_MNIST") or Path(__file__).resolve().parents[4] / "shared/data/mnist.npz")
 
 
@@ -51,13 +53,12 @@ GROUPS: dict[str, Group] = {
 
 def main() -> None:
     """Print a table, each row as soon as it is measured."""
-    parser = arguments(__doc__)
-    parser.add_argument("--only", choices=GROUPS, help="measure one group only")
+    parser = arguments(__doc__, GROUPS)
     parser.add_argument("--mnist", type=Path, default=MNIST, help=f"Keras's mnist.npz (default: {MNIST})")
     options = parser.parse_args()
-    groups = {options.only: GROUPS[options.only]} if options.only else GROUPS
+    silence_native_stderr()
     with tempfile.TemporaryDirectory(prefix="kdistill-bench-") as scratch:
-        print_table(groups, Setup(options.runs, options.mnist.absolute(), Path(scratch)))
+        print_table(GROUPS, options.only, Setup(options.runs, options.mnist.absolute(), Path(scratch)))
 
 
 if __name__ == "__main__":

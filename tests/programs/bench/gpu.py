@@ -14,62 +14,72 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Row, Setup, Work, arguments, epoch, medians, print_table, reference_epoch, require_torch
+from measuring import Group, Row, Setup, Work, arguments, epoch, medians, print_table, reference_epoch, require_torch
 from softening import soften, write_arrays
+
+from kdistill.console.native_stderr import silence_native_stderr
 
 KDISTILL = ["--precision", "mixed_bfloat16", "--devices", 1]
 # Peaks in TFLOP/s for bfloat16 without sparsity, by the name of the GPU, from NVIDIA's data sheets.
 PEAKS = {"NVIDIA A100-.*": 312, "NVIDIA H100 PCIe": 756, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H200": 989}
 SOFTEN_ROWS = 256
+CLASSES = 1000  # of the ResNet-50
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is measured."""
+class GpuSetup(Setup):
+    """Also how much is measured."""
 
     networks: tuple[str, ...] = ("mlp-800", "cnn")
     batches: tuple[int, ...] = (128, 1024)
-    rows: int = 60_000
     epochs: int = 6
     pixels: int = 224
     few: int = 10 * SOFTEN_ROWS
     many: int = 100 * SOFTEN_ROWS
+    compile_torch: bool = True  # on a CPU, this needs a C++ compiler
 
 
-SMALL = Size(("mlp-800",), (128,), rows=256, epochs=2, pixels=32, few=16, many=64)
+SMALL = {
+    "networks": ("mlp-800",),
+    "batches": (128,),
+    "epochs": 2,
+    "pixels": 32,
+    "few": 4,
+    "many": 64,
+    "compile_torch": False,
+}
 
 
-def measure_fit(setup: Setup, size: Size) -> Iterator[Row]:
+def measure_fit(setup: GpuSetup) -> Iterator[Row]:
     """An epoch against `fit` with XLA."""
 
     def fit(network: str, *options: object) -> Work:
         file = setup.scratch / "training/teachers" / network / "model.keras"
         return reference_epoch("keras_fit.py", file, setup.dataset(), "--xla", *options)
 
-    return measure_epochs(setup, size, "`fit`", fit)
+    return measure_epochs(setup, "`fit`", fit)
 
 
-def measure_pytorch(setup: Setup, size: Size) -> Iterator[Row]:
+def measure_pytorch(setup: GpuSetup) -> Iterator[Row]:
     """An epoch against a PyTorch loop with `torch.compile`."""
     require_torch()
-    compiled = [] if size == SMALL else ["--compile"]  # on a CPU, this needs a C++ compiler
+    compiled = ["--compile"] * setup.compile_torch
 
     def pytorch(network: str, *options: object) -> Work:
         return reference_epoch("pytorch.py", network, setup.dataset(), "--bfloat16", *compiled, *options)
 
-    return measure_epochs(setup, size, "PyTorch", pytorch)
+    return measure_epochs(setup, "PyTorch", pytorch)
 
 
-def measure_epochs(setup: Setup, size: Size, name: str, reference: Callable[..., Work]) -> Iterator[Row]:
+def measure_epochs(setup: GpuSetup, name: str, reference: Callable[..., Work]) -> Iterator[Row]:
     """Training with hard labels. kdistill compiles mlp-800 with XLA, but not cnn, as `--xla auto` decides."""
-    for network in size.networks:
-        for batch in size.batches:
-            how = ["--batch-size", batch, "--epochs", size.epochs]
+    for network in setup.networks:
+        for batch in setup.batches:
+            how = ["--batch-size", batch, "--epochs", setup.epochs]
             works = {
                 "kdistill": epoch(setup, network, "--model", network, *KDISTILL, *how),
                 "reference": reference(network, *how),
@@ -78,27 +88,27 @@ def measure_epochs(setup: Setup, size: Size, name: str, reference: Callable[...,
             yield Row(f"epoch, {network}, batches of {batch} / {name}", times["kdistill"], times["reference"], 1.0)
 
 
-def measure_soften(setup: Setup, size: Size, device: str) -> Iterator[Row]:
+def measure_soften(setup: GpuSetup) -> Iterator[Row]:
     """`soften` with a ResNet-50 that has random weights. Its start is left out: few rows are subtracted from many."""
     from kdistill.backend import keras
 
     keras.config.set_dtype_policy("mixed_bfloat16")
-    shape = (size.pixels, size.pixels, 3)
+    shape = (setup.pixels, setup.pixels, 3)
     teacher = keras.applications.ResNet50(weights=None, input_shape=shape, classifier_activation=None)
     teacher.save(setup.scratch / "resnet-50.keras")
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (size.many, *shape), np.uint8)
-    labels = np.arange(size.many) % 1000
-    labels[-1] = 999  # so that there are 1,000 classes
-    how = ["--teacher", setup.scratch / "resnet-50.keras", "--teacher-input", "raw", "--teacher-output", "logits"]
+    images = random_images(max(setup.many, CLASSES), *shape)
+    labeled = images[:CLASSES], np.arange(CLASSES), images[:1], np.zeros(1, int)
+    how = ["--dataset", write_arrays(setup.scratch / "images", *labeled), "--batch-size", SOFTEN_ROWS]
+    how += ["--teacher", setup.scratch / "resnet-50.keras", "--teacher-input", "raw", "--teacher-output", "logits"]
     works = {}
-    for rows in (size.few, size.many):
-        data = write_arrays(setup.scratch / f"images-{rows}", images[-rows:], labels[-rows:], images[:1], labels[:1])
-        works[rows] = soften(setup.scratch / "soften", data, *how, "--batch-size", SOFTEN_ROWS)
+    for rows in (setup.few, setup.many):
+        transfer_set = setup.scratch / f"images-{rows}.npy"
+        np.save(transfer_set, images[:rows])
+        works[rows] = soften(setup.scratch / "soften", f"rows-{rows}", *how, "--transfer-set", transfer_set)
     times = medians(setup.runs, works)
-    rate = (size.many - size.few) / (times[size.many] - times[size.few])
-    peak = next((peak for name, peak in PEAKS.items() if re.fullmatch(name, device)), None)
-    title = f"`soften`, ResNet-50, {size.pixels} x {size.pixels}, batches of {SOFTEN_ROWS}"
+    rate = (setup.many - setup.few) / (times[setup.many] - times[setup.few])
+    peak = next((peak for name, peak in PEAKS.items() if re.fullmatch(name, gpu() or "")), None)
+    title = f"`soften`, ResNet-50, {setup.pixels} x {setup.pixels}, batches of {SOFTEN_ROWS}"
     if peak is None:
         yield Row(title, rate, None, unit="rows/s")
     else:
@@ -119,30 +129,30 @@ def gpu() -> str | None:
     return tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU") if devices else None
 
 
+def random_images(rows: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (rows, *shape), np.uint8)
+
+
+GROUPS: dict[str, Group] = {"fit": measure_fit, "pytorch": measure_pytorch, "soften": measure_soften}
+
+
 def main() -> None:
     """Print a table, each row as soon as it is measured."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, GROUPS)
     parser.add_argument("--small", action="store_true", help="measure little, also on a CPU, to try this program")
     options = parser.parse_args()
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # leaves memory for the other processes
-    size, device = SMALL if options.small else Size(), gpu()
+    silence_native_stderr()
+    device = gpu()
     if device is None and not options.small:
         sys.exit("error: TensorFlow finds no GPU on this machine (expected one); to measure on a CPU, run make bench")
-    draw = np.random.default_rng(0)
-    arrays = {
-        f"{axis}_{split}": values
-        for split, rows in (("train", size.rows), ("test", 128))
-        for axis, values in (("x", draw.integers(0, 256, (rows, 28, 28), np.uint8)), ("y", np.arange(rows) % 10))
-    }
-    groups = {
-        "fit": partial(measure_fit, size=size),
-        "pytorch": partial(measure_pytorch, size=size),
-        "soften": partial(measure_soften, size=size, device=device or ""),
-    }
     with tempfile.TemporaryDirectory(prefix="kdistill-bench-") as scratch:
-        setup = Setup(options.runs, Path(scratch) / "random.npz", Path(scratch))
-        np.savez(setup.mnist, **arrays)
-        print_table(groups, setup, f"{device or 'no GPU'}; ")
+        path, arrays = Path(scratch) / "random.npz", {}
+        for split, rows in (("train", 256 if options.small else 60_000), ("test", 128)):
+            arrays |= {f"x_{split}": random_images(rows, 28, 28), f"y_{split}": np.arange(rows) % 10}
+        np.savez(path, **arrays)
+        setup = GpuSetup(options.runs, path, Path(scratch), **(SMALL if options.small else {}))
+        print_table(GROUPS, options.only, setup, f"{device or 'no GPU'}; ")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from kdistill.backend import keras
+from kdistill.console.native_stderr import silence_native_stderr
 
 
 def epoch(
     model: Any, inputs: np.ndarray, labels: np.ndarray, batch_rows: int, *, xla: bool | str = "auto"
 ) -> Callable[[], float]:
     """Return the work of one epoch, without a progress bar, on inputs that are scaled beforehand."""
+    from kdistill.backend import keras
+
     floats = inputs.astype(np.float32) / np.float32(255.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=xla)
@@ -43,6 +45,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
     options = parser.parse_args()
+    silence_native_stderr()
+    from kdistill.backend import keras
+
     with np.load(options.data, allow_pickle=False) as arrays:
         inputs, labels = arrays["x_train"], arrays["y_train"]
     work = epoch(

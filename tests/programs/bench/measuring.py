@@ -94,21 +94,20 @@ def timed(function: Callable[[], object]) -> Work:
 
 
 def medians(runs: int, works: Mapping[str, Work]) -> dict[str, float]:
-    """Return the median seconds of each, after one run of each that is not counted."""
-    for work in works.values():
-        work()
-    taken: dict[str, list[float]] = {name: [] for name in works}
+    """Return the median seconds of each, after one run of each that counts only if it is the only one."""
+    taken = {name: [work()] for name, work in works.items()}
     for _ in range(runs):
         for name, work in works.items():
             taken[name].append(work())
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: statistics.median(seconds[1:] or seconds) for name, seconds in taken.items()}
 
 
 def start(*command: object, cores: Iterable[int] = (), **variables: str) -> subprocess.Popen[str]:
     """Start a process, with only the given cores if there are any, and with more environment variables."""
     limit = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
-    words = [*limit, *map(str, command)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
+    return subprocess.Popen(
+        [*limit, *map(str, command)], stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=os.environ | variables
+    )
 
 
 def finish(*processes: subprocess.Popen[str]) -> str:
@@ -203,23 +202,25 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores; {', '.join([f'Python {platform.python_version()}', *packages])}"
 
 
-def arguments(docstring: str) -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=docstring.splitlines()[0])
-    found.add_argument("--runs", type=positive, default=5, help="counted runs of each side (default: 5)")
-    return found
+def arguments(docstring: str, groups: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser of the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=docstring.splitlines()[0])
+    parser.add_argument("--runs", type=runs, default=5, help="counted runs of each side, after one (default: 5)")
+    parser.add_argument("--only", choices=groups, help="measure one group only")
+    return parser
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} (expected at least 1)")
+def runs(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number} (expected at least 0; 0 counts the first run)")
     return number
 
 
-def print_table(groups: Mapping[str, Group], setup: Setup, device: str = "") -> None:
+def print_table(groups: Mapping[str, Group], only: str | None, setup: Setup, device: str = "") -> None:
     """Print a table, each row as soon as it is measured, and then the groups that are skipped."""
-    print(f"{device}{machine()}; medians of {setup.runs} run{'s' * (setup.runs > 1)}\n")
+    print(f"{device}{machine()}; medians of {setup.runs} runs\n")
     print("| what | kdistill | reference | ratio | target | reached |\n|---|---|---|---|---|---|", flush=True)
-    reasons = {name: print_rows(measure, setup) for name, measure in groups.items()}
+    reasons = {name: print_rows(groups[name], setup) for name in ([only] if only else groups)}
     if skipped := [f"Skipped {name}: {reason}" for name, reason in reasons.items() if reason]:
         print("", *skipped, sep="\n")
 

@@ -15,7 +15,20 @@ from softening import soften, write_arrays
 from kdistill.workspace import Workspace
 
 COPIES = 5  # of the training rows of MNIST
-SWEEP = ["--model", "mlp-100", "--temperature", "4,20", "--seeds", "0,1,2,3", "--epochs", 3, "--batch-size", BATCH_ROWS]
+SWEEP = [
+    "--soft-targets",
+    "few",
+    "--model",
+    "mlp-100",
+    "--temperature",
+    "4,20",
+    "--seeds",
+    "0,1,2,3",
+    "--epochs",
+    3,
+    "--batch-size",
+    BATCH_ROWS,
+]
 STUDENTS = 12  # that these options describe
 
 
@@ -34,12 +47,10 @@ def measure_ray(setup: Setup) -> Iterator[Row]:
     workspace, rows = setup.scratch / "ray", len(setup.rows()[0])
     few, many = (repeated(setup, copies) for copies in (1, COPIES))
     kdistill("train-teacher", "--workspace", workspace, "--dataset", setup.dataset(1280), "--epochs", 1)
-    works = {
-        "few": soften(workspace, few, run=one),
-        "many": soften(workspace, many, run=one),
-        "few, Ray": soften(workspace, few, *ray, run=workers),
-        "many, Ray": soften(workspace, many, *ray, run=workers),
-    }
+    works = {}
+    for name, data in (("few", few), ("many", many)):
+        works[name] = soften(workspace, name, "--dataset", data, run=one)
+        works[f"{name}, Ray"] = soften(workspace, f"{name}-ray", "--dataset", data, *ray, run=workers)
     times = medians(setup.runs, works)
     title = (
         f"`soften --ray local`, cnn, two workers with one core each / one process: {rows * (COPIES - 1):,} more rows"
@@ -48,8 +59,8 @@ def measure_ray(setup: Setup) -> Iterator[Row]:
     yield Row(f"the same with the start of Ray, {rows * COPIES:,} rows", times["many, Ray"], times["many"])
 
     sides = {
-        "Ray": sweep(workspace, "ray", few.name, *ray, run=workers),
-        "both": sweep(workspace, "both", few.name, run=both),
+        "Ray": sweep(workspace, "ray", *ray, run=workers),
+        "both": sweep(workspace, "both", run=both),
     }
     times = medians(setup.runs, sides)
     title = f"`sweep --ray local`, {STUDENTS} students, two workers with one core each / one process with both cores"
@@ -64,22 +75,11 @@ def repeated(setup: Setup, copies: int) -> Path:
     return write_arrays(setup.scratch / f"mnist-{copies}-times", *train, *test)
 
 
-def sweep(workspace: Path, name: str, soft_targets: str, *options: object, run: partial[None]) -> Work:
+def sweep(workspace: Path, name: str, *options: object, run: partial[None]) -> Work:
     """Return the work of a sweep, as its manifest records it."""
 
     def work() -> float:
-        run(
-            "sweep",
-            "--workspace",
-            workspace,
-            "--soft-targets",
-            soft_targets,
-            "--name",
-            name,
-            "--force",
-            *SWEEP,
-            *options,
-        )
+        run("sweep", "--workspace", workspace, "--name", name, "--force", *SWEEP, *options)
         return Workspace(workspace).sweep(name).require().seconds
 
     return work

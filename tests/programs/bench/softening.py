@@ -66,12 +66,12 @@ def peak_memory(setup: Setup, workspace: Path, rows: int) -> float:
     return statistics.median(int(python("-c", PEAK_MEMORY, *command)) / 1024 for _ in range(setup.runs))
 
 
-def soften(workspace: Path, data: Path, *options: object, run: Callable[..., None] = run_here) -> Work:
-    """Return the work of `soften` on a dataset, as its manifest records it."""
+def soften(workspace: Path, name: str, *options: object, run: Callable[..., None] = run_here) -> Work:
+    """Return the work of `soften`, as the manifest of the soft targets records it."""
 
     def work() -> float:
-        run("soften", "--workspace", workspace, "--dataset", data, "--name", data.name, "--force", *options)
-        return Workspace(workspace).soft_targets(data.name).require().seconds
+        run("soften", "--workspace", workspace, "--name", name, "--force", *options)
+        return Workspace(workspace).soft_targets(name).require().seconds
 
     return work
 
