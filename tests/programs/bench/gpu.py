@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ KDISTILL = ["--precision", "mixed_bfloat16", "--devices", 1]
 # Peaks in TFLOP/s for bfloat16 without sparsity, by the name of the GPU, from NVIDIA's data sheets.
 PEAKS = {"NVIDIA A100-.*": 312, "NVIDIA H100 PCIe": 756, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H200": 989}
 SOFTEN_ROWS = 256
-CLASSES = 1000  # of the ResNet-50
+CLASSES = 1000  # of the teacher
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,24 @@ class GpuSetup(Setup):
     networks: tuple[str, ...] = ("mlp-800", "cnn")
     batches: tuple[int, ...] = (128, 1024)
     epochs: int = 6
+    compile: bool = True  # by XLA in `fit`, and by `torch.compile`
+    teacher: str = "ResNet50"
     pixels: int = 224
     few: int = 10 * SOFTEN_ROWS
     many: int = 100 * SOFTEN_ROWS
-    compile_torch: bool = True  # on a CPU, this needs a C++ compiler
 
 
-SMALL = {
-    "networks": ("mlp-800",),
-    "batches": (128,),
-    "epochs": 2,
-    "pixels": 32,
-    "few": 4,
-    "many": 64,
-    "compile_torch": False,
-}
+SMALL = partial(
+    GpuSetup,
+    networks=("mlp-800",),
+    batches=(128,),
+    epochs=2,
+    compile=False,
+    teacher="MobileNet",
+    pixels=32,
+    few=4,
+    many=64,
+)
 
 
 def measure_fit(setup: GpuSetup) -> Iterator[Row]:
@@ -59,7 +63,7 @@ def measure_fit(setup: GpuSetup) -> Iterator[Row]:
 
     def fit(network: str, *options: object) -> Work:
         file = setup.scratch / "training/teachers" / network / "model.keras"
-        return reference_epoch("keras_fit.py", file, setup.dataset(), "--xla", *options)
+        return reference_epoch("keras_fit.py", file, setup.dataset(), *options)
 
     return measure_epochs(setup, "`fit`", fit)
 
@@ -67,10 +71,9 @@ def measure_fit(setup: GpuSetup) -> Iterator[Row]:
 def measure_pytorch(setup: GpuSetup) -> Iterator[Row]:
     """An epoch against a PyTorch loop with `torch.compile`."""
     require_torch()
-    compiled = ["--compile"] * setup.compile_torch
 
     def pytorch(network: str, *options: object) -> Work:
-        return reference_epoch("pytorch.py", network, setup.dataset(), "--bfloat16", *compiled, *options)
+        return reference_epoch("pytorch.py", network, setup.dataset(), "--bfloat16", *options)
 
     return measure_epochs(setup, "PyTorch", pytorch)
 
@@ -82,24 +85,24 @@ def measure_epochs(setup: GpuSetup, name: str, reference: Callable[..., Work]) -
             how = ["--batch-size", batch, "--epochs", setup.epochs]
             works = {
                 "kdistill": epoch(setup, network, "--model", network, *KDISTILL, *how),
-                "reference": reference(network, *how),
+                "reference": reference(network, *how, *["--compile"] * setup.compile),
             }
             times = medians(setup.runs, works)
             yield Row(f"epoch, {network}, batches of {batch} / {name}", times["kdistill"], times["reference"], 1.0)
 
 
 def measure_soften(setup: GpuSetup) -> Iterator[Row]:
-    """`soften` with a ResNet-50 that has random weights. Its start is left out: few rows are subtracted from many."""
+    """`soften` with random weights, for many rows less few, so that its start is left out."""
     from kdistill.backend import keras
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     shape = (setup.pixels, setup.pixels, 3)
-    teacher = keras.applications.ResNet50(weights=None, input_shape=shape, classifier_activation=None)
-    teacher.save(setup.scratch / "resnet-50.keras")
+    teacher = getattr(keras.applications, setup.teacher)(weights=None, input_shape=shape, classifier_activation=None)
+    teacher.save(setup.scratch / "teacher.keras")
     images = random_images(max(setup.many, CLASSES), *shape)
     labeled = images[:CLASSES], np.arange(CLASSES), images[:1], np.zeros(1, int)
     how = ["--dataset", write_arrays(setup.scratch / "images", *labeled), "--batch-size", SOFTEN_ROWS]
-    how += ["--teacher", setup.scratch / "resnet-50.keras", "--teacher-input", "raw", "--teacher-output", "logits"]
+    how += ["--teacher", setup.scratch / "teacher.keras", "--teacher-input", "raw", "--teacher-output", "logits"]
     works = {}
     for rows in (setup.few, setup.many):
         transfer_set = setup.scratch / f"images-{rows}.npy"
@@ -108,7 +111,7 @@ def measure_soften(setup: GpuSetup) -> Iterator[Row]:
     times = medians(setup.runs, works)
     rate = (setup.many - setup.few) / (times[setup.many] - times[setup.few])
     peak = next((peak for name, peak in PEAKS.items() if re.fullmatch(name, gpu() or "")), None)
-    title = f"`soften`, ResNet-50, {setup.pixels} x {setup.pixels}, batches of {SOFTEN_ROWS}"
+    title = f"`soften`, {setup.teacher}, {setup.pixels} x {setup.pixels}, batches of {SOFTEN_ROWS}"
     if peak is None:
         yield Row(title, rate, None, unit="rows/s")
     else:
@@ -151,7 +154,7 @@ def main() -> None:
         for split, rows in (("train", 256 if options.small else 60_000), ("test", 128)):
             arrays |= {f"x_{split}": random_images(rows, 28, 28), f"y_{split}": np.arange(rows) % 10}
         np.savez(path, **arrays)
-        setup = GpuSetup(options.runs, path, Path(scratch), **(SMALL if options.small else {}))
+        setup = (SMALL if options.small else GpuSetup)(options.runs, path, Path(scratch))
         print_table(GROUPS, options.only, setup, f"{device or 'no GPU'}; ")
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--xla", action="store_true", help="compile with XLA")
+    parser.add_argument("--compile", action="store_true", help="compile with XLA")
     options = parser.parse_args()
     silence_native_stderr()
     from kdistill.backend import keras
@@ -51,7 +51,7 @@ def main() -> None:
     with np.load(options.data, allow_pickle=False) as arrays:
         inputs, labels = arrays["x_train"], arrays["y_train"]
     work = epoch(
-        keras.models.load_model(options.network), inputs, labels, options.batch_size, xla=options.xla or "auto"
+        keras.models.load_model(options.network), inputs, labels, options.batch_size, xla=options.compile or "auto"
     )
     for _ in range(options.epochs):
         print(work(), flush=True)
