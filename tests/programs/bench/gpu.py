@@ -2,7 +2,7 @@
 
     python tests/programs/bench/gpu.py
 
-All networks compute in mixed_bfloat16, on random images. Keras and PyTorch run in processes of their own.
+All networks compute in mixed_bfloat16, on random images. Keras and PyTorch run in new processes.
 """
 
 from __future__ import annotations

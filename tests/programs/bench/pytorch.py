@@ -58,8 +58,9 @@ def main() -> None:
     initialize(network, inputs[:1])
     network.to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
-    call = torch.compile(network, mode="reduce-overhead" if device == "cuda" else None) if options.compile else network
-
+    call = network
+    if options.compile:  # also for the last batch, which is smaller
+        call = torch.compile(network, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
     for _ in range(options.epochs):
         start = time.perf_counter()
         for batch in torch.randperm(len(inputs), device=device).split(options.batch_size):

@@ -36,7 +36,7 @@ def measure_ray(setup: Setup) -> Iterator[Row]:
     """`soften` by two workers against a process with one core, and `sweep` by two against a process with both cores.
 
     The seconds are those of manifests: with the start of Ray and of its workers, and without the start of the command.
-    The first row has no start at all, since it is what many rows take, less what few take.
+    The first row leaves the start out: it is the time for many rows minus the time for few.
     """
     if find_spec("ray") is None:
         raise SkippedError("Ray is not installed (pip install 'kdistill[ray]')")

@@ -47,7 +47,7 @@ def measure_epoch(setup: Setup) -> Iterator[Row]:
 
 
 def measure_pytorch(setup: Setup) -> Iterator[Row]:
-    """An epoch with hard labels against a plain PyTorch loop, in processes of its own, with as many threads."""
+    """An epoch with hard labels against a plain PyTorch loop with as many threads, in a new process."""
     require_torch()
     for network in ("cnn", "mlp-800"):
         pytorch = reference_epoch("pytorch.py", network, setup.dataset(), "--threads", threads())
