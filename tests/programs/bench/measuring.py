@@ -167,8 +167,37 @@ def epoch(
 
 
 def reference_epoch(program: str, *arguments: object) -> Work:
-    """Return the work of one epoch of a program beside this one, which prints the seconds of each, counted alike."""
+    """Return the work of one epoch of a program beside this one, measured as by `epoch`: see `print_epochs`."""
     return lambda: after_first(python(PROGRAMS / program, *arguments).split())
+
+
+def print_epochs(docstring: str, prepare: Callable[..., Callable[[], object]]) -> None:
+    """Read a command line with a network and data, and print the seconds of each epoch.
+
+    Args:
+        docstring: of the program.
+        prepare: returns a function that trains one epoch. It takes the options, the inputs (rows, height, width)
+            float32, scaled to [0, 1], and the labels (rows,) int64.
+    """
+    parser = argparse.ArgumentParser(description=docstring.splitlines()[0])
+    parser.add_argument("network")
+    parser.add_argument(
+        "data", type=Path, help=".npz file with x_train (rows, height, width) uint8 and y_train (rows,)"
+    )
+    parser.add_argument("--batch-size", type=int, default=BATCH_ROWS)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile the network")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in mixed precision")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads")
+    options = parser.parse_args()
+    with np.load(options.data, allow_pickle=False) as arrays:
+        work = timed(prepare(options, as_floats(arrays["x_train"]), arrays["y_train"].astype(np.int64)))
+    for _ in range(options.epochs):
+        print(work(), flush=True)
+
+
+def as_floats(inputs: np.ndarray) -> np.ndarray:
+    return inputs.astype(np.float32) / np.float32(255.0)
 
 
 def after_first(seconds: Iterable[str]) -> float:

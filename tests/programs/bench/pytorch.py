@@ -1,4 +1,4 @@
-"""Train a network in a plain PyTorch loop, and print the seconds of each epoch. Runs without kdistill and TensorFlow.
+"""Train mlp-800 or cnn in a plain PyTorch loop, and print the seconds of each epoch. Runs without kdistill and TensorFlow.
 
     python tests/programs/bench/pytorch.py mlp-800 mnist.npz
 
@@ -7,12 +7,12 @@ The networks have the layers, the sizes and the initial weights' distribution of
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from measuring import print_epochs
 from torch import nn
 
 
@@ -34,45 +34,31 @@ def initialize(network: nn.Module, row: torch.Tensor) -> None:
         nn.init.xavier_uniform_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
 
-def main() -> None:
-    """Train, and print the seconds of each epoch."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", choices=("mlp-800", "cnn"))
-    parser.add_argument(
-        "data", type=Path, help=".npz file with x_train (rows, height, width) uint8 and y_train (rows,)"
-    )
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--bfloat16", action="store_true", help="compute in mixed precision")
-    parser.add_argument("--compile", action="store_true", help="use torch.compile")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def prepare(options: Namespace, floats: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
+    """Return a function that trains one epoch, with the data on the device."""
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    with np.load(options.data, allow_pickle=False) as arrays:
-        inputs = torch.from_numpy(arrays["x_train"].astype(np.float32) / 255.0)[:, None].to(device)
-        labels = torch.from_numpy(arrays["y_train"].astype(np.int64)).to(device)
-    network = mlp(800) if options.network == "mlp-800" else cnn()
-    network.to(device)
-    initialize(network, inputs[:1])
+    x, y = torch.from_numpy(floats)[:, None].to(device), torch.from_numpy(labels).to(device)
+    network = (mlp(800) if options.network == "mlp-800" else cnn()).to(device)
+    initialize(network, x[:1])
     network.to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
     call = network
     if options.compile:  # also for the last batch, which is smaller
         call = torch.compile(network, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
-    for _ in range(options.epochs):
-        start = time.perf_counter()
-        for batch in torch.randperm(len(inputs), device=device).split(options.batch_size):
+
+    def epoch() -> None:
+        for batch in torch.randperm(len(x), device=device).split(options.batch_size):
             with torch.autocast(device, torch.bfloat16, enabled=options.bfloat16):
-                loss = nn.functional.cross_entropy(call(inputs[batch]), labels[batch])
+                loss = nn.functional.cross_entropy(call(x[batch]), y[batch])
             loss.backward()
             adam.step()
             adam.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
-        print(time.perf_counter() - start, flush=True)
+
+    return epoch
 
 
 if __name__ == "__main__":
-    main()
+    print_epochs(__doc__, prepare)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from measuring import BATCH_ROWS, Row, Setup, Work, medians, python, run_here, timed
+from measuring import BATCH_ROWS, Row, Setup, Work, as_floats, medians, python, run_here, timed
 
 from kdistill.workspace import Workspace
 
@@ -47,7 +47,7 @@ def saved_model_calls(path: Path, inputs: np.ndarray) -> Work:
     """Return the work of calling a SavedModel block after block."""
     from kdistill.backend import tf
 
-    floats = inputs.astype(np.float32) / np.float32(255.0)
+    floats = as_floats(inputs)
     loaded = tf.saved_model.load(str(path))
 
     def calls() -> object:

@@ -16,6 +16,7 @@ from measuring import (
     Row,
     Setup,
     Work,
+    as_floats,
     epoch,
     finish,
     kdistill,
@@ -24,6 +25,7 @@ from measuring import (
     require_torch,
     run_here,
     start,
+    timed,
     two_cores,
 )
 
@@ -136,4 +138,5 @@ def fit(setup: Setup, model: Any) -> Work:
     """Return the work of one epoch of `fit` in this process."""
     import keras_fit
 
-    return keras_fit.epoch(model, *setup.rows(), BATCH_ROWS)
+    inputs, labels = setup.rows()
+    return timed(keras_fit.epoch(model, as_floats(inputs), labels, BATCH_ROWS))
