@@ -23,12 +23,12 @@ class Work:
     """What is done with each item, here or by a worker.
 
     Attributes:
-        here: does it in this process: takes an item and returns a result.
-        prepare: returns a function like `here` in a worker, which opens all inputs itself. A function of a module.
+        here: does it in this process: takes items, and yields their results in the same order.
+        prepare: returns, in a worker, a function of one item, and opens all inputs itself. A function of a module.
         arguments: of `prepare`. Like items and results, they can be pickled.
     """
 
-    here: Callable[[Any], Any]
+    here: Callable[[Iterable[Any]], Iterator[Any]]
     prepare: Callable[..., Callable[[Any], Any]]
     arguments: tuple[Any, ...]
 
@@ -73,7 +73,7 @@ class InProcess(Engine):
         return threads()
 
     def map(self, work: Work, items: Iterable[Any], note: Note) -> Iterator[Any]:  # noqa: ARG002
-        return map(work.here, items)
+        return work.here(items)
 
     def run(self, work: Work, items: Iterable[Any], note: Note) -> Iterator[tuple[int, Any]]:
         return enumerate(self.map(work, items, note))

@@ -84,8 +84,7 @@ class Source:
             KdistillError: if the rows or classes differ from those of the dataset.
             UsageError: if `--test-fraction` is set, but the data has test rows.
         """
-        reader = self.reader.matching(RowSpec(dataset.input_shape, dataset.preprocessing))
-        contents = self._checked(reader.contents())
+        contents = self._matching(RowSpec(dataset.input_shape, dataset.preprocessing))
         raw = self._raw_labels(contents.train, contents)
         self._check_class_names(
             raw, contents, dataset.class_names, dataset.name, "use the classes of the dataset, or no labels"
@@ -152,7 +151,9 @@ class Source:
         return Dataset(self.name, none, rows, task, len(names), names, *about)
 
     def _contents_like(self, like: Mapping[str, Any], *, labels: bool = True) -> Contents:
-        spec = RowSpec(tuple(like["input"]["shape"]), like["preprocessing"], labels)
+        return self._matching(RowSpec(tuple(like["input"]["shape"]), like["preprocessing"], labels))
+
+    def _matching(self, spec: RowSpec) -> Contents:
         return self._checked(self.reader.matching(spec).contents())
 
     def _check_like(self, part: Part, contents: Contents, like: Mapping[str, Any]) -> None:

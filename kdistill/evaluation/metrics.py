@@ -28,7 +28,11 @@ def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the probabilities of logits / temperature, (..., classes)."""
-    return np.asarray(np.exp(log_softmax(logits, temperature)))
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    exponentials = np.exp(scaled, out=scaled)
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return np.asarray(exponentials)
 
 
 def negative_log_likelihood(logits: Floats, labels: Labels) -> NDArray[np.float64]:

@@ -11,9 +11,10 @@ The task is in the manifest. For multi-label data, `soft_targets` are sigmoid(lo
 int8. For regression, `logits` and `labels` are (rows, numbers) float32, with NaN for missing numbers. For embeddings, `logits`
 are vectors (rows, width). Neither has `soft_targets`.
 
-With `no_soft_targets`, the file has no `soft_targets`. With `top_k`, `logits` is (rows, k + 1): the k largest, then one with the total probability of all other classes at T.
-`top_classes` (rows, k) holds the classes of the k largest. With `views`, these arrays have an axis of views after the rows.
-View 0 is the row as it is; the others follow from the seed in the manifest, see `kdistill.data.augmentation.Views`.
+With `no_soft_targets`, the file has no `soft_targets`. With `top_k`, `logits` is (rows, k + 1): the k largest, then one with the
+total probability of all other classes at T. `top_classes` (rows, k) holds the classes of the k largest. With `views`, these
+arrays have an axis of views after the rows. View 0 is the row as it is; the others follow from the seed in the manifest, see
+`kdistill.data.augmentation.Views`.
 
 Fletcher-32 checksums protect the data, and HDF5's own checksums its metadata (`libver="latest"`). The attribute `digest`
 is a SHA-256 over `row_keys`, `labels`, `logits` and `top_classes`. The attribute `manifest` is the artifact's manifest.
@@ -121,15 +122,7 @@ class SoftTargets:
             self.temperature = float(self.file.attrs["temperature"])
             settings, task = self.manifest.settings, self.manifest.results["task"]
             self.task = tasks.get(task)
-            self.storage = LogitStorage(
-                self.classes,
-                self.temperature,
-                settings["dtype"],
-                settings["top_k"],
-                settings.get("views"),
-                task,
-                with_soft_targets=not settings.get("no_soft_targets", False),
-            )
+            self.storage = LogitStorage.of(settings, self.classes, task)
             for name, (shape, dtype) in self.storage.datasets.items():
                 self._check_dataset(name, (self.rows, *shape), dtype)
 

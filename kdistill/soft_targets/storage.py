@@ -56,6 +56,13 @@ class LogitStorage:
     task: str = CLASSIFICATION
     with_soft_targets: bool = True
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], classes: int, task: str) -> LogitStorage:
+        """Return the storage that settings of soften describe, as a manifest records them."""
+        with_soft_targets = not settings.get("no_soft_targets", False)
+        recorded = (settings["temperature"], settings["dtype"], settings["top_k"], settings.get("views"))
+        return cls(classes, *recorded, task, with_soft_targets)
+
     @property
     def columns(self) -> Columns:
         """The arrays that hold the logits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill import tasks
+from kdistill.data.read_ahead import read_ahead
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.file import Content
 from kdistill.soft_targets.storage import LogitStorage
 from kdistill.soft_targets.transfer_sets import teacher_names
 from kdistill.tasks import is_labeled
 from kdistill.workspace import FORMAT, Manifest, hdf5_manifest
-from kdistill.workspace.resume_log import BlockLog
+from kdistill.workspace.resume_log import Block, BlockLog
 
 CHUNK_BYTES = 1 << 20
 
@@ -37,7 +38,7 @@ def write(
     teacher: Mapping[str, Any],
     threads: int | None = None,
 ) -> Manifest:
-    """Write a soft-target file, with one block of the log in memory at a time, and return its manifest.
+    """Write a soft-target file, with two blocks of the log in memory at a time, and return its manifest.
 
     Args:
         path: the new file.
@@ -64,16 +65,10 @@ def write(
             for name, (shape, dtype) in storage.datasets.items()
         }
         start = 0
-        for block in log.blocks():
+        for block in read_ahead(_blocks(log, labels, storage, " + ".join(names), content)):
             end = start + len(block["row_keys"])
-            logits = storage.from_arrays(block)
-            logits.check(" + ".join(names), start)
-            block["labels"] = labels[start:end]
-            if "soft_targets" in datasets:
-                block["soft_targets"] = np.asarray(storage.soft_targets(logits.values))
             for name, values in block.items():
                 datasets[name][start:end] = values
-            content.add(block, logits)
             start = end
         labeled = int(is_labeled(labels).sum())
         results: dict[str, Any] = {
@@ -103,6 +98,24 @@ def write(
         for name, value in attributes.items():
             file.attrs[name] = _fixed_length(value) if isinstance(value, str) else value
     return manifest
+
+
+def _blocks(
+    log: BlockLog, labels: NDArray[Any], storage: LogitStorage, teachers: str, content: Content
+) -> Iterator[Block]:
+    """Yield the rows of each dataset in blocks, and add them to the content of the file."""
+    start = 0
+    for block in log.blocks():
+        end = start + len(block["row_keys"])
+        logits = storage.from_arrays(block)
+        logits.check(teachers, start)
+        block["labels"] = labels[start:end]
+        if "soft_targets" in storage.datasets:
+            soft = np.asarray(storage.soft_targets(logits.values))
+            block["soft_targets"] = soft.astype(logits.values.dtype)
+        content.add(block, logits)
+        yield block
+        start = end
 
 
 def create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdistill import cluster, data, tasks
 from kdistill.cluster import Engine, Work
 from kdistill.console import Reporter
+from kdistill.data.read_ahead import TwoSteps
 from kdistill.data.rows import NumberedBlocks, Rows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import exports
@@ -30,7 +31,7 @@ from kdistill.tasks import Prediction
 from kdistill.workspace import Artifact, Input, Manifest, Workspace, commands, digest, threads
 
 Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]  # of rows (rows, ...), (rows, outputs)
-BlockFunction = Callable[[int], NDArray[np.float32]]  # of the number of a block, (rows, outputs)
+BlockFunction = TwoSteps[NDArray[np.float32]]  # of the number of a block, (rows, outputs)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     check_description(description, network.place)
     rows = source.load_rows(description, settings.split)
     work = Work(
-        _block_function(network.place, outputs, rows, settings.batch_size),
+        _block_function(network.place, outputs, rows, settings.batch_size).map,
         prepare,
         (workspace.root.absolute(), settings, identity),
     )
@@ -239,12 +240,16 @@ def _block_function(network: str, outputs: Outputs, rows: Rows, batch_size: int)
     """Return a function that runs a network on a block of rows, by the number of the block."""
     blocks = NumberedBlocks(rows, batch_size)
 
-    def block(number: int) -> NDArray[np.float32]:
-        values, start = outputs(blocks[number]), number * batch_size
+    def read(number: int) -> tuple[int, NDArray[Any]]:
+        return number * batch_size, blocks[number]
+
+    def compute(block: tuple[int, NDArray[Any]]) -> NDArray[np.float32]:
+        start, inputs = block
+        values = outputs(inputs)
         check_usable(values, network, range(start, start + len(values)))
         return values
 
-    return block
+    return TwoSteps(read, compute)
 
 
 def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:

@@ -81,20 +81,10 @@ def run(
     architecture = dict.fromkeys(("model", "parameters"))
     if len(members) == 1 and members[0].manifest:
         architecture = {name: members[0].manifest.results[name] for name in architecture}
-    outputs = dataset.outputs or teacher.outputs
-    task = dataset.task.name
-    storage = LogitStorage(
-        outputs,
-        settings.temperature,
-        settings.dtype,
-        settings.top_k,
-        settings.views,
-        task,
-        with_soft_targets=not settings.no_soft_targets,
-    )
+    storage = LogitStorage.of(identity.settings, dataset.outputs or teacher.outputs, dataset.task.name)
     names = " + ".join(soft_targets.teacher_names(identity))
     work = Work(
-        block_function(teacher, rows, storage, settings.batch_size, names),
+        block_function(teacher, rows, storage, settings.batch_size, names).map,
         prepare,
         (workspace.root.absolute(), settings, identity, storage),
     )

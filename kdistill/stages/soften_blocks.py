@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from kdistill import data, soft_targets, teachers
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
+from kdistill.data.read_ahead import TwoSteps
+from kdistill.data.rows import NumberedBlocks
 from kdistill.settings import Soften
 from kdistill.soft_targets import LogitStorage
 from kdistill.stages.inputs import require_inputs
-from kdistill.teachers import Ensemble, PrecomputedLogits, ZeroCount
+from kdistill.teachers import Ensemble, PrecomputedLogits, RowBlock, ZeroCount
 from kdistill.workspace import Manifest, Workspace
 from kdistill.workspace.resume_log import Block
 
@@ -26,7 +27,7 @@ class SoftBlock(NamedTuple):
 
 def block_function(
     teacher: Ensemble | PrecomputedLogits, split: Split, storage: LogitStorage, batch_size: int, names: str
-) -> Callable[[int], SoftBlock]:
+) -> TwoSteps[SoftBlock]:
     """Return a function that runs a teacher on a block of a transfer set, by the number of the block.
 
     Args:
@@ -36,18 +37,21 @@ def block_function(
         batch_size: rows per block.
         names: of the teachers, for messages.
     """
-    run = teacher.numbered(split, batch_size)
+    blocks, logits = NumberedBlocks(split.inputs, batch_size), teacher.of_blocks(batch_size)
 
-    def block(number: int) -> SoftBlock:
-        inputs, logits = run(number)
-        stored = storage.store(logits)
-        stored.check(names, number * batch_size)
-        return SoftBlock({"row_keys": row_keys(inputs), **stored.arrays()}, teacher.zeros.take())
+    def read(number: int) -> RowBlock:
+        inputs = blocks[number]
+        return RowBlock(number, number * batch_size, inputs, row_keys(inputs))
 
-    return block
+    def compute(block: RowBlock) -> SoftBlock:
+        stored = storage.store(logits(block))
+        stored.check(names, block.first_row)
+        return SoftBlock({"row_keys": block.keys, **stored.arrays()}, teacher.zeros.take())
+
+    return TwoSteps(read, compute)
 
 
-def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> Callable[[int], SoftBlock]:
+def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> TwoSteps[SoftBlock]:
     """Return the same function in a worker, which opens the data and the teachers itself.
 
     Images are decoded for each block and not cached, so that each worker decodes only its own.

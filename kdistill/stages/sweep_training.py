@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +66,9 @@ class SweepTraining:
             KdistillError: with the name of the student, if it can't be trained.
         """
         plan, started = self.plan, list[tuple[SweepStudent, str]]()
-        work = Work(self._train_here, prepare, (plan.workspace.root.absolute(), plan.settings, plan.identity()))
+        work = Work(
+            partial(map, self._train_here), prepare, (plan.workspace.root.absolute(), plan.settings, plan.identity())
+        )
         for number, trained in self.engine.run(work, self._jobs(students, started), self._note):
             student, rerun = started[number]
             if trained:

@@ -1,6 +1,6 @@
 """Teachers: networks, functions, ensembles of these, and logits that another program has computed."""
 
-from kdistill.teachers.ensemble import Ensemble
+from kdistill.teachers.ensemble import Ensemble, RowBlock
 from kdistill.teachers.find import (
     EXTERNAL_OPTIONS,
     UnloadedTeacher,
@@ -18,6 +18,7 @@ __all__ = [
     "ZERO_MASS",
     "Ensemble",
     "PrecomputedLogits",
+    "RowBlock",
     "StoredTeacher",
     "UnloadedTeacher",
     "ZeroCount",

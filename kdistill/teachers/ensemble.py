@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.data import Split
-from kdistill.data.keys import row_keys
-from kdistill.data.rows import NumberedBlocks
 from kdistill.soft_targets.storage import check_usable
 from kdistill.tasks import Task
 from kdistill.teachers.outputs import Floats, ZeroCount, to_logits
@@ -28,6 +25,15 @@ class Member(Protocol):
 
     def logits(self, inputs: NDArray[Any]) -> Floats:
         """Return logits or probabilities (rows, classes) of inputs (rows, ...)."""
+
+
+class RowBlock(NamedTuple):
+    """A block of a transfer set: its number, the number of its first row, its inputs (rows, ...) and keys (rows, 16)."""
+
+    number: int
+    first_row: int
+    inputs: NDArray[Any]
+    keys: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,19 @@ class Ensemble:
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
 
-    def numbered(self, split: Split, rows: int) -> Callable[[int], tuple[NDArray[Any], Floats]]:
-        """Return a function of a number, which returns inputs and logits of this block of `rows` rows of a transfer set.
+    def of_blocks(self, rows: int) -> Callable[[RowBlock], Floats]:  # noqa: ARG002 - as `PrecomputedLogits`
+        """Return a function that returns the logits of a block: (rows, classes), or (rows, views, classes) with views.
 
-        The inputs are not augmented. The logits are (rows, classes), or (rows, views, classes) if there are views.
+        Args:
+            rows: of each block but the last.
         """
-        blocks = NumberedBlocks(split.inputs, rows)
+        return self._of_block
 
-        def block(number: int) -> tuple[NDArray[Any], Floats]:
-            inputs, start = blocks[number], number * rows
-            if self.views is None:
-                return inputs, self.logits(inputs, start)
-            keys, render = row_keys(inputs), self.views.render
-            views = (render(inputs, keys, view) for view in range(self.views.count or 1))
-            return inputs, np.stack([self.logits(augmented, start) for augmented in views], axis=1)
-
-        return block
+    def _of_block(self, block: RowBlock) -> Floats:
+        if self.views is None:
+            return self.logits(block.inputs, block.first_row)
+        views = (self.views.render(block.inputs, block.keys, view) for view in range(self.views.count or 1))
+        return np.stack([self.logits(augmented, block.first_row) for augmented in views], axis=1)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse data that does not fit a member."""

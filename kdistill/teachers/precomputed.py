@@ -17,6 +17,7 @@ from kdistill.data.rows import BLOCK_ROWS, ArrayRows, NumberedBlocks, Rows, Subs
 from kdistill.errors import KdistillError
 from kdistill.soft_targets.storage import check_usable
 from kdistill.tasks import NO_LABEL, Task, as_string
+from kdistill.teachers.ensemble import RowBlock
 from kdistill.teachers.outputs import PROBED_ROWS, Floats, ZeroCount, check_classes, gives_probabilities, to_logits
 
 
@@ -44,15 +45,18 @@ class PrecomputedLogits:
         """The number of outputs per row."""
         return self.rows.shape[1]
 
-    def numbered(self, split: Split, rows: int) -> Callable[[int], tuple[NDArray[Any], Floats]]:
-        """Return a function that returns inputs and logits of a block by its number, as `Ensemble.numbered` does."""
-        blocks, values = NumberedBlocks(split.inputs, rows), NumberedBlocks(self.rows, rows)
+    def of_blocks(self, rows: int) -> Callable[[RowBlock], Floats]:
+        """Return a function that returns the logits of a block, (rows, classes), as `Ensemble.of_blocks` does."""
+        numbered = self.numbered(rows)
+        return lambda block: numbered(block.number)
 
-        def block(number: int) -> tuple[NDArray[Any], Floats]:
+    def numbered(self, rows: int) -> Callable[[int], Floats]:
+        """Return a function that returns the logits of a block of `rows` rows, (rows, classes), by its number."""
+        values = NumberedBlocks(self.rows, rows)
+
+        def block(number: int) -> Floats:
             outputs = _as_float32(values[number], self.path, self.positions[number * rows :])
-            if self.probabilities[0]:
-                outputs = to_logits(outputs, self.zeros, self.path, self.task)
-            return blocks[number], outputs
+            return to_logits(outputs, self.zeros, self.path, self.task) if self.probabilities[0] else outputs
 
         return block
 
@@ -182,8 +186,8 @@ class StoredTeacher:
         """
         rows = dataset.test
         stored = read_logits(path, teacher_output, dataset, rows, of="test rows", option="test-logits")
-        block = stored.numbered(rows, BLOCK_ROWS)
-        values = np.concatenate([block(number)[1] for number in range(math.ceil(len(rows) / BLOCK_ROWS))])
+        block = stored.numbered(BLOCK_ROWS)
+        values = np.concatenate([block(number) for number in range(math.ceil(len(rows) / BLOCK_ROWS))])
         return cls(path, rows.keys(), values, stored.order)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:

@@ -7,17 +7,15 @@ order of the rows is a pure function of the seed and the epoch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import tf
+from kdistill.data.read_ahead import read_ahead
 from kdistill.training.training_rows import TrainingRows
-
-T = TypeVar("T")
 
 BUFFERS_PER_LIMIT = 16  # one buffer is used while the next is filled, and both are copied on the way
 PIECES_PER_BUFFER = 16  # parts of the data that a buffer mixes, where rows can be read from any position
@@ -76,7 +74,7 @@ class Feed:
         pieces = np.split(np.arange(len(rows)), range(step, len(rows), step))
         if rows.split.inputs.seekable:
             pieces = [pieces[number] for number in random.permutation(len(pieces))]
-        for buffer in _prefetched(self._buffers(np.concatenate(pieces), view)):
+        for buffer in read_ahead(self._buffers(np.concatenate(pieces), view)):
             yield buffer, random.permutation(len(buffer.labels))
 
     def in_order(self) -> Iterator[Buffer]:
@@ -84,7 +82,7 @@ class Feed:
         if self.in_memory:
             yield self._single_buffer(0)
         else:
-            yield from _prefetched(self._buffers(np.arange(len(self.rows)), 0))
+            yield from read_ahead(self._buffers(np.arange(len(self.rows)), 0))
 
     @cached_property
     def _inputs_and_labels(self) -> tuple[Any, Any]:
@@ -125,12 +123,3 @@ class Feed:
 
 def _labels(labels: NDArray[Any]) -> Any:
     return tf.constant(labels, tf.float32 if labels.dtype.kind == "f" else tf.int32)
-
-
-def _prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, while another thread prepares the next one."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, items, None)
-        while (item := pending.result()) is not None:
-            pending = pool.submit(next, items, None)
-            yield item

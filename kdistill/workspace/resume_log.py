@@ -126,11 +126,12 @@ class BlockLog:
         for name in self._row.names or ():
             rows[name] = block[name]
         seconds, self._last_append = time.perf_counter() - self._last_append, time.perf_counter()
-        contents = rows.tobytes()
-        self._write(_RECORD.pack(self.rows, len(rows), seconds, zlib.crc32(contents)) + contents)
+        contents = rows.view(np.uint8)
+        self._write(_RECORD.pack(self.rows, len(rows), seconds, zlib.crc32(contents.data)))
+        self._write(contents.data)
         self.rows += len(rows)
 
-    def _write(self, contents: bytes) -> None:
+    def _write(self, contents: bytes | memoryview) -> None:
         remaining = memoryview(contents)
         while remaining:
             remaining = remaining[self._file.write(remaining) :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from helpers import imports_of, mentions
@@ -26,7 +27,7 @@ def test_works_in_this_process_by_default():
             taken.append(number)
             yield number
 
-    work = Work(lambda number: (number, len(taken)), None, ())
+    work = Work(partial(map, lambda number: (number, len(taken))), None, ())
     with engine(Cluster()) as found:
         assert isinstance(found, InProcess)
         assert list(found.map(work, items(), print)) == [(0, 1), (1, 2), (2, 3)]
