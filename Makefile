@@ -8,10 +8,10 @@ ROUNDS ?= 20
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint fast check test reference bench chaos paper cifar10 lowest clean
+.PHONY: help install demo lint fast check test reference bench bench-gpu chaos paper cifar10 lowest clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/installed  ## create .venv with kdistill, its extras and the development tools
 
@@ -46,8 +46,11 @@ test: install  ## all tests
 reference: install  ## generate kdistill/guides/reference.md
 	$(RUN)/python tests/programs/reference.py
 
-bench: install  ## measure the speed against Keras
-	$(RUN)/python tests/programs/bench.py
+bench: install  ## measure the speed against Keras, and PyTorch if it is installed
+	$(RUN)/python tests/programs/bench
+
+bench-gpu: install  ## the same on a GPU
+	$(RUN)/python tests/programs/bench/gpu.py
 
 chaos: install  ## kill stages at random times, ROUNDS=20 times
 	$(RUN)/python tests/programs/chaos.py --rounds $(ROUNDS)

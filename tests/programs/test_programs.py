@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,27 @@ def test_two_at_once():
 
 
 def test_bench():
-    """The program that measures the speed prints a row for each measurement (see bench.py)."""
-    status, output = program("bench.py", "--only", "help", "--runs", "1")
+    """The program that measures the speed prints a row for each measurement (see bench/__main__.py)."""
+    status, output = program("bench", "--only", "help", "--runs", "1")
     assert status == 0, output
     assert output.count("`kdistill --help`") == 2
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
+def test_bench_without_pytorch():
+    """A group that can't be measured is named, with the reason."""
+    status, output = program("bench", "--only", "pytorch")
+    assert status == 0, output
+    assert "Skipped pytorch: " in output
+    assert "pip install torch" in output
+
+
+def test_bench_on_a_gpu():
+    """The program that measures the speed on a GPU works, here in small on any machine (see bench/gpu.py)."""
+    status, output = program("bench/gpu.py", "--small", "--runs", "0")
+    assert status == 0, output
+    assert output.count("| epoch, mlp-800, batches of 128 / ") == (2 if find_spec("torch") else 1)
+    assert output.count(" rows/s |") == 1
 
 
 def test_paper_in_miniature(tmp_path):
