@@ -8,7 +8,7 @@ ROUNDS ?= 20
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint fast check test reference bench bench-gpu chaos paper cifar10 lowest clean
+.PHONY: help install demo lint fast check test reference bench bench-gpu chaos paper cifar10 tasks lowest clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ paper: install  ## reproduce the paper's results in .paper; DATA=mnist.npz SEEDS
 
 cifar10: install  ## distill on CIFAR-10 in .cifar10; DATA=DIRECTORY SEEDS=0,1,2
 	$(RUN)/python tests/programs/cifar10.py --data $(DATA) --seeds $(SEEDS)
+
+tasks: install  ## distill on a dataset of each task in .tasks; DATA=DIRECTORY SEEDS=0,1,2
+	$(RUN)/python tests/programs/tasks.py --data $(DATA) --seeds $(SEEDS)
 
 lowest: install  ## replace the dependencies in .venv by the lowest supported versions
 	sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",$$/\1==\2.*/p' pyproject.toml | xargs $(RUN)/python -m pip install --quiet

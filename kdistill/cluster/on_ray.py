@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from kdistill.cluster import ray_training
 from kdistill.cluster.engine import Engine, Note, Work
-from kdistill.cluster.ray_calls import THREADS, one_line_cluster_errors, prepared, value
+from kdistill.cluster.ray_calls import THREADS, one_line_cluster_errors, pack, prepared, value
 from kdistill.console import Reporter
 from kdistill.errors import KdistillError, UsageError, first_line, one_line_errors
 from kdistill.settings import Cluster
@@ -119,13 +118,13 @@ class RayEngine(Engine):
         import ray
 
         task = ray.remote(_work).options(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=RETRIES)
-        prepare = pickle.dumps((work.prepare, work.arguments))
+        packed = pack(work)
         numbered, pending = enumerate(items), dict[Any, int]()
         while True:
             self._look(note)
             room = max(1, self._workers) * ITEMS_PER_WORKER - len(pending)
             for number, item in islice(numbered, max(0, room)):
-                pending[task.remote(prepare, os.getcwd(), self.threads, item)] = number
+                pending[task.remote(packed, os.getcwd(), self.threads, item)] = number
             if not pending:
                 return
             done = self._wait([next(iter(pending))] if in_order else list(pending), note)
@@ -188,6 +187,6 @@ def _describe(error: BaseException) -> str:
     return first_line(error).rstrip(".")
 
 
-def _work(prepare: bytes, directory: str, threads: int, item: Any) -> Any:
+def _work(packed: bytes, directory: str, threads: int, item: Any) -> Any:
     """Work on an item, in a worker."""
-    return prepared(prepare, directory, threads)(item)
+    return prepared(packed, directory, threads)(item)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from kdistill.cluster.engine import ClusterError
+from kdistill import __version__
+from kdistill.cluster.engine import ClusterError, Work
 from kdistill.errors import KdistillError, first_line
 
 THREADS = "TF_NUM_INTRAOP_THREADS"
@@ -47,13 +48,28 @@ def one_line_cluster_errors() -> Iterator[None]:
         ) from error
 
 
+def pack(work: Work) -> bytes:
+    """Return what a worker needs to prepare for work, and the version of kdistill that it must have."""
+    return pickle.dumps((__version__, pickle.dumps((work.prepare, work.arguments))))
+
+
 @lru_cache(maxsize=1)
-def prepared(prepare: bytes, directory: str, threads: int) -> Callable[[Any], Any]:
-    """Prepare a worker: same directory, same number of threads, same inputs."""
+def prepared(packed: bytes, directory: str, threads: int) -> Callable[[Any], Any]:
+    """Prepare a worker: same version, same directory, same number of threads, same inputs.
+
+    Raises:
+        ClusterError: if the version or the inputs are others.
+    """
+    version, prepare = pickle.loads(packed)  # noqa: S301 - from the process that the cluster works for
+    if version != __version__:
+        raise ClusterError(
+            f"the worker on {platform.node()} has kdistill {__version__} (expected {version}, as where you run the command): "
+            f"pip install kdistill=={version}"
+        )
     os.environ[THREADS] = str(threads)  # TensorFlow is not loaded yet
     if os.path.isdir(directory):
         os.chdir(directory)
-    function, arguments = pickle.loads(prepare)  # noqa: S301 - from the process that the cluster works for
+    function, arguments = pickle.loads(prepare)  # noqa: S301
     try:
         return function(*arguments)  # type: ignore[no-any-return]
     except ClusterError:

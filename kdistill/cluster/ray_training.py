@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import platform
 import socket
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdistill.cluster.engine import ClusterError, Work
-from kdistill.cluster.ray_calls import one_line_cluster_errors, prepared, value
+from kdistill.cluster.ray_calls import one_line_cluster_errors, pack, prepared, value
 from kdistill.console import Reporter, SilentReporter
 from kdistill.console.relay import Message, Relay, play
 from kdistill.training.workers import LostWorkerError, Workers
@@ -62,7 +61,7 @@ def train(
         _wait_for_room(group, on_wait)
         workers = [start(_Worker, index, resources["CPU"], resources.get("GPU", 0)) for index in range(count)]
         with _marker(directory) as marker:
-            arguments = pickle.dumps((work.prepare, work.arguments)), os.getcwd(), threads, marker
+            arguments = pack(work), os.getcwd(), threads, marker
             prepared_workers = [each.prepare.remote(*arguments) for each in workers]
             play(_until_done(prepared_workers), reporter)
         addresses = tuple(map(value, prepared_workers))
@@ -153,7 +152,7 @@ def _lost(worker: str) -> ClusterError:
 class _Worker:
     """A worker of a training, in its own process."""
 
-    def prepare(self, prepare: bytes, directory: str, threads: int, marker: Path) -> str:
+    def prepare(self, packed: bytes, directory: str, threads: int, marker: Path) -> str:
         """Open all inputs, and return an address where the other workers can reach this one."""
         if not marker.exists():
             raise ClusterError(
@@ -162,7 +161,7 @@ class _Worker:
             )
         import ray
 
-        self._train = prepared(prepare, directory, threads)
+        self._train = prepared(packed, directory, threads)
         self._port = socket.socket()  # kept until it is used, so that each worker has another one
         self._port.bind(("", 0))
         return f"{ray.util.get_node_ip_address()}:{self._port.getsockname()[1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
 import re
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,8 @@ from functools import partial
 import pytest
 from helpers import QUICK, imports_of, mentions
 
-from kdistill.cluster import ClusterError, InProcess, Work, engine
+from kdistill import __version__
+from kdistill.cluster import ClusterError, InProcess, Work, engine, ray_calls
 from kdistill.cluster.ray_training import _Worker
 from kdistill.errors import KdistillError, UsageError
 from kdistill.settings import COMMANDS, Cluster, Run, Soften, TrainingCluster, options_of
@@ -117,3 +119,15 @@ def test_worker_prepares_what_the_driver_has(made):
         inputs[number] = replace(inputs[number], digest="sha256:" + "0" * 64)
         with pytest.raises(KdistillError, match=inputs[number].name):
             soften_blocks.prepare(made, Soften(), replace(soft.manifest, inputs=tuple(inputs)), soft.storage)
+
+
+def test_worker_of_another_version(monkeypatch):
+    """A worker with another version of kdistill refuses to work, in one line with both versions."""
+    monkeypatch.setenv(ray_calls.THREADS, "1")
+    packed = ray_calls.pack(Work(None, partial, (operator.mul, 2)))
+    assert ray_calls.prepared(packed, ".", 1)(3) == 6
+    ray_calls.prepared.cache_clear()
+    monkeypatch.setattr(ray_calls, "__version__", "0.0.1")
+    with pytest.raises(ClusterError) as error:
+        ray_calls.prepared(packed, ".", 1)
+    assert mentions(str(error.value), "0.0.1", __version__)
