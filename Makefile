@@ -58,8 +58,9 @@ chaos: install  ## kill stages at random times, ROUNDS=20 times
 paper: install  ## reproduce the paper's results in .paper; DATA=mnist.npz SEEDS=0,1,2 QUICK=1
 	$(RUN)/python tests/programs/paper.py --seeds $(SEEDS) $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick --place .paper/quick)
 
-cifar10: install  ## distill on CIFAR-10 in .cifar10; DATA=DIRECTORY SEEDS=0,1,2
-	$(RUN)/python tests/programs/cifar10.py --data $(DATA) --seeds $(SEEDS)
+cifar10: install  ## distill on CIFAR-10 in .cifar10; DATA=DIRECTORY SEEDS=0,1,2 TEACHER_EPOCHS=40 STUDENT_EPOCHS=30
+	$(RUN)/python tests/programs/cifar10.py --data $(DATA) --seeds $(SEEDS) $(if $(TEACHER_EPOCHS),--teacher-epochs $(TEACHER_EPOCHS)) \
+		$(if $(STUDENT_EPOCHS),--student-epochs $(STUDENT_EPOCHS))
 
 tasks: install  ## distill on a dataset of each task in .tasks; DATA=DIRECTORY SEEDS=0,1,2
 	$(RUN)/python tests/programs/tasks.py --data $(DATA) --seeds $(SEEDS)
