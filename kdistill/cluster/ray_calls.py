@@ -6,15 +6,16 @@ import contextlib
 import os
 import pickle
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from kdistill import __version__
 from kdistill.cluster.engine import ClusterError, Work
 from kdistill.errors import KdistillError, first_line
 
 THREADS = "TF_NUM_INTRAOP_THREADS"
+VERSION: str = sys.modules["kdistill"].__version__
 
 
 def value(result: Any) -> Any:
@@ -50,7 +51,7 @@ def one_line_cluster_errors() -> Iterator[None]:
 
 def pack(work: Work) -> bytes:
     """Return what a worker needs to prepare for work, and the version of kdistill that it must have."""
-    return pickle.dumps((__version__, pickle.dumps((work.prepare, work.arguments))))
+    return pickle.dumps((VERSION, pickle.dumps((work.prepare, work.arguments))))
 
 
 @lru_cache(maxsize=1)
@@ -61,9 +62,9 @@ def prepared(packed: bytes, directory: str, threads: int) -> Callable[[Any], Any
         ClusterError: if the version or the inputs are others.
     """
     version, prepare = pickle.loads(packed)  # noqa: S301 - from the process that the cluster works for
-    if version != __version__:
+    if version != VERSION:
         raise ClusterError(
-            f"the worker on {platform.node()} has kdistill {__version__} (expected {version}, as where you run the command): "
+            f"the worker on {platform.node()} has kdistill {VERSION} (expected {version}, as where you run the command): "
             f"pip install kdistill=={version}"
         )
     os.environ[THREADS] = str(threads)  # TensorFlow is not loaded yet

@@ -127,7 +127,7 @@ def test_worker_of_another_version(monkeypatch):
     packed = ray_calls.pack(Work(None, partial, (operator.mul, 2)))
     assert ray_calls.prepared(packed, ".", 1)(3) == 6
     ray_calls.prepared.cache_clear()
-    monkeypatch.setattr(ray_calls, "__version__", "0.0.1")
+    monkeypatch.setattr(ray_calls, "VERSION", "0.0.1")
     with pytest.raises(ClusterError) as error:
         ray_calls.prepared(packed, ".", 1)
     assert mentions(str(error.value), "0.0.1", __version__)
