@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, none of which is None, while another thread prepares the next one."""
+    """Yield items, while another thread prepares the next one. No item may be None."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(next, items, None)
         while (item := pending.result()) is not None:
@@ -21,7 +21,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class TwoSteps(Generic[T]):
-    """A function in two steps, of which the first only reads.
+    """A function in two steps. The first one only reads.
 
     Attributes:
         read: takes an item, and returns what `compute` takes.

@@ -21,18 +21,22 @@ MOST_NEIGHBORS = 5000  # rows among which nearest neighbors are compared
 
 def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return log(softmax(logits / temperature)), (..., classes)."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
+    scaled = _scaled(logits, temperature)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the probabilities of logits / temperature, (..., classes)."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    exponentials = np.exp(scaled, out=scaled)
+    exponentials = np.exp(_scaled(logits, temperature))
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return np.asarray(exponentials)
+
+
+def _scaled(logits: Floats, temperature: float) -> NDArray[np.float64]:
+    """Return logits / temperature minus their maximum, so that no exponential overflows."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    return scaled
 
 
 def negative_log_likelihood(logits: Floats, labels: Labels) -> NDArray[np.float64]:

@@ -104,13 +104,13 @@ def _blocks(
     log: BlockLog, labels: NDArray[Any], storage: LogitStorage, teachers: str, content: Content
 ) -> Iterator[Block]:
     """Yield the rows of each dataset in blocks, and add them to the content of the file."""
-    start = 0
+    start, with_soft_targets = 0, "soft_targets" in storage.datasets
     for block in log.blocks():
         end = start + len(block["row_keys"])
         logits = storage.from_arrays(block)
         logits.check(teachers, start)
         block["labels"] = labels[start:end]
-        if "soft_targets" in storage.datasets:
+        if with_soft_targets:
             soft = np.asarray(storage.soft_targets(logits.values))
             block["soft_targets"] = soft.astype(logits.values.dtype)
         content.add(block, logits)
