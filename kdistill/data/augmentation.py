@@ -105,15 +105,24 @@ class Views:
         """Return one view of rows (rows, ...) with keys (rows, 16)."""
         return np.asarray(self.apply(tf.constant(inputs), self.transforms(keys, view, inputs.shape[1:])))
 
-    def apply(self, inputs: Any, transforms: Any) -> Any:
-        """Apply `transforms` to a tensor of rows (rows, ...), and return a tensor of the same shape and type."""
+    def apply(self, inputs: Any, transforms: Any, *, xla: bool = False) -> Any:
+        """Apply `transforms` to a tensor of rows (rows, ...), and return a tensor of the same shape and type.
+
+        Args:
+            inputs: the rows.
+            transforms: of the rows, (rows, columns).
+            xla: use only operations that XLA can compile. The results may differ in the last bits.
+        """
         steps, dtype = self.steps, inputs.dtype
         interpolated = bool(INTERPOLATED & steps.keys())
         images = inputs if inputs.shape.rank == 4 else inputs[..., None]
         if interpolated or dtype not in (tf.uint8, tf.int32):
             images = tf.cast(images, tf.float32)
-        if "elastic" in steps:
-            images = _sample(images, *_distorted_positions(transforms, *inputs.shape[1:3]), mirrored="crop" in steps)
+        if "elastic" in steps or xla:
+            y, x = _positions(transforms, *inputs.shape[1:3])
+            if not interpolated:
+                y, x = tf.round(y), tf.round(x)
+            images = _sample(tf.cast(images, tf.float32), y, x, mirrored="crop" in steps)
         else:
             images = tf.raw_ops.ImageProjectiveTransformV3(
                 images=images,
@@ -128,13 +137,16 @@ class Views:
         return tf.ensure_shape(tf.reshape(tf.cast(images, dtype), tf.shape(inputs)), inputs.shape)
 
 
-def _distorted_positions(transforms: Any, height: int, width: int) -> tuple[Any, Any]:
+def _positions(transforms: Any, height: int, width: int) -> tuple[Any, Any]:
     """Return the vertical and horizontal position that each pixel is read from, both (rows, height, width)."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     a, b, c, d, e, f = (transforms[:, column, None, None] for column in range(6))
+    rows, columns = d * x + e * y + f, a * x + b * y + c
+    if transforms.shape[1] == 8:
+        return rows, columns
     knots = tf.reshape(transforms[:, 8:], (-1, 2, KNOTS, KNOTS))
     offsets = tf.einsum("rakl,yk,xl->rayx", knots, _knot_weights(height), _knot_weights(width))
-    return d * x + e * y + f + offsets[:, 0], a * x + b * y + c + offsets[:, 1]
+    return rows + offsets[:, 0], columns + offsets[:, 1]
 
 
 def _knot_weights(size: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console.native_stderr import silent_stdout
 from kdistill.errors import KdistillError, first_line
-from kdistill.networks import conventions
+from kdistill.networks import conventions, xla
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
 from kdistill.networks.keras_files import load_keras_file
 from kdistill.networks.layers import operations_in
@@ -88,6 +88,7 @@ class SavedNetwork:
         classes: the size of the output; None if unknown.
         loaded: the loaded object, without which the variables would be deleted.
         raw: whether uint8 inputs stay 0 to 255 instead of being scaled to [0, 1].
+        rows: the number of rows of each call, which fewer rows are padded to; None if any number fits.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class SavedNetwork:
     classes: int | None
     loaded: Any
     raw: bool = False
+    rows: int | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -118,7 +120,13 @@ class SavedNetwork:
         """
         deterministic()
         network = _open_keras(path, output) if path.suffix == ".keras" else _open_saved_model(path, signature, output)
-        return replace(network, raw=raw)
+        return replace(network, raw=raw, rows=network.input_shape[0] if network.input_shape else None)
+
+    def compiled(self, rows: int) -> SavedNetwork:
+        """Return the network compiled by XLA for calls with this many rows, if there is a GPU and its inputs are not texts."""
+        if not tf.config.list_logical_devices("GPU") or self.input_dtype == tf.string:
+            return self
+        return replace(self, call=xla.compiled_if_possible(self.call), rows=self.rows or rows)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Check that the rows and the number of outputs of a dataset fit the network; None fits any number.
@@ -161,7 +169,7 @@ class SavedNetwork:
         Raises:
             KdistillError: if the network fails or its output has another shape.
         """
-        return conventions.in_batches(self._call, inputs, self.input_shape[0] if self.input_shape else None)
+        return conventions.in_batches(self._call, inputs, self.rows)
 
     def _call(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         tensor = tf.convert_to_tensor(inputs)

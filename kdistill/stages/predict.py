@@ -64,7 +64,7 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     Raises:
         KdistillError: If the network is missing, the rows do not fit it, or the file is not one of kdistill's.
     """
-    network = _find_network(workspace, settings.network)
+    network = _find_network(workspace, settings.network, settings.batch_size)
     source = data.resolve(settings.source, cache=None if settings.cluster.ray else workspace.cache)
     artifact = workspace.predictions(settings.output)
     _check_output(artifact, source, settings)
@@ -98,8 +98,11 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     return Result(artifact, manifest)
 
 
-def _find_network(workspace: Workspace, name: str) -> Network:
-    """Find a network by the path of an exported file, or by the name of a student, a teacher or an export."""
+def _find_network(workspace: Workspace, name: str, batch_size: int) -> Network:
+    """Find a network by the path of an exported file, or by the name of a student, a teacher or an export.
+
+    It is called with `batch_size` rows at a time.
+    """
     if Path(name).suffix.removeprefix(".") in exports.FORMATS:
         places = [Path(name).expanduser(), workspace.root / name]
         file = next((place for place in places if place.is_file()), None)
@@ -126,7 +129,7 @@ def _find_network(workspace: Workspace, name: str) -> Network:
         loaded, saved = load_network(artifact)
         if loaded != manifest:
             raise KdistillError(f"{artifact} was replaced while this command ran: run the command again")
-        return describe(loaded, saved.input_shape), saved.logits
+        return describe(loaded, saved.input_shape), saved.compiled(batch_size).logits
 
     return Network(Input(artifact.kind, artifact.name, manifest.outputs["saved_model"]), str(artifact), load)
 
@@ -260,7 +263,7 @@ def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:
     """
     workspace = Workspace(root)
     require_inputs(workspace, identity)
-    network = _find_network(workspace, identity.inputs[1].name)
+    network = _find_network(workspace, identity.inputs[1].name, settings.batch_size)
     description, outputs = network.load()
     rows = data.resolve(identity.require_input("data").name).load_rows(description, settings.split)
     return _block_function(network.place, outputs, rows, settings.batch_size)

@@ -86,17 +86,22 @@ def digest(name: str) -> str:
     return onnx_networks.digest(path) if path.suffix == ".onnx" else workspace.digest(path)
 
 
-def _load_own(path: Path, *_: object) -> Member:
+def _load_own(path: Path, settings: Mapping[str, Any], *_: object) -> Member:
     from kdistill.networks.saved_models import SavedNetwork
 
-    return SavedNetwork.load(path)
+    return SavedNetwork.load(path).compiled(_batch_size(settings))
 
 
 def _load_saved_network(path: Path, settings: Mapping[str, Any], *_: object) -> Member:
     from kdistill.networks.saved_models import SavedNetwork
 
     raw = settings["teacher_input"] == "raw"
-    return SavedNetwork.load(path, signature=settings["signature"], output=settings["output"], raw=raw)
+    network = SavedNetwork.load(path, signature=settings["signature"], output=settings["output"], raw=raw)
+    return network.compiled(_batch_size(settings))
+
+
+def _batch_size(settings: Mapping[str, Any]) -> int:
+    return int(settings.get("batch_size") or Soften.batch_size)
 
 
 def _load_onnx(path: Path, settings: Mapping[str, Any], *_: object) -> Member:
@@ -182,7 +187,7 @@ def reload_ensemble(place: Workspace, manifest: Manifest) -> Ensemble | None:
         members = [teacher.load(settings, results["classes"]) for teacher in teachers]
     except (KdistillError, OSError):
         return None
-    mean, batch_size = settings["mean"] or Soften.mean, settings.get("batch_size") or Soften.batch_size
+    mean, batch_size = settings["mean"] or Soften.mean, _batch_size(settings)
     task = tasks.get(results["task"])
     return Ensemble(members, probabilities, mean, settings["temperature"], batch_size, results["classes"], task)
 

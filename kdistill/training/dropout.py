@@ -50,7 +50,7 @@ class DropoutMasks:
         words = math.ceil(sum(self._widths) / 8)
         if not words:
             return tf.zeros((rows, 0), tf.uint8)
-        bits = tf.random.stateless_uniform((rows, words), seed, minval=None, maxval=None, dtype=tf.int64)
+        bits = tf.random.stateless_uniform((rows, words), seed, None, None, tf.int64, alg="philox")  # on any device
         return tf.reshape(tf.bitcast(bits, tf.uint8), (rows, 8 * words))
 
     @contextlib.contextmanager

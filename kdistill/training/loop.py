@@ -26,7 +26,7 @@ from kdistill.training.checkpoint import Checkpoint, Progress, value_of
 from kdistill.training.feed import Feed
 from kdistill.training.optimizers import make_optimizer
 from kdistill.training.replicas import Replicas, open_replicas
-from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key
+from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key, in_batches
 from kdistill.training.training_rows import TrainingRows
 
 Trainers = dict[Hashable, Trainer]  # of one architecture, by `compilation_key`
@@ -155,19 +155,17 @@ def _train_epoch(
     random = np.random.default_rng([role_seed(settings.seed, role), epoch])
     dropout_seed = int(random.spawn(1)[0].integers(1 << 31))
     sums: NDArray[np.float64] = np.zeros(4)
-    call_rows, step = STEPS_PER_CALL * settings.batch_size, 0
+    step = 0
     for buffer, order in feed.shuffled(random, epoch):
-        for first in range(0, len(order), call_rows):
-            positions = order[first : first + call_rows]
-            sums += trainer.train(buffer, positions, (dropout_seed, step), objective)
+        for batches in _calls(order, settings.batch_size):
+            sums += trainer.train(buffer, batches, (dropout_seed, step), objective)
             if not np.isfinite(sums).all():
                 raise KdistillError(
                     f"the loss is not finite in epoch {epoch} with --optimizer {settings.optimizer} --learning-rate "
                     f"{settings.learning_rate:g}: lower the rate, e.g. --learning-rate {settings.learning_rate / 10:g}"
                 )
-            steps = math.ceil(len(positions) / settings.batch_size)
-            step += steps
-            advance(steps)
+            step += len(batches)
+            advance(len(batches))
     loss, hard, soft, metric = sums.tolist()
     rows, task = len(feed.rows), feed.rows.task
     labeled = feed.rows.split.labeled_rows or math.nan
@@ -177,6 +175,12 @@ def _train_epoch(
         "hard_loss": hard / labeled if task.needs_labels else math.nan,
         "soft_loss": soft / rows if feed.rows.teacher else math.nan,
     }
+
+
+def _calls(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the batches of each call, (steps, rows): about equally many steps, since XLA compiles each number of them."""
+    for batches in in_batches(order, batch_size):
+        yield from np.array_split(batches, math.ceil(len(batches) / STEPS_PER_CALL))
 
 
 def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str, metric: str) -> tuple[str, str]:

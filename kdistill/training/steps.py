@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
+from kdistill.networks import xla
 from kdistill.networks.saved_models import scale_inputs
 from kdistill.settings import Objective, Training
-from kdistill.training import losses
+from kdistill.training import losses, max_pooling
 from kdistill.training.dropout import DropoutMasks
 from kdistill.training.feed import Buffer, Feed
 from kdistill.training.losses.classification import expand_top_k
@@ -56,13 +57,21 @@ class Trainer:
         self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
         self._masks = DropoutMasks(model)
-        self._step = (
-            tf.function(self._take_step, jit_compile=True)
-            if uses_xla(model, settings.xla, replicas.count)
-            else self._take_step
-        )
-        self._steps = tf.function(self._take_steps, reduce_retracing=True)
-        self._evaluation = tf.function(self._evaluate, reduce_retracing=True)
+        self._may_fall_back = settings.xla == "auto"
+        self._compile(use_xla=uses_xla(model, settings.xla, replicas.count))
+
+    def _compile(self, *, use_xla: bool) -> None:
+        """Make the functions that train and evaluate. TensorFlow compiles them when they are first called.
+
+        XLA compiles many steps as one program, which on a GPU takes a fraction of the time of a program per step. It gets a
+        program per step if several replicas share each batch, and on a CPU if it would draw random numbers, which is slow.
+        """
+        gpu = self._replicas.kind == "GPU"
+        loop = use_xla and self._replicas.count == 1 and (gpu or not (self._masks.layers or self._views))
+        self._xla, self._xla_loop = use_xla, loop
+        self._step = tf.function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
+        self._steps = tf.function(self._take_steps, jit_compile=loop or None)
+        self._evaluation = tf.function(self._evaluate, jit_compile=(loop and gpu) or None)
 
     @property
     def variables(self) -> list[Any]:
@@ -70,13 +79,13 @@ class Trainer:
         return [*self.model.variables, *self.optimizer.variables]
 
     def train(
-        self, buffer: Buffer, order: NDArray[np.int64], seed: tuple[int, int], objective: Objective
+        self, buffer: Buffer, batches: NDArray[np.int64], seed: tuple[int, int], objective: Objective
     ) -> NDArray[np.float64]:
         """Take a step per batch.
 
         Args:
             buffer: the rows.
-            order: (n,) positions in the buffer, in the order of training.
+            batches: (steps, rows) positions in the buffer.
             seed: the seed of dropout, and the number of the first step in the epoch.
             objective: alpha and temperature are used.
 
@@ -87,9 +96,17 @@ class Trainer:
             KdistillError: if the network cannot be compiled or fails on the rows.
         """
         numbers = tf.constant([objective.alpha, objective.temperature or 1.0], tf.float32)
+        arguments = tf.constant(seed, tf.int32), numbers
         with _one_line_errors():
-            sums = self._steps(buffer, tf.constant(order, tf.int32), tf.constant(seed, tf.int32), numbers)
-            return np.asarray(sums)
+            try:
+                return _call(self._steps, buffer, batches, *arguments)
+            except xla.REFUSALS as error:
+                if not (self._xla and self._may_fall_back and xla.refused(error)):
+                    raise
+                self._compile(use_xla=False)
+                return _call(self._steps, buffer, batches, *arguments)
+            finally:
+                self._may_fall_back = False
 
     def evaluate(self, feed: Feed) -> tuple[float, ...]:
         """Return the means of the loss and of the metric of the task on the rows of a feed: the chief's, in all workers.
@@ -103,17 +120,20 @@ class Trainer:
         if not (self._task.needs_labels or feed.rows.teacher):
             return math.nan, math.nan
         with _one_line_errors():
-            sums = [self._evaluation(buffer).numpy() for buffer in feed.in_order()]
+            sums = [
+                _call(self._evaluation, buffer, blocks)
+                for buffer in feed.in_order()
+                for blocks in in_batches(np.arange(len(buffer.labels)), EVALUATION_ROWS)
+            ]
         loss, metric = np.sum(sums, axis=0) / len(feed.rows)
         return self._replicas.numbers_from_chief(loss, metric)
 
-    def _take_steps(self, buffer: Buffer, order: Any, seed: Any, numbers: Any) -> Any:
+    def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any) -> Any:
         """Return the sums of several steps, each with its own dropout; (4,) float64."""
-        rows = tf.shape(order)[0]
         sums = tf.zeros(4, tf.float64)
-        for first in tf.range(0, rows, self._batch_size):
-            batch = order[first : tf.minimum(rows, first + self._batch_size)]
-            step_seed = tf.stack([seed[0], seed[1] + first // self._batch_size])
+        for step in tf.range(tf.shape(batches)[0]):
+            batch = batches[step]
+            step_seed = tf.stack([seed[0], seed[1] + step])
             dropout = self._masks.draw(tf.shape(batch)[0], step_seed)  # of the whole batch, on any number of replicas
             of_replica = partial(self._arguments, buffer, batch, dropout, numbers)
             sums += tf.cast(self._replicas.run(self._step, of_replica), tf.float64)
@@ -128,7 +148,7 @@ class Trainer:
         inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
         weights = tuple(tf.gather(each, batch) for each in buffer.weights)
         if self._views:
-            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch))
+            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch), xla=self._xla_loop)
         return inputs, labels, tuple(soft), weights, padding, dropout, numbers
 
     def _take_step(
@@ -154,7 +174,8 @@ class Trainer:
             numbers: alpha and the temperature.
         """
         alpha, temperature = numbers[0], numbers[1]
-        with tf.GradientTape() as tape, self._masks.applied(dropout):
+        pooling = max_pooling.as_slices(self.model) if self._xla else contextlib.nullcontext()
+        with tf.GradientTape() as tape, self._masks.applied(dropout), pooling:
             outputs = tf.cast(self.model(scale_inputs(inputs), training=True), tf.float32)
             hard_part = self._hard_part(labels, outputs)
             if self._storage:
@@ -175,15 +196,14 @@ class Trainer:
             metric *= padding[0]
         return tf.stack([tf.reduce_sum(each) for each in (loss, hard_part, soft_part, metric)])
 
-    def _evaluate(self, buffer: Buffer) -> Any:
-        """Return the sums of the losses and of the metric, (2,) float64."""
-        rows = tf.shape(buffer.labels)[0]
+    def _evaluate(self, buffer: Buffer, blocks: Any) -> Any:
+        """Return the sums of the losses and of the metric over blocks of positions, (2,) float64."""
         sums = tf.zeros(2, tf.float64)
-        for first in tf.range(0, rows, EVALUATION_ROWS):
-            block = slice(first, tf.minimum(rows, first + EVALUATION_ROWS))
-            labels, soft = buffer.labels[block], tuple(each[block] for each in buffer.soft)
-            outputs = tf.cast(self.model(scale_inputs(buffer.inputs[block]), training=False), tf.float32)
-            teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(soft)
+        for number in tf.range(tf.shape(blocks)[0]):
+            block = blocks[number]
+            inputs, labels, *soft = (tf.gather(each, block) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+            outputs = tf.cast(self.model(scale_inputs(inputs), training=False), tf.float32)
+            teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(tuple(soft))
             if teacher_outputs is None:
                 loss = losses.hard_part(
                     self._task.name, Objective(alpha=1.0), self._scaled(labels), self._scaled(outputs)
@@ -233,16 +253,36 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
     )
 
 
+def in_batches(order: NDArray[np.int64], rows: int) -> list[NDArray[np.int64]]:
+    """Return an order as full batches, (batches, rows), and the rest, (1, fewer rows), if there are such."""
+    full = len(order) - len(order) % rows
+    return [each for each in (order[:full].reshape(-1, rows), order[full:][None]) if each.size]
+
+
+def _call(function: Any, buffer: Buffer, positions: NDArray[np.int64], *arguments: Any) -> NDArray[np.float64]:
+    """Call a function, which is traced once for any number of rows and of positions."""
+    tensors = buffer, tf.constant(positions, tf.int32), *arguments
+    any_size = [
+        tf.nest.map_structure(partial(_any_size, axes), each) for axes, each in zip((1, 2), tensors, strict=False)
+    ]
+    return np.asarray(function.get_concrete_function(*any_size, *arguments)(*tensors))
+
+
+def _any_size(axes: int, tensor: Any) -> tf.TensorSpec:
+    """Return the type of a tensor, with any size of the first axes."""
+    return tf.TensorSpec([None] * axes + tensor.shape[axes:], tensor.dtype)
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Raise a KdistillError with the line of a TensorFlow error that names the cause."""
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+    except xla.REFUSALS as error:
         text = str(error)
         unknown_to_xla = re.search(r"XLA_\w+_JIT: (\w+) \(", text)
         lines = [line.strip() for line in re.sub(r"{{\w+ .*?}}", "", text.partition("[[")[0]).splitlines()]
         cause = f"unsupported operation {unknown_to_xla[1]}" if unknown_to_xla else [line for line in lines if line][-1]
-        if "tf2xla" in text:
+        if xla.refused(error):
             raise KdistillError(f"XLA cannot compile this network ({cause}): use --xla off") from error
         raise KdistillError(f"the network fails on these rows: {cause}") from error

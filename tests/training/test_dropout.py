@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,9 +92,9 @@ def test_masks_that_keras_draws():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("xla", ["on", "off"])
-def test_step_uses_the_masks(xla):
-    """The loss of a step is that of a network whose units are dropped by the masks, with and without XLA."""
+@pytest.mark.parametrize(("xla", "kind"), [("on", "CPU"), ("on", "GPU"), ("off", "CPU")])
+def test_step_uses_the_masks(xla, kind):
+    """The loss of a step is that of a network whose units are dropped by the masks, however XLA compiles it."""
     draw = np.random.default_rng(0)
     inputs, labels = draw.random((32, 28, 28)).astype(np.float32), draw.integers(0, 10, 32)
     model = network("0.25,0.5", model="mlp-30")
@@ -112,9 +113,11 @@ def test_step_uses_the_masks(xla):
     rows = TrainingRows(Split("train", ArrayRows(inputs, "inputs"), labels))
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
-    trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla), open_replicas())
+    trainer = Trainer(
+        model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla), replace(open_replicas(), kind=kind)
+    )
     buffer = Buffer(tf.constant(inputs), tf.constant(labels, tf.int32))
-    sums = trainer.train(buffer, np.arange(32), (5, 3), Objective(alpha=1.0))
+    sums = trainer.train(buffer, np.arange(32)[None], (5, 3), Objective(alpha=1.0))
     assert sums[0] == pytest.approx(expected, rel=1e-5)
 
 

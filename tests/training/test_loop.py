@@ -12,6 +12,7 @@ from helpers import InterruptAfter
 from kdistill.backend import keras, tf
 from kdistill.console import Reporter
 from kdistill.data import Split
+from kdistill.data.augmentation import Views
 from kdistill.data.rows import ArrayRows
 from kdistill.errors import KdistillError
 from kdistill.networks.build import build_network, role_seed
@@ -20,6 +21,7 @@ from kdistill.soft_targets.storage import Logits, LogitStorage
 from kdistill.training import checkpoint, loop
 from kdistill.training.losses import classification as losses
 from kdistill.training.optimizers import make_optimizer
+from kdistill.training.replicas import open_replicas
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import uses_xla
 from kdistill.workspace import Input, Manifest
@@ -63,10 +65,14 @@ def train(
     reporter=QUIET,
     teacher_logits=None,
     trainers=None,
+    kind=None,
+    augment=None,
 ):
     train_rows, held_out = rows
     if teacher_logits is not None:
         train_rows = training_rows(train_rows.split.read(), train_rows.split.labels, teacher_logits)
+    if augment:
+        train_rows = replace(train_rows, views=Views(augment, seed=1))
     directory.mkdir(exist_ok=True)
     return loop.train(
         lambda: build(model, role=role, seed=training.seed, precision=training.precision, l2=training.l2),
@@ -78,6 +84,7 @@ def train(
         checkpoint=checkpoint.Checkpoint(directory / "checkpoint.npz", identity(training)),
         reporter=reporter,
         trainers=trainers,
+        replicas=replace(open_replicas(), kind=kind) if kind else None,
     )
 
 
@@ -463,6 +470,45 @@ def test_losses_are_the_same_with_xla(tmp_path, rows, xla):
     assert progress.rows[-1]["train_loss"] == pytest.approx(1.6, abs=0.5)
     _, auto = train(tmp_path / "auto", rows, settings())
     assert progress.rows[-1]["train_loss"] == pytest.approx(auto.rows[-1]["train_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "augment"),
+    [
+        ("cnn", None),
+        ("mlp-30", "shift:2"),
+        ("mlp-30", "crop:2,flip"),
+        ("mlp-30", "rotate:9,zoom:0.1"),
+        ("mlp-30", "elastic:2"),
+    ],
+)
+def test_a_gpu_trains_in_one_program(tmp_path, rows, model, augment):
+    """XLA compiles the loop as on a GPU, with max pooling and all steps of augmentation; the losses agree up to rounding."""
+    compiled, plain = settings(xla="on"), settings(xla="off")
+    _, one = train(tmp_path / "one", rows, compiled, model=model, augment=augment, kind="GPU")
+    _, other = train(tmp_path / "other", rows, plain, model=model, augment=augment)
+    for name in ("train_loss", "validation_loss"):
+        assert [row[name] for row in one.rows] == pytest.approx([row[name] for row in other.rows], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_auto_does_without_xla_where_it_fails(tmp_path, rows, monkeypatch):
+    """`--xla auto` falls back for operations that XLA does not know; `on` is an error."""
+
+    def build_unknown():
+        inputs = keras.Input((28, 28))
+        sorted_rows = keras.layers.Lambda(
+            lambda each: tf.raw_ops.UniqueWithCounts(x=tf.reshape(each, [-1])).y[:1] + each
+        )
+        return keras.Sequential([inputs, sorted_rows, keras.layers.Flatten(), keras.layers.Dense(10)])
+
+    monkeypatch.setattr("kdistill.training.steps.uses_xla", lambda *_: True)
+    monkeypatch.setitem(globals(), "build", lambda *_, **__: build_unknown())
+    _, progress = train(tmp_path / "auto", rows, settings())
+    assert len(progress.rows) == 2
+    with pytest.raises(KdistillError, match=r"XLA cannot compile .*: use --xla off"):
+        train(tmp_path / "on", rows, settings(xla="on"))
 
 
 def test_xla_auto_leaves_out_convolutions_on_a_cpu():

@@ -79,7 +79,7 @@ def measure_pytorch(setup: GpuSetup) -> Iterator[Row]:
 
 
 def measure_epochs(setup: GpuSetup, name: str, reference: Callable[..., Work]) -> Iterator[Row]:
-    """Training with hard labels. kdistill compiles mlp-800 with XLA, but not cnn, as `--xla auto` decides."""
+    """Training with hard labels. Both are compiled."""
     for network in setup.networks:
         for batch in setup.batches:
             how = ["--batch-size", batch, "--epochs", setup.epochs]
