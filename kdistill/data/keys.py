@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.tasks import as_string, is_text
+from kdistill.workspace import threads
+
+LARGE_ROW = 1 << 15  # bytes; rows of this size are hashed by several threads
 
 
 def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
@@ -28,15 +32,23 @@ def row_keys(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     if is_text(inputs):
         return _hashes([as_string(text).encode() for text in inputs.reshape(-1)], b"text")
     inputs = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
-    rows, width = memoryview(inputs.tobytes()), inputs.dtype.itemsize * math.prod(inputs.shape[1:])
+    rows, width = inputs.reshape(-1).view(np.uint8).data, inputs.dtype.itemsize * math.prod(inputs.shape[1:])
     kind = f"{inputs.dtype.str}{inputs.shape[1:]}".encode()
     return _hashes([rows[start : start + width] for start in range(0, len(rows), width)], kind)
 
 
-def _hashes(rows: Iterable[bytes | memoryview], kind: bytes) -> NDArray[np.uint8]:
+def _hashes(rows: Sequence[bytes | memoryview], kind: bytes) -> NDArray[np.uint8]:
     salt = hashlib.blake2b(kind, digest_size=16).digest()
-    keys = b"".join([hashlib.blake2b(row, digest_size=16, salt=salt).digest() for row in rows])
-    return np.frombuffer(keys, np.uint8).reshape(-1, 16)
+
+    def key(row: bytes | memoryview) -> bytes:
+        return hashlib.blake2b(row, digest_size=16, salt=salt).digest()
+
+    if rows and len(rows[0]) >= LARGE_ROW:
+        with ThreadPoolExecutor(threads()) as pool:
+            keys = list(pool.map(key, rows))
+    else:
+        keys = [key(row) for row in rows]
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
 
 
 def sortable(keys: NDArray[np.uint8]) -> NDArray[Any]:

@@ -172,7 +172,7 @@ class SavedNetwork:
         return conventions.in_batches(self._call, inputs, self.rows)
 
     def _call(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        tensor = tf.convert_to_tensor(inputs)
+        tensor = tf.raw_ops.Identity(input=inputs)  # copies once; `convert_to_tensor` copies twice
         raw = self.raw or (tensor.dtype == tf.uint8 and self.input_dtype.is_integer)
         tensor = tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)
         try:

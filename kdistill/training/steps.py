@@ -68,10 +68,10 @@ class Trainer:
         """
         gpu = self._replicas.kind == "GPU"
         loop = use_xla and self._replicas.count == 1 and (gpu or not (self._masks.layers or self._views))
-        self._xla, self._xla_loop = use_xla, loop
+        self._xla, self._xla_loop, self._xla_on_gpu = use_xla, loop, loop and gpu
         self._step = tf.function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
         self._steps = tf.function(self._take_steps, jit_compile=loop or None)
-        self._evaluation = tf.function(self._evaluate, jit_compile=(loop and gpu) or None)
+        self._evaluation = tf.function(self._evaluate, jit_compile=self._xla_on_gpu or None)
 
     @property
     def variables(self) -> list[Any]:
@@ -148,7 +148,7 @@ class Trainer:
         inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
         weights = tuple(tf.gather(each, batch) for each in buffer.weights)
         if self._views:
-            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch), xla=self._xla_loop)
+            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch), xla=self._xla_on_gpu)
         return inputs, labels, tuple(soft), weights, padding, dropout, numbers
 
     def _take_step(
@@ -236,7 +236,7 @@ class Trainer:
         if self._storage.top_k is None:
             return values
         classes, rest = self._storage.classes, self._storage.rest_offset
-        return expand_top_k(values, soft[1], classes=classes, rest=rest)
+        return expand_top_k(values, soft[1], classes=classes, rest=rest, scatter=not self._xla_on_gpu)
 
 
 def compilation_key(rows: TrainingRows, objective: Objective, settings: Training, total_steps: int) -> Hashable:

@@ -15,7 +15,8 @@ XLA_FRIENDLY_LAYERS = (  # on a CPU, as measured
 def uses_xla(model: keras.Model, xla: str, replicas: int = 1) -> bool:
     """Return whether XLA should compile the training steps of a network.
 
-    `auto` means no with several replicas, and yes on a single GPU.
+    `auto` means no with several replicas. On a single GPU, it means all networks but those that take texts, which stay on the
+    CPU, and those with embeddings, whose gradient XLA computes row by row in deterministic mode.
 
     On a CPU, `auto` means networks that consist of `XLA_FRIENDLY_LAYERS` and of dropout that `dropout` draws, without
     bfloat16. XLA takes about three times as long for convolutions and for dropout that it draws itself, and twice as
@@ -26,7 +27,8 @@ def uses_xla(model: keras.Model, xla: str, replicas: int = 1) -> bool:
     if replicas > 1:
         return False
     if tf.config.list_logical_devices("GPU"):
-        return True
+        texts = any(tf.as_dtype(each.dtype) == tf.string for each in model.inputs)
+        return not texts and all(type(each).__name__ != "Embedding" for each in operations_in(model))
     return all(
         (type(each).__name__ in XLA_FRIENDLY_LAYERS or is_plain_dropout(each))
         and getattr(each, "compute_dtype", "") != "bfloat16"

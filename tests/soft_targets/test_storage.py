@@ -24,8 +24,9 @@ def test_top_k_keeps_the_probability_of_the_rest():
     np.testing.assert_allclose(np.exp(metrics.log_softmax(stored.values, 2.0)), [[0.5, 0.3, 0.2]], atol=1e-6)
     np.testing.assert_allclose(np.exp(metrics.log_softmax(stored.dense(), 2.0)), probabilities, atol=1e-6)
     classes = tf.constant(stored.top_classes.astype(np.int32))
-    in_training = expand_top_k(stored.values, classes, classes=4, rest=storage.rest_offset)
-    np.testing.assert_allclose(in_training, stored.dense(), atol=1e-6)
+    for scatter in (True, False):
+        in_training = expand_top_k(stored.values, classes, classes=4, rest=storage.rest_offset, scatter=scatter)
+        np.testing.assert_allclose(in_training, stored.dense(), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -39,11 +39,19 @@ def hard_loss(labels: Tensor, student_logits: Tensor, *, label_smoothing: float 
     Returns:
         (rows,) in nats; 0 for rows without a label.
     """
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.maximum(labels, 0), logits=student_logits)
+    log_p = tf.nn.log_softmax(student_logits)
+    loss = -tf.reduce_sum(tf.where(_is_class(labels, log_p.shape[-1]), log_p, tf.zeros_like(log_p)), axis=-1)
     if label_smoothing:
-        uniform = -tf.reduce_mean(tf.nn.log_softmax(student_logits), axis=-1)
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
+        loss = (1.0 - label_smoothing) * loss - label_smoothing * tf.reduce_mean(log_p, axis=-1)
     return tf.where(labels >= 0, loss, tf.zeros_like(loss))
+
+
+def _is_class(classes: Tensor, count: int) -> Tensor:
+    """Return whether each class is that of the last axis, (..., count) bool.
+
+    Losses select by this and not by `tf.gather`, whose gradient XLA computes row by row on a GPU in deterministic mode.
+    """
+    return tf.one_hot(classes, count, on_value=True, off_value=False, dtype=tf.bool)
 
 
 def accuracy(labels: Tensor, student_logits: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ def dkd_loss(
     teacher_logits, student_logits = tf.convert_to_tensor(teacher_logits), tf.convert_to_tensor(student_logits)
     labels = tf.cast(labels, tf.int32)
     target = tf.where(labels >= 0, labels, tf.argmax(teacher_logits, axis=-1, output_type=tf.int32))
-    is_target = tf.one_hot(target, teacher_logits.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
+    is_target = _is_class(target, teacher_logits.shape[-1])
     teacher, teacher_others = _decoupled(teacher_logits / temperature, is_target)
     student, student_others = _decoupled(student_logits / temperature, is_target)
     return temperature**2 * (tckd * _kl(teacher, student) + nckd * _kl(teacher_others, student_others))
@@ -194,7 +202,7 @@ def standardized(logits: Tensor, *, axis: int = -1) -> Tensor:
     return deviations * tf.math.rsqrt(tf.where(varies, variance, 1.0))
 
 
-def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: float) -> Tensor:
+def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: float, scatter: bool = True) -> Tensor:
     """Return the logits of all classes from the k largest. The classes of the rest share its probability equally.
 
     Args:
@@ -202,11 +210,16 @@ def expand_top_k(values: Tensor, top_classes: Tensor, *, classes: int, rest: flo
         top_classes: (rows, k) int32, the classes of the others.
         classes: number of classes.
         rest: what to subtract from the logit of the rest for each of its classes, T * log(classes - k).
+        scatter: write the logits to their places. Else compare each class with all top classes, as XLA should on a GPU.
 
     Returns:
         (rows, classes).
     """
     rows, k = tf.shape(top_classes)[0], top_classes.shape[1]
     logits = tf.repeat(values[:, k:] - rest, classes, axis=1)
+    if not scatter:
+        is_top = _is_class(top_classes, classes)  # (rows, k, classes), which XLA does not keep
+        top = tf.reduce_sum(tf.where(is_top, values[:, :k, None], 0.0), axis=1)
+        return tf.where(tf.reduce_any(is_top, axis=1), top, logits)
     positions = tf.stack([tf.repeat(tf.range(rows)[:, None], k, axis=1), top_classes], axis=-1)
     return tf.tensor_scatter_nd_update(logits, positions, values[:, :k])
