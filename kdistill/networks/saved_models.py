@@ -174,13 +174,18 @@ class SavedNetwork:
     def _call(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         tensor = tf.raw_ops.Identity(input=inputs)  # copies once; `convert_to_tensor` copies twice
         raw = self.raw or (tensor.dtype == tf.uint8 and self.input_dtype.is_integer)
-        tensor = tf.cast(tensor if raw else scale_inputs(tensor), self.input_dtype)
         try:
-            output = np.asarray(tf.cast(self.call(tensor), tf.float32))
+            output = np.asarray(tf.cast(self.call(_as_inputs(tensor, self.input_dtype, raw=raw)), tf.float32))
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
             raise KdistillError(f"{self.path} fails on rows of shape {inputs.shape[1:]}: {first_line(error)}") from None
         conventions.check_output(output, inputs, self.path)
         return output
+
+
+@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # divides in place
+def _as_inputs(inputs: Any, dtype: Any, *, raw: bool) -> Any:
+    """Return a tensor of inputs, scaled unless they are `raw`, with the type that a network takes."""
+    return tf.cast(inputs if raw else scale_inputs(inputs), dtype)
 
 
 def _is_number(dtype: Any) -> bool:

@@ -24,7 +24,7 @@ from kdistill.training.feed import Buffer, Feed
 from kdistill.training.losses.classification import expand_top_k
 from kdistill.training.replicas import Replicas
 from kdistill.training.training_rows import TrainingRows
-from kdistill.training.xla import uses_xla
+from kdistill.training.xla import suits_cpu, uses_xla
 
 EVALUATION_ROWS = 1000  # rows per call of the network
 
@@ -39,7 +39,7 @@ class Trainer:
         optimizer: its optimizer, which is built.
         rows: how their logits are stored, and how views are made, is compiled in.
         objective: all but alpha and temperature is compiled in.
-        settings: batch size and XLA are compiled in.
+        settings: XLA is used as they say.
         replicas: that share each batch. The network and the optimizer are made in the scope of their strategy.
     """
 
@@ -53,7 +53,7 @@ class Trainer:
         replicas: Replicas,
     ) -> None:
         self.model, self.optimizer, self._replicas = model, optimizer, replicas
-        self._objective, self._batch_size, self._views = objective, settings.batch_size, rows.views
+        self._objective, self._views = objective, rows.views
         self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
         self._masks = DropoutMasks(model)
@@ -64,11 +64,12 @@ class Trainer:
         """Make the functions that train and evaluate. TensorFlow compiles them when they are first called.
 
         XLA compiles many steps as one program, which on a GPU takes a fraction of the time of a program per step. It gets a
-        program per step if several replicas share each batch, and on a CPU if it would draw random numbers, which is slow.
+        program per step if several replicas share each batch, and on a CPU for what is slow there in a larger program:
+        convolutions and random numbers.
         """
-        gpu = self._replicas.kind == "GPU"
-        loop = use_xla and self._replicas.count == 1 and (gpu or not (self._masks.layers or self._views))
-        self._xla, self._xla_loop, self._xla_on_gpu = use_xla, loop, loop and gpu
+        gpu, draws = self._replicas.kind == "GPU", bool(self._masks.layers or self._views)
+        loop = use_xla and self._replicas.count == 1 and (gpu or (suits_cpu(self.model) and not draws))
+        self._xla, self._xla_on_gpu = use_xla, loop and gpu
         self._step = tf.function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
         self._steps = tf.function(self._take_steps, jit_compile=loop or None)
         self._evaluation = tf.function(self._evaluate, jit_compile=self._xla_on_gpu or None)

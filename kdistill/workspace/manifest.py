@@ -122,13 +122,16 @@ class Manifest:
         return found
 
     def differences(self, other: Manifest) -> list[str]:
-        """Return how another manifest's identity differs from this one's, in words: `epochs 3 -> 5`."""
+        """Return how another manifest's identity differs from this one's, in words: `epochs 3 -> 5`.
+
+        A setting that this one does not have, because an older version wrote it, is no difference if it is off in the other.
+        """
         found = []
         if (self.kind, self.format) != (other.kind, other.format):
             found.append(f"{self.kind} of format {self.format} -> {other.kind} of format {other.format}")
         for name in dict.fromkeys([*self.settings, *other.settings]):
             old, new = self.settings.get(name), other.settings.get(name)
-            if old != new:
+            if old != new and (new or name in self.settings):
                 found.append(f"{name.replace('_', ' ')} {_in_words(old)} -> {_in_words(new)}")
         before, after = ({each.role: each for each in manifest.inputs} for manifest in (self, other))
         for role in dict.fromkeys([*before, *after]):

@@ -11,6 +11,7 @@ from kdistill.backend import deterministic, keras, tf
 from kdistill.data import Split
 from kdistill.data.augmentation import Views
 from kdistill.data.rows import ArrayRows
+from kdistill.errors import UsageError
 from kdistill.networks.build import build_network
 from kdistill.settings import CLASSIFICATION, Objective, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
@@ -78,3 +79,5 @@ def test_auto_on_a_gpu(monkeypatch):
     assert uses_xla(build_network("cnn", (28, 28), CLASSES, role="student", seed=0, precision="float32"), "auto")
     assert not uses_xla(embedding, "auto")
     assert not uses_xla(texts, "auto")
+    with pytest.raises(UsageError, match="--xla on does not work with texts: use --xla off"):
+        uses_xla(texts, "on")

@@ -68,6 +68,14 @@ def test_out_of_date_names_the_difference(artifact):
     assert changed != missing
 
 
+def test_a_new_setting_that_is_off_is_no_difference():
+    """An artifact of a version without the setting stays up to date until the setting is on."""
+    for value, expected in ((False, []), (None, []), (True, ["faster none -> True"])):
+        newer = Manifest(kind="teacher", settings=SETTINGS | {"faster": value}, inputs=IDENTITY.inputs)
+        assert IDENTITY.differences(newer) == expected
+        assert newer.differences(IDENTITY) == ([f"faster {value} -> none"] if value is not None else [])
+
+
 @pytest.mark.parametrize("swap", [True, False])
 def test_new_artifact_replaces_the_old(artifact, monkeypatch, swap):
     """The new artifact replaces the old one, with and without the system call that exchanges two names."""

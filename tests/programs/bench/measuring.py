@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import platform
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -132,10 +134,14 @@ def kdistill(*arguments: object, cores: Iterable[int] = (), **variables: str) ->
 
 
 def run_here(*arguments: object) -> None:
-    """Run the command line in this process."""
+    """Run the command line in this process, which has grown large already.
+
+    So it must not have the child that reports its death: while that lives, each page that this process writes is copied.
+    """
     from kdistill.cli import app
 
-    app([*map(str, arguments), "--quiet"], standalone_mode=False)
+    with mock.patch("kdistill.cli.report_death", contextlib.nullcontext):
+        app([*map(str, arguments), "--quiet"], standalone_mode=False)
 
 
 def epoch(
