@@ -21,12 +21,13 @@ def compiled_if_possible(function: Callable[[Any], Any]) -> Callable[[Any], Any]
 
     def run(inputs: Any) -> Any:
         nonlocal call
+        tried = call
         try:
-            return call(inputs)
+            return tried(inputs)
         except REFUSALS as error:
-            if call is function or not refused(error):
+            if tried is function or not refused(error):
                 raise
             call = function
-            return call(inputs)
+            return function(inputs)
 
     return run

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -159,6 +160,29 @@ def test_saved_network_has_the_same_logits(tmp_path, model, shape):
         expected = network(inputs[:rows].astype(np.float32) / 255)
         np.testing.assert_allclose(saved.logits(inputs[:rows]), expected, atol=1e-5)
     np.testing.assert_allclose(saved.logits(np.float64(inputs) / 255), network(np.float32(inputs) / 255), atol=1e-5)
+
+
+@pytest.mark.parametrize("known_to_xla", [True, False])
+def test_saved_network_on_a_gpu(tmp_path, monkeypatch, known_to_xla):
+    """XLA compiles it for one number of rows, if it can, and the logits are the same for any number of rows."""
+    network = build("mlp-30", classes=4)
+    saved_models.save(network, tmp_path)
+    saved = saved_models.SavedNetwork.load(tmp_path / "saved_model")
+    inputs = np.random.default_rng(0).integers(0, 256, (7, 28, 28)).astype(np.uint8)
+    expected, shapes = saved.logits(inputs), []
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: ["a GPU"])
+
+    def call(rows):
+        shapes.append(rows.shape)
+        if not known_to_xla:
+            rows += tf.raw_ops.UniqueWithCounts(x=tf.zeros(9)).y[0]
+        return saved.call(rows)
+
+    compiled = replace(saved, call=call).compiled(4)
+    for rows in (7, 4, 3):
+        np.testing.assert_allclose(compiled.logits(inputs[:rows]), expected[:rows], atol=1e-5)
+    assert shapes[0] == (4, 28, 28)
+    assert (len(shapes) == 1) == known_to_xla
 
 
 def test_dataset_that_does_not_fit(tmp_path):

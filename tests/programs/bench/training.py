@@ -46,6 +46,9 @@ def measure_epoch(setup: Setup) -> Iterator[Row]:
     yield Row("epoch, cnn in mixed_bfloat16 / `fit` in float32", times["bfloat16"], times["fit"], 0.5)
     times = compare_with_fit(setup, {"mlp": ["--model", "mlp-800"]})
     yield Row("epoch, mlp-800 / `fit`", times["mlp"], times["fit"], 0.62)
+    works = {"mlp": epoch(setup, "mlp", "--model", "mlp-800"), "products": matrix_products(setup, 800)}
+    times = medians(setup.runs, works)
+    yield Row("epoch, mlp-800 / its matrix products alone", times["mlp"], times["products"], 1.1)
 
 
 def measure_pytorch(setup: Setup) -> Iterator[Row]:
@@ -118,6 +121,32 @@ def compare_with_fit(setup: Setup, options: Mapping[str, list[str]]) -> dict[str
     works[first]()
     network = load(setup.scratch / "training/teachers" / first)
     return medians(setup.runs, {**works, "fit": fit(setup, network)})
+
+
+def matrix_products(setup: Setup, units: int) -> Work:
+    """Return the work of the matrix products of an epoch of an MLP in TensorFlow: outputs, and the gradients of all layers."""
+    from kdistill.backend import tf
+
+    steps = len(setup.rows()[0]) // BATCH_ROWS
+    batches = tf.random.stateless_uniform((steps, BATCH_ROWS, 784), (0, 0))
+    shapes = (784, units), (units, units), (units, 10)
+    kernels = [tf.random.stateless_normal(shape, (0, 1)) / units for shape in shapes]
+
+    @tf.function
+    def products() -> Any:
+        total = 0.0
+        for step in tf.range(steps):
+            values = [batches[step]]
+            for kernel in kernels:
+                values.append(values[-1] @ kernel)
+            gradient = values.pop()
+            for layer in (2, 1, 0):
+                total += tf.matmul(values[layer], gradient, transpose_a=True)[0, 0]
+                if layer:
+                    gradient = tf.matmul(gradient, kernels[layer], transpose_b=True)
+        return total
+
+    return timed(lambda: products().numpy())
 
 
 def load(network: Path) -> Any:
