@@ -35,7 +35,12 @@ class DropoutMasks:
     def __init__(self, model: keras.Model) -> None:
         layers = {id(layer): layer for layer in operations_in(model) if is_plain_dropout(layer)}
         self.layers = [layer for layer in layers.values() if layer.rate > 0]
-        self._widths = [math.prod(layer.output.shape[1:]) for layer in self.layers]
+        self._widths: list[int] = [math.prod(layer.output.shape[1:]) for layer in self.layers]
+
+    @property
+    def width(self) -> int:
+        """The number of random bytes per row."""
+        return 8 * math.ceil(sum(self._widths) / 8)
 
     def draw(self, rows: Any, seed: Any) -> Any:
         """Return the random bytes of one step.
@@ -47,11 +52,12 @@ class DropoutMasks:
         Returns:
             (rows, units) uint8, the units of all layers side by side.
         """
-        words = math.ceil(sum(self._widths) / 8)
-        if not words:
+        if not self.width:
             return tf.zeros((rows, 0), tf.uint8)
-        bits = tf.random.stateless_uniform((rows, words), seed, None, None, tf.int64, alg="philox")  # on any device
-        return tf.reshape(tf.bitcast(bits, tf.uint8), (rows, 8 * words))
+        bits = tf.random.stateless_uniform(
+            (rows, self.width // 8), seed, None, None, tf.int64, alg="philox"
+        )  # on any device
+        return tf.reshape(tf.bitcast(bits, tf.uint8), (rows, self.width))
 
     @contextlib.contextmanager
     def applied(self, random_bytes: Any) -> Iterator[None]:

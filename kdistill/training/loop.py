@@ -31,8 +31,6 @@ from kdistill.training.training_rows import TrainingRows
 
 Trainers = dict[Hashable, Trainer]  # of one architecture, by `compilation_key`
 
-STEPS_PER_CALL = 200  # few enough that Ctrl-C takes effect within a second or two
-
 
 def train(
     build: Callable[[], keras.Model],
@@ -157,7 +155,7 @@ def _train_epoch(
     sums: NDArray[np.float64] = np.zeros(4)
     step = 0
     for buffer, order in feed.shuffled(random, epoch):
-        for batches in _calls(order, settings.batch_size):
+        for batches in _calls(order, settings.batch_size, trainer.steps_per_call(settings.batch_size)):
             sums += trainer.train(buffer, batches, (dropout_seed, step), objective)
             if not np.isfinite(sums).all():
                 raise KdistillError(
@@ -177,10 +175,10 @@ def _train_epoch(
     }
 
 
-def _calls(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+def _calls(order: NDArray[np.int64], batch_size: int, most_steps: int) -> Iterator[NDArray[np.int64]]:
     """Yield the batches of each call, (steps, rows): about equally many steps, since XLA compiles each number of them."""
     for batches in in_batches(order, batch_size):
-        yield from np.array_split(batches, math.ceil(len(batches) / STEPS_PER_CALL))
+        yield from np.array_split(batches, math.ceil(len(batches) / most_steps))
 
 
 def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str, metric: str) -> tuple[str, str]:

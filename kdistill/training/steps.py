@@ -27,6 +27,8 @@ from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import suits_cpu, uses_xla
 
 EVALUATION_ROWS = 1000  # rows per call of the network
+STEPS_PER_CALL = 200  # few enough that Ctrl-C takes effect within a second or two
+DRAWN_BYTES = 16 << 20  # of dropout and views that are drawn before a call
 
 
 class Trainer:
@@ -56,6 +58,7 @@ class Trainer:
         self._objective, self._views = objective, rows.views
         self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
+        self._view_bytes = 4 * math.prod(rows.split.inputs.shape[1:])
         self._masks = DropoutMasks(model)
         self._may_fall_back = settings.xla == "auto"
         self._compile(use_xla=uses_xla(model, settings.xla, replicas.count))
@@ -64,20 +67,26 @@ class Trainer:
         """Make the functions that train and evaluate. TensorFlow compiles them when they are first called.
 
         XLA compiles many steps as one program, which on a GPU takes a fraction of the time of a program per step. It gets a
-        program per step if several replicas share each batch, and on a CPU for what is slow there in a larger program:
-        convolutions and random numbers.
+        program per step if several replicas share each batch, and on a CPU for convolutions, which are slow in a larger one.
+        On a CPU, TensorFlow draws what is random before such a program, since XLA is slow at that.
         """
         gpu, draws = self._replicas.kind == "GPU", bool(self._masks.layers or self._views)
-        loop = use_xla and self._replicas.count == 1 and (gpu or (suits_cpu(self.model) and not draws))
-        self._xla, self._xla_on_gpu = use_xla, loop and gpu
+        loop = use_xla and self._replicas.count == 1 and (gpu or suits_cpu(self.model))
+        self._xla, self._xla_on_gpu, self._draws_first = use_xla, loop and gpu, loop and draws and not gpu
         self._step = tf.function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
-        self._steps = tf.function(self._take_steps, jit_compile=loop or None)
+        self._program = tf.function(self._take_steps, jit_compile=loop or None)
+        self._steps = tf.function(self._draw_and_take_steps) if self._draws_first else self._program
         self._evaluation = tf.function(self._evaluate, jit_compile=self._xla_on_gpu or None)
 
     @property
     def variables(self) -> list[Any]:
         """All variables of the network and the optimizer."""
         return [*self.model.variables, *self.optimizer.variables]
+
+    def steps_per_call(self, rows: int) -> int:
+        """Return how many steps to take per call, with batches of some rows."""
+        width = self._masks.width + (self._view_bytes if self._views else 0)
+        return max(1, min(STEPS_PER_CALL, DRAWN_BYTES // (rows * width))) if self._draws_first else STEPS_PER_CALL
 
     def train(
         self, buffer: Buffer, batches: NDArray[np.int64], seed: tuple[int, int], objective: Objective
@@ -129,16 +138,33 @@ class Trainer:
         loss, metric = np.sum(sums, axis=0) / len(feed.rows)
         return self._replicas.numbers_from_chief(loss, metric)
 
-    def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any) -> Any:
-        """Return the sums of several steps, each with its own dropout; (4,) float64."""
+    def _draw_and_take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any) -> Any:
+        """Do as `_take_steps`, but first draw the dropout of all steps, and make the views of their rows."""
+        steps, rows = tf.unstack(tf.shape(batches))
+        dropout = tf.map_fn(lambda step: self._draw(rows, seed, step), tf.range(steps), fn_output_signature=tf.uint8)
+        if self._views:
+            order = tf.reshape(batches, [-1])
+            in_order = tf.nest.map_structure(lambda each: tf.gather(each, order), buffer)
+            views = self._views.apply(in_order.inputs, *in_order.transforms)
+            buffer, batches = (
+                in_order._replace(inputs=views, transforms=()),
+                tf.reshape(tf.range(steps * rows), (steps, rows)),
+            )
+        return self._program(buffer, batches, seed, numbers, dropout)
+
+    def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any, *drawn: Any) -> Any:
+        """Return the sums of several steps, each with its own dropout, which may be drawn already; (4,) float64."""
         sums = tf.zeros(4, tf.float64)
         for step in tf.range(tf.shape(batches)[0]):
             batch = batches[step]
-            step_seed = tf.stack([seed[0], seed[1] + step])
-            dropout = self._masks.draw(tf.shape(batch)[0], step_seed)  # of the whole batch, on any number of replicas
+            dropout = drawn[0][step] if drawn else self._draw(tf.shape(batch)[0], seed, step)
             of_replica = partial(self._arguments, buffer, batch, dropout, numbers)
             sums += tf.cast(self._replicas.run(self._step, of_replica), tf.float64)
         return sums
+
+    def _draw(self, rows: Any, seed: Any, step: Any) -> Any:
+        """Return the random bytes of a step, for the whole batch on any number of replicas."""
+        return self._masks.draw(rows, tf.stack([seed[0], seed[1] + step]))
 
     def _arguments(self, buffer: Buffer, batch: Any, dropout: Any, numbers: Any, replica: int) -> tuple[Any, ...]:
         """Return the arguments of `_take_step` for one replica's part of a batch of positions, (rows,)."""
@@ -148,7 +174,7 @@ class Trainer:
             batch, dropout = tf.gather(batch, part.positions), tf.gather(dropout, part.positions)
         inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
         weights = tuple(tf.gather(each, batch) for each in buffer.weights)
-        if self._views:
+        if self._views and buffer.transforms:
             inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch), xla=self._xla_on_gpu)
         return inputs, labels, tuple(soft), weights, padding, dropout, numbers
 
