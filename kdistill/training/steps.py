@@ -146,10 +146,8 @@ class Trainer:
             order = tf.reshape(batches, [-1])
             in_order = tf.nest.map_structure(lambda each: tf.gather(each, order), buffer)
             views = self._views.apply(in_order.inputs, *in_order.transforms)
-            buffer, batches = (
-                in_order._replace(inputs=views, transforms=()),
-                tf.reshape(tf.range(steps * rows), (steps, rows)),
-            )
+            buffer = in_order._replace(inputs=views, transforms=())
+            batches = tf.reshape(tf.range(steps * rows), (steps, rows))
         return self._program(buffer, batches, seed, numbers, dropout)
 
     def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any, *drawn: Any) -> Any:
