@@ -39,6 +39,11 @@ class Buffer(NamedTuple):
     transforms: tuple[Any, ...] = ()
     weights: tuple[Any, ...] = ()
 
+    def at(self, positions: Any) -> Buffer:
+        """Return the rows at some positions, (n,) int32."""
+        rows: Buffer = tf.nest.map_structure(lambda each: tf.gather(each, positions), self)
+        return rows
+
 
 class Feed:
     """Rows as buffers of tensors: a single one that is kept in memory, or one after another.

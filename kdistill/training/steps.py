@@ -121,8 +121,8 @@ class Trainer:
     def evaluate(self, feed: Feed) -> tuple[float, ...]:
         """Return the means of the loss and of the metric of the task on the rows of a feed: the chief's, in all workers.
 
-        The loss is the hard part of the objective, or the soft part if the task has no hard part. Both are NaN if the task
-        needs a teacher to measure them and the rows have none.
+        The loss is the hard part of the objective, or the soft part if the task lacks a hard part. Both are NaN if the task
+        needs a teacher to measure them and the rows lack its logits.
 
         Raises:
             KdistillError: if the network cannot be compiled or fails on the rows.
@@ -143,8 +143,7 @@ class Trainer:
         steps, rows = tf.unstack(tf.shape(batches))
         dropout = tf.map_fn(lambda step: self._draw(rows, seed, step), tf.range(steps), fn_output_signature=tf.uint8)
         if self._views:
-            order = tf.reshape(batches, [-1])
-            in_order = tf.nest.map_structure(lambda each: tf.gather(each, order), buffer)
+            in_order = buffer.at(tf.reshape(batches, [-1]))
             views = self._views.apply(in_order.inputs, *in_order.transforms)
             buffer = in_order._replace(inputs=views, transforms=())
             batches = tf.reshape(tf.range(steps * rows), (steps, rows))
@@ -170,11 +169,10 @@ class Trainer:
         if part := self._replicas.part(replica, tf.shape(batch)[0]):
             padding = (part.weights, tf.cast(tf.shape(batch)[0], tf.float32))
             batch, dropout = tf.gather(batch, part.positions), tf.gather(dropout, part.positions)
-        inputs, labels, *soft = (tf.gather(each, batch) for each in (buffer.inputs, buffer.labels, *buffer.soft))
-        weights = tuple(tf.gather(each, batch) for each in buffer.weights)
-        if self._views and buffer.transforms:
-            inputs = self._views.apply(inputs, tf.gather(buffer.transforms[0], batch), xla=self._xla_on_gpu)
-        return inputs, labels, tuple(soft), weights, padding, dropout, numbers
+        inputs, labels, soft, transforms, weights = buffer.at(batch)
+        if self._views and transforms:
+            inputs = self._views.apply(inputs, *transforms, xla=self._xla_on_gpu)
+        return inputs, labels, soft, weights, padding, dropout, numbers
 
     def _take_step(
         self,
@@ -225,10 +223,9 @@ class Trainer:
         """Return the sums of the losses and of the metric over blocks of positions, (2,) float64."""
         sums = tf.zeros(2, tf.float64)
         for number in tf.range(tf.shape(blocks)[0]):
-            block = blocks[number]
-            inputs, labels, *soft = (tf.gather(each, block) for each in (buffer.inputs, buffer.labels, *buffer.soft))
+            inputs, labels, soft, *_ = buffer.at(blocks[number])
             outputs = tf.cast(self.model(scale_inputs(inputs), training=False), tf.float32)
-            teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(tuple(soft))
+            teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(soft)
             if teacher_outputs is None:
                 loss = losses.hard_part(
                     self._task.name, Objective(alpha=1.0), self._scaled(labels), self._scaled(outputs)
@@ -286,16 +283,9 @@ def in_batches(order: NDArray[np.int64], rows: int) -> list[NDArray[np.int64]]:
 
 def _call(function: Any, buffer: Buffer, positions: NDArray[np.int64], *arguments: Any) -> NDArray[np.float64]:
     """Call a function, which is traced once for any number of rows and of positions."""
-    tensors = buffer, tf.constant(positions, tf.int32), *arguments
-    any_size = [
-        tf.nest.map_structure(partial(_any_size, axes), each) for axes, each in zip((1, 2), tensors, strict=False)
-    ]
-    return np.asarray(function.get_concrete_function(*any_size, *arguments)(*tensors))
-
-
-def _any_size(axes: int, tensor: Any) -> tf.TensorSpec:
-    """Return the type of a tensor, with any size of the first axes."""
-    return tf.TensorSpec([None] * axes + tensor.shape[axes:], tensor.dtype)
+    rows = tf.nest.map_structure(lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), buffer)
+    traced = function.get_concrete_function(rows, tf.TensorSpec([None, None], tf.int32), *arguments)
+    return np.asarray(traced(buffer, tf.constant(positions, tf.int32), *arguments))
 
 
 @contextlib.contextmanager

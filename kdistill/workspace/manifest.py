@@ -124,7 +124,7 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """Return how another manifest's identity differs from this one's, in words: `epochs 3 -> 5`.
 
-        A setting that this one does not have, because an older version wrote it, is no difference if it is off in the other.
+        A setting that an older version did not write does not count as different if the other manifest has it off.
         """
         found = []
         if (self.kind, self.format) != (other.kind, other.format):

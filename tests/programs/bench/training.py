@@ -44,11 +44,9 @@ def measure_epoch(setup: Setup) -> Iterator[Row]:
     times = compare_with_fit(setup, {"float32": cnn, "bfloat16": bfloat16})
     yield Row("epoch, cnn / `fit`", times["float32"], times["fit"], 0.85)
     yield Row("epoch, cnn in mixed_bfloat16 / `fit` in float32", times["bfloat16"], times["fit"], 0.5)
-    times = compare_with_fit(setup, {"mlp": ["--model", "mlp-800"]})
+    times = compare_with_fit(setup, {"mlp": ["--model", "mlp-800"]}, products=matrix_products(setup, 800))
     yield Row("epoch, mlp-800 / `fit`", times["mlp"], times["fit"], 0.62)
-    works = {"mlp": epoch(setup, "mlp", "--model", "mlp-800"), "products": matrix_products(setup, 800)}
-    times = medians(setup.runs, works)
-    yield Row("epoch, mlp-800 / its matrix products alone", times["mlp"], times["products"], 1.1)
+    yield Row("epoch, mlp-800 / only its matrix products", times["mlp"], times["products"], 1.1)
 
 
 def measure_pytorch(setup: Setup) -> Iterator[Row]:
@@ -114,13 +112,13 @@ def run_as_workers(cores: list[int], *arguments: object) -> None:
     finish(*workers)
 
 
-def compare_with_fit(setup: Setup, options: Mapping[str, list[str]]) -> dict[str, float]:
-    """Return the median seconds of epochs of kdistill, and of `fit` with the network of the first of them."""
+def compare_with_fit(setup: Setup, options: Mapping[str, list[str]], **others: Work) -> dict[str, float]:
+    """Return the median seconds of epochs of kdistill, of `fit` with the network of the first of them, and of other works."""
     works = {name: epoch(setup, name, *each) for name, each in options.items()}
     first = next(iter(works))
     works[first]()
     network = load(setup.scratch / "training/teachers" / first)
-    return medians(setup.runs, {**works, "fit": fit(setup, network)})
+    return medians(setup.runs, {**works, "fit": fit(setup, network), **others})
 
 
 def matrix_products(setup: Setup, units: int) -> Work:
