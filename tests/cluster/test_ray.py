@@ -198,21 +198,24 @@ import functools, json, operator
 from kdistill.cluster import Work, engine
 from kdistill.settings import Cluster
 
-taken, ahead = 0, []
+taken, ahead, workers = 0, [], []
 
 def items():
     global taken
     for taken in range(1, 101):
         yield taken
 
+def note(_, number):
+    workers.append(number)
+
 with engine(Cluster(ray="ADDRESS")) as ray:
     work = Work(None, functools.partial, (operator.mul, 2))
     results = []
-    for result in ray.map(work, items(), lambda *_: None):
+    for result in ray.map(work, items(), note):
         ahead.append(taken - len(results))
         results.append(result)
     done = sorted(ray.run(work, range(100), lambda *_: None))
-print(json.dumps([results, max(ahead), done]))
+print(json.dumps([results, max(ahead), max(workers), done]))
 """
 
 
@@ -220,9 +223,10 @@ def test_order_and_look_ahead(cluster, two_workers, processes):
     """Results are in order, and few items are taken before they are needed."""
     result = outcome(processes.start(sys.executable, "-c", AHEAD.replace("ADDRESS", cluster.address)))
     assert result.code == 0, result.err
-    results, ahead, done = json.loads(result.out)
+    results, ahead, workers, done = json.loads(result.out)
     assert results == [2 * number for number in range(1, 101)]
-    assert ahead <= 4
+    assert workers in {2, 3}  # a node that another test killed still counts for some seconds
+    assert ahead <= 2 * workers
     assert done == [[number, 2 * number] for number in range(100)]
 
 
