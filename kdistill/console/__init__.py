@@ -1,6 +1,16 @@
-"""The console: messages (`reporter`, `text`), Ctrl-C (`interrupts`), the noise of libraries (`native_stderr`)."""
+"""The console: messages (`reporter`, `text`, `numbers`), Ctrl-C (`interrupts`), the noise of libraries (`native_stderr`)."""
 
+from kdistill.console.numbers import NumberFormat, five_digits
 from kdistill.console.reporter import Reporter, SilentReporter, Steps, Table
 from kdistill.console.text import printable, printable_lines
 
-__all__ = ["Reporter", "SilentReporter", "Steps", "Table", "printable", "printable_lines"]
+__all__ = [
+    "NumberFormat",
+    "Reporter",
+    "SilentReporter",
+    "Steps",
+    "Table",
+    "five_digits",
+    "printable",
+    "printable_lines",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdistill import data, teachers
-from kdistill.console import Reporter, Table
+from kdistill.console import Reporter, Table, five_digits
 from kdistill.errors import KdistillError
 from kdistill.networks.description import check_description, describe
 from kdistill.settings import NAME, Evaluate
@@ -74,7 +74,7 @@ def _per_class_table(test: Measurement) -> Table:
 
 def _cell(value: str | float | None) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < FEW else f"{value:,.5g}"
+        return f"{value:.3f}" if abs(value) < FEW else five_digits(value)
     return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 

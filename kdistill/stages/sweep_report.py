@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from kdistill import data
-from kdistill.console import Table
+from kdistill.console import NumberFormat, Table
 from kdistill.evaluation import sweeps
 from kdistill.evaluation.intervals import Estimate
 from kdistill.evaluation.sweeps import Summary
@@ -16,7 +17,7 @@ from kdistill.tasks import Headline
 
 CONTROLS = (sweeps.SCALED, sweeps.SMOOTHED, sweeps.PERMUTED, sweeps.OTHER)
 
-DIGITS = "{:.3f}", "{:.3f}"  # of NLL and ECE
+DIGITS = NumberFormat(".3f"), NumberFormat(".3f")  # of NLL and ECE
 
 
 def tables(summaries: Sequence[Summary], headline: Headline) -> Iterator[Table]:
@@ -84,31 +85,31 @@ def _best(headline: Headline) -> str:
     return f"{'lowest' if headline.lower_is_better else 'highest'} {headline.label} on validation rows"
 
 
-def mean(estimate: Estimate | None, form: str, mean_form: str) -> str:
+def mean(estimate: Estimate | None, number_format: NumberFormat, mean_format: NumberFormat) -> str:
     """Return a mean and its standard deviation, or the value of a single seed; an empty text for None."""
     if estimate is None:
         return ""
     if estimate.sd is None:
-        return form.format(estimate.mean)
-    return f"{mean_form.format(estimate.mean)} ± {mean_form.format(estimate.sd)}"
+        return number_format(estimate.mean)
+    return f"{mean_format(estimate.mean)} ± {mean_format(estimate.sd)}"
 
 
-def interval(estimate: Estimate | None, form: str, *, signed: bool = False) -> str:
+def interval(estimate: Estimate | None, number_format: NumberFormat, *, signed: bool = False) -> str:
     """Return a mean and its interval in brackets if there is one; an empty text for None."""
     if estimate is None:
         return ""
-    form = form.replace(":", ":+") if signed else form
-    ends = [form.format(end) for end in (estimate.low, estimate.high) if end is not None]
-    return form.format(estimate.mean) + (f" [{', '.join(ends)}]" if ends else "")
+    number = partial(number_format, signed=signed)
+    ends = [number(end) for end in (estimate.low, estimate.high) if end is not None]
+    return number(estimate.mean) + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def _measure(estimate: Estimate | None, headline: Headline) -> str:
-    return mean(estimate, headline.form, headline.mean_form)
+    return mean(estimate, headline.number_format, headline.mean_format)
 
 
 def _difference(estimate: Estimate | None, headline: Headline) -> str:
     alone = estimate is not None and estimate.low is None
-    return interval(estimate, headline.form if alone else headline.mean_form, signed=True)
+    return interval(estimate, headline.number_format if alone else headline.mean_format, signed=True)
 
 
 def draw(summaries: Sequence[Summary], settings: Sweep, headline: Headline, path: Path, title: str) -> None:
@@ -138,7 +139,7 @@ def draw(summaries: Sequence[Summary], settings: Sweep, headline: Headline, path
             maps,
             f"{title}; difference to hard labels",
             lower_is_better=headline.lower_is_better,
-            form=headline.mean_form.replace(":", ":+"),
+            number_format=headline.mean_format,
         )
         figures.save(picture, path)
         return

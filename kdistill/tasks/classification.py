@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.console import NumberFormat
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
@@ -27,18 +28,18 @@ class Classification(Task):
 
     name = "classification"
     metric = "accuracy"
-    headline = Headline("errors", "errors", "{:,.0f}", "{:,.1f}")
+    headline = Headline("errors", "errors", NumberFormat(",.0f"), NumberFormat(",.1f"))
     columns = (
-        Column("errors", "errors", "{:,}"),
-        Column("rate", "error_rate", "{:.2%}"),
-        Column("NLL", "nll", "{:.3f}"),
-        Column("ECE", "ece", "{:.3f}"),
-        Column("Brier", "brier", "{:.3f}"),
-        Column("agree", "agreement", "{:.1%}"),
-        Column("KL", "kl_to_teacher", "{:.3f}"),
+        Column("errors", "errors", NumberFormat(",")),
+        Column("rate", "error_rate", NumberFormat(".2%")),
+        Column("NLL", "nll", NumberFormat(".3f")),
+        Column("ECE", "ece", NumberFormat(".3f")),
+        Column("Brier", "brier", NumberFormat(".3f")),
+        Column("agree", "agreement", NumberFormat(".1%")),
+        Column("KL", "kl_to_teacher", NumberFormat(".3f")),
     )
     loss_title = "Cross-entropy with the labels"
-    closeness = Column("agree", "agreement", "{:.2%}")
+    closeness = Column("agree", "agreement", NumberFormat(".2%"))
     gap = "accuracy"
     categorical = True
     picture = "dark-knowledge"

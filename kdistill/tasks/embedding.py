@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.console import NumberFormat
 from kdistill.evaluation import metrics
 from kdistill.tasks import classification
 from kdistill.tasks.labels import NO_LABEL, RawLabels, is_labeled
@@ -22,14 +23,14 @@ class Embedding(Task):
 
     name = "embedding"
     metric = "cosine"
-    headline = Headline("cosine", "cosine", "{:.4f}", "{:.4f}", lower_is_better=False)
+    headline = Headline("cosine", "cosine", NumberFormat(".4f"), NumberFormat(".4f"), lower_is_better=False)
     columns = (
-        Column("cosine", "cosine", "{:.4f}"),
-        Column("neighbors", "neighbor_agreement", "{:.1%}"),
-        Column("probe", "probe_accuracy", "{:.2%}"),
+        Column("cosine", "cosine", NumberFormat(".4f")),
+        Column("neighbors", "neighbor_agreement", NumberFormat(".1%")),
+        Column("probe", "probe_accuracy", NumberFormat(".2%")),
     )
     loss_title = "Distance to the teacher"
-    closeness = Column("cosine", "cosine", "{:.5f}")
+    closeness = Column("cosine", "cosine", NumberFormat(".5f"))
     needs_labels = False
     output = "embedding"
     picture = "vectors"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.console import NumberFormat
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import NO_LABEL, RawLabels, as_string, is_text
@@ -27,16 +28,16 @@ class MultiLabel(Task):
 
     name = "multi-label"
     metric = "label_accuracy"
-    headline = Headline("map", "mAP", "{:.4f}", "{:.4f}", lower_is_better=False)
+    headline = Headline("map", "mAP", NumberFormat(".4f"), NumberFormat(".4f"), lower_is_better=False)
     columns = (
-        Column("mAP", "map", "{:.4f}"),
-        Column("micro-F1", "micro_f1", "{:.4f}"),
-        Column("macro-F1", "macro_f1", "{:.4f}"),
-        Column("Hamming", "hamming_loss", "{:.4f}"),
-        Column("agree", "agreement", "{:.1%}"),
+        Column("mAP", "map", NumberFormat(".4f")),
+        Column("micro-F1", "micro_f1", NumberFormat(".4f")),
+        Column("macro-F1", "macro_f1", NumberFormat(".4f")),
+        Column("Hamming", "hamming_loss", NumberFormat(".4f")),
+        Column("agree", "agreement", NumberFormat(".1%")),
     )
     loss_title = "Binary cross-entropy with the labels"
-    closeness = Column("agree", "agreement", "{:.2%}")
+    closeness = Column("agree", "agreement", NumberFormat(".2%"))
     gap = "label_accuracy"
     picture = "average-precision"
     hub_tasks: ClassVar[Mapping[str, str]] = {"table": "tabular-classification", "image": "image-classification"}

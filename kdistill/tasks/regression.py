@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.console import NumberFormat, five_digits
 from kdistill.errors import KdistillError
 from kdistill.evaluation import metrics
 from kdistill.tasks.labels import RawLabels, is_labeled, is_text
@@ -29,15 +30,15 @@ class Regression(Task):
 
     name = "regression"
     metric = "absolute_error"
-    headline = Headline("rmse", "RMSE", "{:,.5g}", "{:,.5g}")
+    headline = Headline("rmse", "RMSE", five_digits, five_digits)
     columns = (
-        Column("MAE", "mae", "{:,.5g}"),
-        Column("RMSE", "rmse", "{:,.5g}"),
-        Column("R^2", "r2", "{:.4f}"),
-        Column("to teacher", "rmse_to_teacher", "{:,.5g}"),
+        Column("MAE", "mae", five_digits),
+        Column("RMSE", "rmse", five_digits),
+        Column("R^2", "r2", NumberFormat(".4f")),
+        Column("to teacher", "rmse_to_teacher", five_digits),
     )
     loss_title = "Squared error of standardized numbers"
-    closeness = Column("RMSE to it", "rmse_to_teacher", "{:,.3g}")
+    closeness = Column("RMSE to it", "rmse_to_teacher", NumberFormat(",.3g"))
     output = "values"
     picture = "predicted-against-true"
     unit = "number"
@@ -132,7 +133,7 @@ class Regression(Task):
         return np.asarray(np.where(known, distance, 0).sum(axis=1) / np.maximum(1, known.sum(axis=1)))
 
     def describe_score(self, score: float, labeled: int, outputs: int) -> str:
-        return f"MAE {score / labeled:,.5g} on {labeled:,} labeled rows"
+        return f"MAE {five_digits(score / labeled)} on {labeled:,} labeled rows"
 
     def draw(self, outputs: Floats, labels: NDArray[Any], names: Sequence[str], title: str) -> Figure | None:
         from kdistill.evaluation import figures
@@ -158,7 +159,7 @@ class Regression(Task):
         ]
 
     def describe(self, measures: Mapping[str, Any], rows: int, split: str = "test") -> str:
-        return f"RMSE {measures['rmse']:,.5g}, R^2 {measures['r2']:.4f} on {rows:,} {split} rows"
+        return f"RMSE {five_digits(measures['rmse'])}, R^2 {measures['r2']:.4f} on {rows:,} {split} rows"
 
     def rescaling(self, labels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         mean, deviation = (function(labels, axis=0, dtype=np.float64) for function in (np.nanmean, np.nanstd))

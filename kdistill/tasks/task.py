@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdistill.console import NumberFormat
 from kdistill.errors import UsageError
 from kdistill.settings import uses_temperature
 from kdistill.tasks.labels import RawLabels
@@ -43,20 +44,20 @@ class Headline:
     Attributes:
         measure: its key in the measures of a task.
         label: its name in tables and figures.
-        form: the format of a value.
-        mean_form: the format of a mean over several networks.
+        number_format: of a value.
+        mean_format: of a mean over several networks.
         lower_is_better: whether a lower value is better.
     """
 
     measure: str
     label: str
-    form: str
-    mean_form: str
+    number_format: NumberFormat
+    mean_format: NumberFormat
     lower_is_better: bool = True
 
     def __call__(self, value: float) -> str:
         """Return a value as it is printed."""
-        return self.form.format(value)
+        return self.number_format(value)
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Column:
 
     head: str
     measure: str
-    form: str
+    number_format: NumberFormat
 
     def __call__(self, value: float) -> str:
         """Return a value as it is printed."""
-        return self.form.format(value)
+        return self.number_format(value)
 
 
 @dataclass(frozen=True)

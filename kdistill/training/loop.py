@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdistill.backend import deterministic, keras
-from kdistill.console import Reporter
+from kdistill.console import Reporter, five_digits
 from kdistill.errors import KdistillError
 from kdistill.networks.build import role_seed
 from kdistill.settings import Objective, Training
@@ -189,19 +189,17 @@ def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str, metr
             (f"{label}loss", row[f"{split}_loss"]),
             (f"{label}{metric.replace('_', ' ')}", row[f"{split}_{metric}"]),
         )
-        return separator.join(f"{name} {value:{_form(value)}}" for name, value in pairs if not math.isnan(value))
+        return separator.join(f"{name} {_number(value)}" for name, value in pairs if not math.isnan(value))
 
     epoch = f"{row['epoch']:>{len(str(epochs))}}/{epochs}"
     train, held_out = values("train", "", "  "), values(held_out_name, f"{held_out_name} ", "  ")
     line = "  ".join(filter(None, [f"epoch {epoch}", train, held_out, f"{row['seconds']:.1f} s"]))
     short = values("train", "", " ").replace("accuracy", "acc")
     held_out_short = " ".join(
-        f"{value:{_form(value)}}"
-        for name in ("loss", metric)
-        if not math.isnan(value := row[f"{held_out_name}_{name}"])
+        _number(value) for name in ("loss", metric) if not math.isnan(value := row[f"{held_out_name}_{name}"])
     )
     return line, f"{epoch} {short} | {held_out_name} {held_out_short}" if held_out_short else f"{epoch} {short}"
 
 
-def _form(value: float) -> str:
-    return ".4f" if abs(value) < 100 else ",.5g"
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else five_digits(value)

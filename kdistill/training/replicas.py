@@ -209,7 +209,7 @@ def connect(
 
 
 @cache
-def open_replicas(devices: str = ALL_DEVICES, workers: Workers = Workers()) -> Replicas:  # noqa: B008 - it is frozen
+def open_replicas(devices: str = ALL_DEVICES, workers: Workers = Workers()) -> Replicas:
     """Return the replicas of a training. Several workers are connected first, once per process.
 
     Args:

@@ -46,10 +46,10 @@ def train_network(
     rows: TrainingRows | None = None,
     results: dict[str, Any] | None = None,
     show_layers: bool = False,
-    tracking: Tracking = Tracking(),  # noqa: B008 - it is frozen
+    tracking: Tracking = Tracking(),
     compiled: Compiled | None = None,
     width: int | None = None,
-    workers: Workers = Workers(),  # noqa: B008 - it is frozen
+    workers: Workers = Workers(),
 ) -> Manifest:
     """Train a network and write it as an artifact.
 

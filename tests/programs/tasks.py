@@ -111,7 +111,7 @@ def rows_of(problem: Problem, workspace: Path) -> list[tuple[str, ...]]:
     """Return rows of the table: for all training rows and for a tenth, hard labels against the chosen distilled setting."""
     teacher = json.loads((workspace / "teachers/teacher/manifest.json").read_text())["results"]
     headline = tasks.get(teacher["task"]).headline
-    form = headline.mean_form.format
+    number = headline.mean_format
     rows = []
     for sweep, share in (("all", "all"), ("tenth", "10%")):
         found = json.loads((workspace / f"sweeps/{sweep}/summary.json").read_text())
@@ -121,16 +121,18 @@ def rows_of(problem: Problem, workspace: Path) -> list[tuple[str, ...]]:
             [f"alpha {chosen['alpha']:g}", *([f"T = {chosen['temperature']:g}"] if chosen["temperature"] else [])]
         )
         test, difference = chosen["test"], chosen["difference"]
-        interval = f" [{form(difference['low'])}, {form(difference['high'])}]" if difference["low"] is not None else ""
+        interval = (
+            f" [{number(difference['low'])}, {number(difference['high'])}]" if difference["low"] is not None else ""
+        )
         rows.append(
             (
                 f"{problem.name} ({teacher['task']})",
                 share,
                 headline.label,
-                form(teacher[f"test_{headline.measure}"]),
-                f"{form(hard['test']['mean'])} ± {form(hard['test']['sd'])}",
-                f"{form(test['mean'])} ± {form(test['sd'])} ({setting})",
-                f"{form(difference['mean'])}{interval}",
+                number(teacher[f"test_{headline.measure}"]),
+                f"{number(hard['test']['mean'])} ± {number(hard['test']['sd'])}",
+                f"{number(test['mean'])} ± {number(test['sd'])} ({setting})",
+                f"{number(difference['mean'])}{interval}",
             )
         )
     return rows

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from kdistill.console import printable
+from kdistill.console import NumberFormat, printable
 from kdistill.evaluation.figures.style import (
     DASHES,
     MARKERS,
@@ -127,7 +127,13 @@ def errors_over(what: str, lines: Sequence[Line], label: str, title: str) -> Fig
         return figure
 
 
-def heat_maps(maps: Sequence[HeatMap], title: str, *, lower_is_better: bool = True, form: str = "{:+.1f}") -> Figure:
+def heat_maps(
+    maps: Sequence[HeatMap],
+    title: str,
+    *,
+    lower_is_better: bool = True,
+    number_format: NumberFormat = NumberFormat(".1f"),
+) -> Figure:
     """Draw mean differences in a measure on test rows over T and alpha, a map per model.
 
     Blue is better than with hard labels, orange is worse. A model's best setting has a frame.
@@ -154,7 +160,7 @@ def heat_maps(maps: Sequence[HeatMap], title: str, *, lower_is_better: bool = Tr
                 x, y = temperatures.index(temperature), alphas.index(alpha)
                 values[y, x] = value
                 ink = "white" if (value if lower_is_better else -value) < -0.5 * reach else "black"
-                axes.text(x, y, form.format(value), ha="center", va="center", fontsize=10, color=ink)
+                axes.text(x, y, number_format(value, signed=True), ha="center", va="center", fontsize=10, color=ink)
                 if best:
                     axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, linewidth=2.2))
             drawn = axes.imshow(values, cmap=colors, vmin=-reach, vmax=reach, aspect="auto")

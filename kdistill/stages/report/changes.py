@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.console import Table
+from kdistill.console import NumberFormat, Table
 from kdistill.stages.dark_knowledge import table_columns
 from kdistill.stages.report.html import Content, element, paragraphs
 from kdistill.stages.report.pictures import picture
@@ -23,7 +23,7 @@ def change_table(
     headings: Sequence[str],
     cases: Sequence[Sequence[str]],
     values: NDArray[Any],
-    form: str = "{:,}",
+    number_format: NumberFormat = NumberFormat(","),
 ) -> Table:
     """Return a table of a value per case and network, and the change between both students.
 
@@ -33,17 +33,16 @@ def change_table(
         headings: of the columns that describe a case.
         cases: what describes each case.
         values: (networks, cases); NaN if unknown. Of many cases, those that change most are shown.
-        form: the format of a value.
+        number_format: of a value.
     """
     paired = are_paired(compared)
     change = values[-1] - values[-2] if paired else np.zeros_like(values[-1])
     shown = np.sort(np.lexsort((-values[-1], -np.abs(change)))[:MOST_CASES])
-    signed = form.replace(":", ":+")
     rows = [
         (
             *cases[case],
-            *("" if np.isnan(value) else form.format(value) for value in values[:, case]),
-            *([signed.format(change[case]) if change[case] else "0"] if paired else []),
+            *("" if np.isnan(value) else number_format(value) for value in values[:, case]),
+            *([number_format(change[case], signed=True) if change[case] else "0"] if paired else []),
         )
         for case in shown
     ]

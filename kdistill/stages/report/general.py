@@ -126,7 +126,7 @@ def gain_over_seeds(material: Material, sweep: Artifact, found: Sequence[Summary
     if difference is None or difference.low is None or difference.high is None:
         return None
     values = difference.mean, difference.low, difference.high
-    mean, low, high = (headline.mean_form.replace(":", ":+").format(value) for value in values)
+    mean, low, high = (headline.mean_format(value, signed=True) for value in values)
     verdict = "the interval contains 0, so it may be chance" if difference.low <= 0 <= difference.high else ""
     better = f"{'lower' if headline.lower_is_better else 'higher'} is better"
     return (
@@ -149,9 +149,11 @@ def all_measures(material: Material, sweep: Artifact) -> Iterator[Table]:
             hard = next((one for one in its if (one.model, one.kind) == (model, sweeps.HARD)), None)
             distilled = next(one for one in its if one.model == model and one.chosen)
             if hard and hard.test and distilled.test and distilled.difference:
-                form = task.headline.mean_form if column.measure == task.headline.measure else column.form
-                both = (sweep_report.mean(one.test, column.form, form) for one in (hard, distilled))
-                lines.append((column.head, *both, sweep_report.interval(distilled.difference, form, signed=True)))
+                is_headline = column.measure == task.headline.measure
+                mean_format = task.headline.mean_format if is_headline else column.number_format
+                both = (sweep_report.mean(one.test, column.number_format, mean_format) for one in (hard, distilled))
+                difference = sweep_report.interval(distilled.difference, mean_format, signed=True)
+                lines.append((column.head, *both, difference))
                 title = f"all measures of {data.short_name(model)}, {distilled}, on test rows: {distilled.test.n} seeds"
         if lines:
             yield Table(title, ("measure", "hard labels", "distilled", "difference"), lines)

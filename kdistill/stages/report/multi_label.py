@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.console import Table
+from kdistill.console import NumberFormat, Table
 from kdistill.evaluation import metrics
 from kdistill.stages.report.changes import MOST_CASES, change_table, changed_rows
 from kdistill.stages.report.diagrams import reliability
@@ -77,7 +77,14 @@ def _precisions(material: Material, compared: Sequence[Compared]) -> Table:
     known, positives = labels != NO_LABEL, (labels == 1).sum(axis=0)
     cases = [(name, f"{count:,}") for name, count in zip(names, positives, strict=True)]
     values = np.array([metrics.average_precisions(each.kept[0], labels, known) for each in compared])
-    return change_table(compared, "average precision per class", ("class", "test rows"), cases, values, form="{:.3f}")
+    return change_table(
+        compared,
+        "average precision per class",
+        ("class", "test rows"),
+        cases,
+        values,
+        number_format=NumberFormat(".3f"),
+    )
 
 
 def _decisions(material: Material, compared: Sequence[Compared]) -> Table:

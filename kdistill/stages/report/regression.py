@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdistill.console import Table
+from kdistill.console import Table, five_digits
 from kdistill.evaluation import metrics
 from kdistill.stages.report.changes import changed_rows
 from kdistill.stages.report.diagrams import Axis, against, histograms
@@ -29,8 +29,8 @@ class RegressionReport(TaskReport):
         labels = material.dataset.train.labels.astype(np.float64)
         for name, its in list(zip(material.dataset.class_names, labels.T, strict=True))[:MOST_NAMES]:
             low, high, mean, deviation = (f(its) for f in (np.nanmin, np.nanmax, np.nanmean, np.nanstd))
-            spread = f"mean {_number(mean)}, standard deviation {_number(deviation)}"
-            yield name, f"{_number(low)} to {_number(high)}, {spread} (training rows)"
+            spread = f"mean {five_digits(mean)}, standard deviation {five_digits(deviation)}"
+            yield name, f"{five_digits(low)} to {five_digits(high)}, {spread} (training rows)"
 
     def scores(self, material: Material, each: Compared) -> NDArray[Any]:
         return np.asarray(-_relative_errors(material, each).mean(axis=1))
@@ -61,13 +61,8 @@ class RegressionReport(TaskReport):
         yield Section("rows", "Largest errors and changed rows", [*tables, changed_rows(self, material, compared)])
 
 
-def _number(value: float, sign: str = "") -> str:
-    """Return a number with five digits, or more if it would have an exponent up to 1e12."""
-    return f"{value:{sign},.5g}" if abs(value) < 1e5 or abs(value) > 1e12 else f"{value:{sign},.0f}"
-
-
 def _numbers(values: NDArray[np.floating[Any]]) -> str:
-    return ", ".join(map(_number, values[:MOST_NUMBERS])) + ", ..." * (len(values) > MOST_NUMBERS)
+    return ", ".join(map(five_digits, values[:MOST_NUMBERS])) + ", ..." * (len(values) > MOST_NUMBERS)
 
 
 def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> Iterator[Content]:
@@ -79,13 +74,13 @@ def _diagrams(material: Material, compared: Sequence[Compared], number: int) -> 
     drawn = []
     for each, its in zip(compared, predicted, strict=True):
         measures = metrics.regression_measures(its[:, np.newaxis], true[:, np.newaxis])
-        caption = f"RMSE {_number(measures['rmse'])}, R^2 {measures['r2']:.4f}"
+        caption = f"RMSE {five_digits(measures['rmse'])}, R^2 {measures['r2']:.4f}"
         drawn.append(against(each, true, its, ends, caption))
     yield element("div", drawn, class_="diagrams")
     errors = [its.astype(np.float64) - true for its in predicted]
     quartiles = [np.quantile(each, (0.25, 0.75)) for each in errors]
     captions = [
-        f"mean error {_number(each.mean())}, middle half from {_number(low)} to {_number(high)}"
+        f"mean error {five_digits(each.mean())}, middle half from {five_digits(low)} to {five_digits(high)}"
         for each, (low, high) in zip(errors, quartiles, strict=True)
     ]
     yield element("div", histograms(compared, errors, Axis.of("error", *errors), captions), class_="diagrams")
@@ -107,9 +102,9 @@ def _largest(material: Material, compared: Sequence[Compared]) -> Table:
         (
             f"{row:,}",
             *([names[number]] if several else []),
-            _number(labels[row, number]),
-            *(_number(each.kept[0][row, number]) for each in compared),
-            *(_number(each.kept[0][row, number] - labels[row, number], "+") for each in compared[-2:]),
+            five_digits(labels[row, number]),
+            *(five_digits(each.kept[0][row, number]) for each in compared),
+            *(five_digits(each.kept[0][row, number] - labels[row, number], signed=True) for each in compared[-2:]),
         )
         for row, number in zip(*np.unravel_index(places, labels.shape), strict=True)
     ]

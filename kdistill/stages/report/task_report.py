@@ -256,8 +256,12 @@ def _measures(material: Material, compared: Sequence[Compared]) -> Table:
     rows = [
         (
             column.head,
-            *(sweep_report.interval(each.measures.get(column.measure), column.form) for each in compared),
-            *([sweep_report.interval(last.change.get(column.measure), column.form, signed=True)] if paired else []),
+            *(sweep_report.interval(each.measures.get(column.measure), column.number_format) for each in compared),
+            *(
+                [sweep_report.interval(last.change.get(column.measure), column.number_format, signed=True)]
+                if paired
+                else []
+            ),
         )
         for column in material.dataset.task.columns
         if any(column.measure in each.measures for each in compared)
@@ -273,7 +277,7 @@ def _measures(material: Material, compared: Sequence[Compared]) -> Table:
 def _main(compared: Compared) -> Column:
     """Return the main measure of a network: that of the task, or the first one that is known."""
     task, measures = compared.measurement.task, compared.measurement.measures
-    main = Column(task.headline.label, task.headline.measure, task.headline.form)
+    main = Column(task.headline.label, task.headline.measure, task.headline.number_format)
     return next((column for column in (main, *task.columns) if column.measure in measures), main)
 
 

@@ -1,0 +1,27 @@
+"""How numbers are printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LARGEST_WITHOUT_EXPONENT = 1e12
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """A format of numbers.
+
+    Attributes:
+        spec: what follows the colon in an f-string, e.g. `,.5g`.
+    """
+
+    spec: str
+
+    def __call__(self, value: float, *, signed: bool = False) -> str:
+        """Return a number as text, without an exponent if it is from 1 to 1e12. Positive ones get a sign if `signed`."""
+        sign = "+" * signed
+        text = f"{value:{sign}{self.spec}}"
+        return f"{value:{sign},.0f}" if "e+" in text and abs(value) < LARGEST_WITHOUT_EXPONENT else text
+
+
+five_digits = NumberFormat(",.5g")
