@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdistill.backend import deterministic, keras, tf
 from kdistill.console.native_stderr import silent_stdout
 from kdistill.errors import KdistillError, first_line
-from kdistill.networks import conventions, xla
+from kdistill.networks import compilation, conventions
 from kdistill.networks.canonical import canonical_keras, canonical_saved_model
 from kdistill.networks.keras_files import load_keras_file
 from kdistill.networks.layers import operations_in
@@ -126,7 +126,7 @@ class SavedNetwork:
         """Return the network compiled by XLA for calls with this many rows, if there is a GPU and its inputs are not texts."""
         if not tf.config.list_logical_devices("GPU") or self.input_dtype == tf.string:
             return self
-        return replace(self, call=xla.compiled_if_possible(self.call), rows=self.rows or rows)
+        return replace(self, call=compilation.compiled_if_possible(self.call), rows=self.rows or rows)
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Check that the rows and the number of outputs of a dataset fit the network; None fits any number.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
-from kdistill.networks import xla
+from kdistill.networks import compilation
 from kdistill.networks.saved_models import scale_inputs
 from kdistill.settings import Objective, Training
 from kdistill.training import losses, max_pooling
@@ -110,8 +110,8 @@ class Trainer:
         with _one_line_errors():
             try:
                 return _call(self._steps, buffer, batches, *arguments)
-            except xla.REFUSALS as error:
-                if not (self._xla and self._may_fall_back and xla.refused(error)):
+            except compilation.REFUSALS as error:
+                if not (self._xla and self._may_fall_back and compilation.refused(error)):
                     raise
                 self._compile(use_xla=False)
                 return _call(self._steps, buffer, batches, *arguments)
@@ -293,11 +293,11 @@ def _one_line_errors() -> Iterator[None]:
     """Raise a KdistillError with the line of a TensorFlow error that names the cause."""
     try:
         yield
-    except xla.REFUSALS as error:
+    except compilation.REFUSALS as error:
         text = str(error)
         unknown_to_xla = re.search(r"XLA_\w+_JIT: (\w+) \(", text)
         lines = [line.strip() for line in re.sub(r"{{\w+ .*?}}", "", text.partition("[[")[0]).splitlines()]
         cause = f"unsupported operation {unknown_to_xla[1]}" if unknown_to_xla else [line for line in lines if line][-1]
-        if xla.refused(error):
+        if compilation.refused(error):
             raise KdistillError(f"XLA cannot compile this network ({cause}): use --xla off") from error
         raise KdistillError(f"the network fails on these rows: {cause}") from error
