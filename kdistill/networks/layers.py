@@ -1,7 +1,8 @@
-"""The layers of a Keras network: iterate over them, and list them in a table."""
+"""The layers of a Keras network: iterate over them, estimate their work, and list them in a table."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,29 @@ def operations_in(operation: Any) -> Iterator[Any]:
     yield operation
     for inner in getattr(operation, "operations", getattr(operation, "layers", ())):
         yield from operations_in(inner)
+
+
+def multiply_adds(network: keras.Model) -> int:
+    """Estimate how many multiply-adds a network takes per row.
+
+    Each weight counts once per position, e.g. pixel or time step, of its layer's input or output, whichever has more. If these
+    are unknown, as inside of a subclass of `Model`, the positions of the network's inputs count.
+    """
+    most = max(_positions(each) for each in network.inputs)
+    total = 0
+    for layer in operations_in(network):
+        if hasattr(layer, "layers") or not getattr(layer, "weights", ()) or type(layer).__name__ == "Embedding":
+            continue
+        try:
+            positions = max(_positions(layer.input), _positions(layer.output))
+        except (AttributeError, ValueError):
+            positions = most
+        total += positions * sum(math.prod(each.shape) for each in layer.weights)
+    return total
+
+
+def _positions(tensor: Any) -> int:
+    return math.prod(size for size in tensor.shape[1:-1] if size)
 
 
 def layer_table(network: keras.Model) -> list[tuple[str, str, str]]:

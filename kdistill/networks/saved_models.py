@@ -47,6 +47,7 @@ def save(model: keras.Model, directory: Path, output: str = "logits") -> str | N
     module.serve = tf.function(
         lambda inputs: {output: tf.cast(model(inputs, training=False), tf.float32)},
         input_signature=[tf.TensorSpec(inputs.shape, inputs.dtype, name="inputs")],
+        autograph=False,
     )
     with silent_stdout():
         try:
@@ -182,7 +183,7 @@ class SavedNetwork:
         return output
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # divides in place
+@tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]  # divides in place
 def _as_inputs(inputs: Any, dtype: Any, *, raw: bool) -> Any:
     """Return a tensor of inputs, scaled unless they are `raw`, with the type that a network takes."""
     return tf.cast(inputs if raw else scale_inputs(inputs), dtype)

@@ -26,7 +26,7 @@ from kdistill.training.checkpoint import Checkpoint, Progress, value_of
 from kdistill.training.feed import Feed
 from kdistill.training.optimizers import make_optimizer
 from kdistill.training.replicas import Replicas, open_replicas
-from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key, in_batches
+from kdistill.training.steps import EVALUATION_ROWS, Trainer, compilation_key
 from kdistill.training.training_rows import TrainingRows
 
 Trainers = dict[Hashable, Trainer]  # of one architecture, by `compilation_key`
@@ -155,7 +155,7 @@ def _train_epoch(
     sums: NDArray[np.float64] = np.zeros(4)
     step = 0
     for buffer, order in feed.shuffled(random, epoch):
-        for batches in _calls(order, settings.batch_size, trainer.steps_per_call(settings.batch_size)):
+        for batches in trainer.calls(order, settings.batch_size):
             sums += trainer.train(buffer, batches, (dropout_seed, step), objective)
             if not np.isfinite(sums).all():
                 raise KdistillError(
@@ -173,12 +173,6 @@ def _train_epoch(
         "hard_loss": hard / labeled if task.needs_labels else math.nan,
         "soft_loss": soft / rows if feed.rows.teacher else math.nan,
     }
-
-
-def _calls(order: NDArray[np.int64], batch_size: int, most_steps: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the batches of each call, (steps, rows): about equally many steps, since XLA compiles each number of them."""
-    for batches in in_batches(order, batch_size):
-        yield from np.array_split(batches, math.ceil(len(batches) / most_steps))
 
 
 def _epoch_lines(row: Mapping[str, float], epochs: int, held_out_name: str, metric: str) -> tuple[str, str]:

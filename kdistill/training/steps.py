@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdistill.backend import keras, tf
 from kdistill.errors import KdistillError
 from kdistill.networks import compilation
+from kdistill.networks.layers import multiply_adds
 from kdistill.networks.saved_models import scale_inputs
 from kdistill.settings import Objective, Training
 from kdistill.training import losses, max_pooling
@@ -25,9 +26,12 @@ from kdistill.training.losses.classification import expand_top_k
 from kdistill.training.replicas import Replicas
 from kdistill.training.training_rows import TrainingRows
 from kdistill.training.xla import suits_cpu, uses_xla
+from kdistill.workspace import threads
 
 EVALUATION_ROWS = 1000  # rows per call of the network
-STEPS_PER_CALL = 200  # few enough that Ctrl-C takes effect within a second or two
+STEPS_PER_CALL = 200
+CPU_MULTIPLY_ADDS = 2e10  # per call and thread; they take about a second, after which Ctrl-C takes effect
+GPU_MULTIPLY_ADDS = 1e13  # per call
 DRAWN_BYTES = 16 << 20  # of dropout and views that are drawn before a call
 
 
@@ -58,8 +62,9 @@ class Trainer:
         self._objective, self._views = objective, rows.views
         self._task, self._scale = rows.task, rows.scale
         self._storage = rows.teacher.storage if rows.teacher else None
-        self._view_bytes = 4 * math.prod(rows.split.inputs.shape[1:])
         self._masks = DropoutMasks(model)
+        self._row_bytes = self._masks.width + (4 * math.prod(rows.split.inputs.shape[1:]) if self._views else 0)
+        self._row_work = multiply_adds(model)
         self._may_fall_back = settings.xla == "auto"
         self._compile(use_xla=uses_xla(model, settings.xla, replicas.count))
 
@@ -73,20 +78,29 @@ class Trainer:
         gpu, draws = self._replicas.kind == "GPU", bool(self._masks.layers or self._views)
         loop = use_xla and self._replicas.count == 1 and (gpu or suits_cpu(self.model))
         self._xla, self._xla_on_gpu, self._draws_first = use_xla, loop and gpu, loop and draws and not gpu
-        self._step = tf.function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
-        self._program = tf.function(self._take_steps, jit_compile=loop or None)
-        self._steps = tf.function(self._draw_and_take_steps) if self._draws_first else self._program
-        self._evaluation = tf.function(self._evaluate, jit_compile=self._xla_on_gpu or None)
+        self._step = (
+            tf.function(self._take_step, autograph=False, jit_compile=True) if use_xla and not loop else self._take_step
+        )
+        self._program = tf.function(self._take_steps, autograph=False, jit_compile=loop or None)
+        self._steps = tf.function(self._draw_and_take_steps, autograph=False) if self._draws_first else self._program
+        self._evaluation = tf.function(self._evaluate, autograph=False, jit_compile=self._xla_on_gpu or None)
 
     @property
     def variables(self) -> list[Any]:
         """All variables of the network and the optimizer."""
         return [*self.model.variables, *self.optimizer.variables]
 
-    def steps_per_call(self, rows: int) -> int:
-        """Return how many steps to take per call, with batches of some rows."""
-        width = self._masks.width + (self._view_bytes if self._views else 0)
-        return max(1, min(STEPS_PER_CALL, DRAWN_BYTES // (rows * width))) if self._draws_first else STEPS_PER_CALL
+    def calls(self, order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the batches of each call of `train`, (steps, rows), in an order of positions."""
+        drawn = DRAWN_BYTES // (batch_size * self._row_bytes) if self._draws_first else STEPS_PER_CALL
+        return _calls(
+            order, batch_size, min(drawn, self._steps_per_call(3 * batch_size))
+        )  # forward, and twice that backward
+
+    def _steps_per_call(self, rows: int) -> int:
+        """Return how many steps to take per call, if the network takes a number of rows forward in each of them."""
+        most = GPU_MULTIPLY_ADDS if self._replicas.kind == "GPU" else CPU_MULTIPLY_ADDS * threads()
+        return min(STEPS_PER_CALL, int(most / max(1, self._row_work * rows)))
 
     def train(
         self, buffer: Buffer, batches: NDArray[np.int64], seed: tuple[int, int], objective: Objective
@@ -129,11 +143,12 @@ class Trainer:
         """
         if not (self._task.needs_labels or feed.rows.teacher):
             return math.nan, math.nan
+        per_call = self._steps_per_call(EVALUATION_ROWS)
         with _one_line_errors():
             sums = [
                 _call(self._evaluation, buffer, blocks)
                 for buffer in feed.in_order()
-                for blocks in in_batches(np.arange(len(buffer.labels)), EVALUATION_ROWS)
+                for blocks in _calls(np.arange(len(buffer.labels)), EVALUATION_ROWS, per_call)
             ]
         loss, metric = np.sum(sums, axis=0) / len(feed.rows)
         return self._replicas.numbers_from_chief(loss, metric)
@@ -151,13 +166,13 @@ class Trainer:
 
     def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any, *drawn: Any) -> Any:
         """Return the sums of several steps, each with its own dropout, which may be drawn already; (4,) float64."""
-        sums = tf.zeros(4, tf.float64)
-        for step in tf.range(tf.shape(batches)[0]):
+
+        def sums_of_step(step: Any) -> Any:
             batch = batches[step]
             dropout = drawn[0][step] if drawn else self._draw(tf.shape(batch)[0], seed, step)
-            of_replica = partial(self._arguments, buffer, batch, dropout, numbers)
-            sums += tf.cast(self._replicas.run(self._step, of_replica), tf.float64)
-        return sums
+            return self._replicas.run(self._step, partial(self._arguments, buffer, batch, dropout, numbers))
+
+        return _sums_over(tf.shape(batches)[0], sums_of_step, 4)
 
     def _draw(self, rows: Any, seed: Any, step: Any) -> Any:
         """Return the random bytes of a step, for the whole batch on any number of replicas."""
@@ -221,8 +236,8 @@ class Trainer:
 
     def _evaluate(self, buffer: Buffer, blocks: Any) -> Any:
         """Return the sums of the losses and of the metric over blocks of positions, (2,) float64."""
-        sums = tf.zeros(2, tf.float64)
-        for number in tf.range(tf.shape(blocks)[0]):
+
+        def sums_of_block(number: Any) -> Any:
             inputs, labels, soft, *_ = buffer.at(blocks[number])
             outputs = tf.cast(self.model(scale_inputs(inputs), training=False), tf.float32)
             teacher_outputs = None if self._task.needs_labels else self._teacher_outputs(soft)
@@ -233,8 +248,9 @@ class Trainer:
             else:
                 loss = self._soft_part(labels, teacher_outputs, outputs, 1.0)
             metric = self._metric(labels, teacher_outputs, outputs)
-            sums += tf.cast([tf.reduce_sum(loss), tf.reduce_sum(metric)], tf.float64)
-        return sums
+            return [tf.reduce_sum(loss), tf.reduce_sum(metric)]
+
+        return _sums_over(tf.shape(blocks)[0], sums_of_block, 2)
 
     def _scaled(self, values: Any) -> Any:
         return values if self._scale is None else values / self._scale
@@ -275,10 +291,29 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
     )
 
 
-def in_batches(order: NDArray[np.int64], rows: int) -> list[NDArray[np.int64]]:
-    """Return an order as full batches, (batches, rows), and the rest, (1, fewer rows), if there are such."""
-    full = len(order) - len(order) % rows
-    return [each for each in (order[:full].reshape(-1, rows), order[full:][None]) if each.size]
+def _sums_over(count: Any, sums_of: Callable[[Any], Any], size: int) -> Any:
+    """Return the sums of some numbers over a loop, (size,) float64."""
+    start = tf.constant(0), tf.zeros(size, tf.float64)
+    return tf.while_loop(
+        lambda number, _: number < count,
+        lambda number, sums: (number + 1, sums + tf.cast(sums_of(number), tf.float64)),
+        start,
+        maximum_iterations=count,
+    )[1]
+
+
+def _calls(order: NDArray[np.int64], batch_size: int, most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield an order as batches, (batches, rows), and then the rest, (1, fewer rows), if there is one.
+
+    Each call gets at most `most` batches, and all get the same number where possible, since XLA compiles each number of them.
+    """
+    full = len(order) // batch_size
+    batches, rest = order[: full * batch_size].reshape(full, batch_size), order[full * batch_size :]
+    if full:
+        calls = math.ceil(full / max(1, most))
+        yield from np.array_split(batches, next((more for more in range(calls, 2 * calls) if full % more == 0), calls))
+    if rest.size:
+        yield rest[None]
 
 
 def _call(function: Any, buffer: Buffer, positions: NDArray[np.int64], *arguments: Any) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from kdistill.errors import KdistillError
 from kdistill.networks.build import build_network, role_seed
 from kdistill.settings import CLASSIFICATION, LOSSES, Objective, Training
 from kdistill.soft_targets.storage import Logits, LogitStorage
-from kdistill.training import checkpoint, loop
+from kdistill.training import checkpoint, loop, steps
 from kdistill.training.losses import classification as losses
 from kdistill.training.optimizers import make_optimizer
 from kdistill.training.replicas import open_replicas
@@ -131,6 +131,40 @@ def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference, option
             expected.train_on_batch(inputs[batch].astype(np.float32) / 255, split.labels[batch])
     for mine, theirs in zip(weights(network), weights(expected), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "expected"),
+    [
+        (7 * 4, 200, [(7, 4)]),
+        (8 * 4 + 3, 3, [(2, 4)] * 4 + [(1, 3)]),
+        (11 * 4, 4, [(4, 4), (4, 4), (3, 4)]),
+        (6 * 4, 0, [(1, 4)] * 6),
+        (3, 200, [(1, 3)]),
+    ],
+)
+def test_steps_of_each_call(rows, most, expected):
+    """Calls have equal numbers of steps where possible, and the rest of the rows has its own."""
+    order = np.random.default_rng(0).permutation(rows)
+    calls = list(steps._calls(order, 4, most))
+    assert [call.shape for call in calls] == expected
+    assert np.concatenate([call.ravel() for call in calls]).tolist() == order.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_steps_per_call_depend_on_the_work(tmp_path, rows, monkeypatch, xla):
+    """A large network takes fewer steps per call, so that Ctrl-C has an effect soon. Its weights are the same."""
+    network, _ = train(tmp_path / "one", rows, settings(xla=xla))
+    shapes = []
+    take_steps = steps.Trainer.train
+    monkeypatch.setattr(steps, "CPU_MULTIPLY_ADDS", 4.5 * 3 * 64 * network.count_params() / steps.threads())
+    monkeypatch.setattr(
+        steps.Trainer, "train", lambda *arguments: shapes.append(arguments[2].shape) or take_steps(*arguments)
+    )
+    other, _ = train(tmp_path / "other", rows, settings(xla=xla))
+    assert shapes == [(3, 64), (2, 64)] * 2
+    assert same(weights(network), weights(other))
 
 
 @pytest.mark.slow
