@@ -155,7 +155,7 @@ def _train_epoch(
     sums: NDArray[np.float64] = np.zeros(4)
     step = 0
     for buffer, order in feed.shuffled(random, epoch):
-        for batches in trainer.calls(order, settings.batch_size):
+        for batches in trainer.calls(order):
             sums += trainer.train(buffer, batches, (dropout_seed, step), objective)
             if not np.isfinite(sums).all():
                 raise KdistillError(

@@ -65,7 +65,7 @@ class Trainer:
         self._masks = DropoutMasks(model)
         self._row_bytes = self._masks.width + (4 * math.prod(rows.split.inputs.shape[1:]) if self._views else 0)
         self._row_work = multiply_adds(model)
-        self._may_fall_back = settings.xla == "auto"
+        self._batch_size, self._may_fall_back = settings.batch_size, settings.xla == "auto"
         self._compile(use_xla=uses_xla(model, settings.xla, replicas.count))
 
     def _compile(self, *, use_xla: bool) -> None:
@@ -73,29 +73,31 @@ class Trainer:
 
         XLA compiles many steps as one program, which on a GPU takes a fraction of the time of a program per step. It gets a
         program per step if several replicas share each batch, and on a CPU for convolutions, which are slow in a larger one.
-        On a CPU, TensorFlow draws what is random before such a program, since XLA is slow at that.
+        On a CPU, TensorFlow draws what is random before such a program, since XLA is slow at that, and takes the step with the
+        rest of the rows of an epoch, for which XLA would compile another program. On a GPU, it lacks some operations.
         """
         gpu, draws = self._replicas.kind == "GPU", bool(self._masks.layers or self._views)
         loop = use_xla and self._replicas.count == 1 and (gpu or suits_cpu(self.model))
         self._xla, self._xla_on_gpu, self._draws_first = use_xla, loop and gpu, loop and draws and not gpu
-        self._step = (
-            tf.function(self._take_step, autograph=False, jit_compile=True) if use_xla and not loop else self._take_step
-        )
-        self._program = tf.function(self._take_steps, autograph=False, jit_compile=loop or None)
-        self._steps = tf.function(self._draw_and_take_steps, autograph=False) if self._draws_first else self._program
-        self._evaluation = tf.function(self._evaluate, autograph=False, jit_compile=self._xla_on_gpu or None)
+        graph = partial(tf.function, autograph=False)
+        step = graph(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
+        self._program = graph(partial(self._take_steps, step), jit_compile=loop or None)
+        self._steps = graph(self._draw_and_take_steps) if self._draws_first else self._program
+        self._last_step = graph(partial(self._take_steps, self._take_step)) if use_xla and not gpu else self._steps
+        self._evaluation = graph(self._evaluate, jit_compile=self._xla_on_gpu or None)
 
     @property
     def variables(self) -> list[Any]:
         """All variables of the network and the optimizer."""
         return [*self.model.variables, *self.optimizer.variables]
 
-    def calls(self, order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    def calls(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Yield the batches of each call of `train`, (steps, rows), in an order of positions."""
-        drawn = DRAWN_BYTES // (batch_size * self._row_bytes) if self._draws_first else STEPS_PER_CALL
+        rows = self._batch_size
+        drawn = DRAWN_BYTES // (rows * self._row_bytes) if self._draws_first else STEPS_PER_CALL
         return _calls(
-            order, batch_size, min(drawn, self._steps_per_call(3 * batch_size))
-        )  # forward, and twice that backward
+            order, rows, min(drawn, self._steps_per_call(3 * rows))
+        )  # backward takes twice as long as forward
 
     def _steps_per_call(self, rows: int) -> int:
         """Return how many steps to take per call, if the network takes a number of rows forward in each of them."""
@@ -123,7 +125,8 @@ class Trainer:
         arguments = tf.constant(seed, tf.int32), numbers
         with _one_line_errors():
             try:
-                return _call(self._steps, buffer, batches, *arguments)
+                steps = self._steps if batches.shape[1] == self._batch_size else self._last_step
+                return _call(steps, buffer, batches, *arguments)
             except compilation.REFUSALS as error:
                 if not (self._xla and self._may_fall_back and compilation.refused(error)):
                     raise
@@ -164,13 +167,15 @@ class Trainer:
             batches = tf.reshape(tf.range(steps * rows), (steps, rows))
         return self._program(buffer, batches, seed, numbers, dropout)
 
-    def _take_steps(self, buffer: Buffer, batches: Any, seed: Any, numbers: Any, *drawn: Any) -> Any:
+    def _take_steps(
+        self, step: Callable[..., Any], buffer: Buffer, batches: Any, seed: Any, numbers: Any, *drawn: Any
+    ) -> Any:
         """Return the sums of several steps, each with its own dropout, which may be drawn already; (4,) float64."""
 
-        def sums_of_step(step: Any) -> Any:
-            batch = batches[step]
-            dropout = drawn[0][step] if drawn else self._draw(tf.shape(batch)[0], seed, step)
-            return self._replicas.run(self._step, partial(self._arguments, buffer, batch, dropout, numbers))
+        def sums_of_step(number: Any) -> Any:
+            batch = batches[number]
+            dropout = drawn[0][number] if drawn else self._draw(tf.shape(batch)[0], seed, number)
+            return self._replicas.run(step, partial(self._arguments, buffer, batch, dropout, numbers))
 
         return _sums_over(tf.shape(batches)[0], sums_of_step, 4)
 

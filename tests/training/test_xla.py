@@ -60,7 +60,7 @@ def test_a_gpu_never_works_row_by_row(objective, top_k, augment):
     trainer = Trainer(model, optimizer, rows, objective.for_task(CLASSIFICATION), settings, replicas)
     buffer, order = next(Feed(rows, 16, 1 << 30).shuffled(draw, epoch=1))
     numbers = tf.constant([objective.alpha, 4.0])
-    (batches,) = trainer.calls(order, 16)
+    (batches,) = trainer.calls(order)
     arguments = buffer, tf.constant(batches, tf.int32), tf.constant([0, 0], tf.int32), numbers
     program = trainer._steps.experimental_get_compiler_ir(*arguments)(stage="hlo")
     assert " convolution(" in program
