@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from kdistill import __version__, settings
 from kdistill.console import Reporter, interrupts, printable, printable_lines
@@ -43,8 +45,34 @@ class Session(Settings):
     debug: Annotated[bool, option("Show tracebacks and the messages of TensorFlow.", group="General")] = False
 
 
+class Commands(UserDict[str, Any]):
+    """Commands by name. One is made of its settings class when it is needed: to make all of them takes longer than `--help`."""
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(kind := self.data[name], type):
+            self.data[name] = make_command(name, kind)
+        return self.data[name]
+
+    def help(self, name: str) -> str:
+        """Return what a command does, in a sentence."""
+        kind = COMMANDS.get(name)
+        text = (inspect.getdoc(kind) if kind else self[name].help) or ""
+        return text.split("\n")[0].split(". ")[0].removesuffix(".") + "."
+
+
 class Group(TyperGroup):
     """The commands. Errors about wrong usage are reported like all others: in one line, made printable."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Commands = Commands(COMMANDS | self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands.help(name)) for name in self.list_commands(ctx)])
+
+    def list_commands(self, _: Any) -> list[str]:
+        return list(self.commands)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _one_line_usage_errors():
@@ -124,8 +152,8 @@ def parameter(field: Field) -> inspect.Parameter:
     )
 
 
-def register(name: str, kind: type[Settings]) -> None:
-    """Add the command of a settings class to the app."""
+def make_command(name: str, kind: type[Settings]) -> Any:
+    """Return the command of a settings class."""
     fields = [
         *options_of(kind),
         *(field for field in options_of(Session) if not (name in READ_ONLY and field.name in OF_WRITERS)),
@@ -142,7 +170,9 @@ def register(name: str, kind: type[Settings]) -> None:
     parameters = [parameter(field) for field in fields]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
-    app.command(name, cls=Command, help=inspect.getdoc(kind))(command)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(name, cls=Command, help=inspect.getdoc(kind))(command)
+    return get_command(single)
 
 
 def execute(name: str, kind: type[Settings], values: Mapping[str, Any]) -> None:
@@ -157,10 +187,6 @@ def execute(name: str, kind: type[Settings], values: Mapping[str, Any]) -> None:
         result.show(Reporter())
     if result.exit_status:
         raise SystemExit(result.exit_status)
-
-
-for _name, _kind in COMMANDS.items():
-    register(_name, _kind)
 
 
 @app.command()
