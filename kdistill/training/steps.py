@@ -297,13 +297,15 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
 
 
 def _sums_over(count: Any, sums_of: Callable[[Any], Any], size: int) -> Any:
-    """Return the sums of some numbers over a loop, (size,) float64."""
+    """Return the sums of some numbers over a loop, (size,) float64.
+
+    The loop is as plain as this so that XLA finds out how often it runs. If not, a GPU waits for the host in each round.
+    """
     start = tf.constant(0), tf.zeros(size, tf.float64)
     return tf.while_loop(
         lambda number, _: number < count,
         lambda number, sums: (number + 1, sums + tf.cast(sums_of(number), tf.float64)),
         start,
-        maximum_iterations=count,
     )[1]
 
 

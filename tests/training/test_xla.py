@@ -43,8 +43,8 @@ def teacher_logits(top_k):
         (Objective(alpha=0.1, temperature=4.0, loss="dist", standardize_logits=True), None, None),
     ],
 )
-def test_a_gpu_never_works_row_by_row(objective, top_k, augment):
-    """The program of several steps has neither a scatter nor the gradient of max pooling."""
+def test_program_for_a_gpu(objective, top_k, augment):
+    """The program has neither a scatter nor the gradient of max pooling, and XLA knows the number of its steps."""
     deterministic()
     draw = np.random.default_rng(0)
     inputs, labels = draw.integers(0, 256, (ROWS, 28, 28), np.uint8), draw.integers(0, CLASSES, ROWS)
@@ -62,10 +62,13 @@ def test_a_gpu_never_works_row_by_row(objective, top_k, augment):
     numbers = tf.constant([objective.alpha, 4.0])
     (batches,) = trainer.calls(order)
     arguments = buffer, tf.constant(batches, tf.int32), tf.constant([0, 0], tf.int32), numbers
-    program = trainer._steps.experimental_get_compiler_ir(*arguments)(stage="hlo")
+    compiler_output = trainer._steps.experimental_get_compiler_ir(*arguments)
+    program = compiler_output(stage="hlo")
     assert " convolution(" in program
     assert " scatter(" not in program
     assert " select-and-scatter(" not in program
+    optimized = compiler_output(stage="optimized_hlo")
+    assert f'"known_trip_count":{{"n":"{len(batches)}"}}' in optimized  # otherwise the host waits for each step
 
 
 def test_auto_on_a_gpu(monkeypatch):
