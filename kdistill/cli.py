@@ -55,9 +55,8 @@ class Commands(UserDict[str, Any]):
 
     def help(self, name: str) -> str:
         """Return what a command does, in a sentence."""
-        kind = COMMANDS.get(name)
-        text = (inspect.getdoc(kind) if kind else self[name].help) or ""
-        return text.split("\n")[0].split(". ")[0].removesuffix(".") + "."
+        text = inspect.getdoc(COMMANDS[name]) if name in COMMANDS else self[name].help
+        return text.partition("\n")[0].partition(". ")[0].removesuffix(".") + "."
 
 
 class Group(TyperGroup):
@@ -71,7 +70,7 @@ class Group(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, self.commands.help(name)) for name in self.list_commands(ctx)])
 
-    def list_commands(self, _: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +169,7 @@ def make_command(name: str, kind: type[Settings]) -> Any:
     parameters = [parameter(field) for field in fields]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)  # with one command, it is that command
     single.command(name, cls=Command, help=inspect.getdoc(kind))(command)
     return get_command(single)
 

@@ -31,12 +31,13 @@ def test_up_to_date_imports_no_tensorflow(workspace):
 
 
 def test_every_command_and_option_has_help(run):
-    """`--help` lists each command, and each command and option has a help text."""
-    overview = run("--help").out
+    """`--help` lists each command with a whole sentence, and each command and option has a help text."""
+    overview = " ".join(run("--help").out.split())
     assert len(commands()) >= 12
     for name, command in commands().items():
-        assert mentions(overview, name)
-        assert len(command.help) > 20
+        sentence = " ".join(command.help.split()).partition(". ")[0]
+        assert f" {name} {sentence.removesuffix('.')}. " in f"{overview} "
+        assert len(sentence) > 20
         for parameter in command.params:
             assert parameter.help, (name, parameter.name)
 
@@ -298,3 +299,13 @@ def test_completion_script_is_printed(tmp_path):
     """Shell completion works for the usual shells."""
     done = process("--show-completion", "bash", cwd=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("kdistill sof", "soften"), ("kdistill soften --temp", "--temperature"), ("kdistill plot --formats p", "png")],
+)
+def test_completion(tmp_path, words, expected):
+    """Commands, options and values are completed."""
+    variables = {"_KDISTILL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert expected in process(cwd=tmp_path, **variables).stdout.split()

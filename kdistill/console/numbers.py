@@ -18,10 +18,13 @@ class NumberFormat:
     spec: str
 
     def __call__(self, value: float, *, signed: bool = False) -> str:
-        """Return a number as text, without an exponent if it is from 1 to 1e12. Positive ones get a sign if `signed`."""
+        """Return a number as text, with a sign if `signed`.
+
+        Large numbers below 1e12 have no exponent, but all their digits.
+        """
         sign = "+" * signed
         text = f"{value:{sign}{self.spec}}"
         return f"{value:{sign},.0f}" if "e+" in text and abs(value) < LARGEST_WITHOUT_EXPONENT else text
 
 
-five_digits = NumberFormat(",.5g")
+five_digits = NumberFormat(",.5g")  # or more, without a fractional part

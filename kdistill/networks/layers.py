@@ -21,16 +21,17 @@ def operations_in(operation: Any) -> Iterator[Any]:
 def multiply_adds(network: keras.Model) -> int:
     """Estimate how many multiply-adds a network takes per row.
 
-    Each weight counts once per position, e.g. pixel or time step, of its layer's input or output, whichever has more. If these
-    are unknown, as inside of a subclass of `Model`, the positions of the network's inputs count.
+    Each weight counts once per position, e.g. pixel or time step, of its layer's inputs or outputs, whichever have most. If these
+    are unknown, as inside of a subclass of `Model`, the pixels or tokens of the network's inputs count.
     """
-    most = max(_positions(each) for each in network.inputs)
+    tokens = [each.shape[1] or 1 for each in network.inputs if len(each.shape) == 2 and "int" in each.dtype]
+    most = max(tokens + [_positions(each) for each in network.inputs])
     total = 0
     for layer in operations_in(network):
         if hasattr(layer, "layers") or not getattr(layer, "weights", ()) or type(layer).__name__ == "Embedding":
             continue
         try:
-            positions = max(_positions(layer.input), _positions(layer.output))
+            positions = max(map(_positions, keras.tree.flatten([layer.input, layer.output])))
         except (AttributeError, ValueError):
             positions = most
         total += positions * sum(math.prod(each.shape) for each in layer.weights)

@@ -103,7 +103,18 @@ class Sweep(Settings):
         Only(
             omit=(
                 *("alpha", "temperature", "loss", "permute_soft_targets", "model"),
-                *("weights", "seed", "name", "tensorboard", "mlflow", "ray", "ray_cpus", "ray_gpus", "workers"),
+                *(
+                    "weights",
+                    "augment",
+                    "seed",
+                    "name",
+                    "tensorboard",
+                    "mlflow",
+                    "ray",
+                    "ray_cpus",
+                    "ray_gpus",
+                    "workers",
+                ),
             )
         ),
     ] = TrainStudent()

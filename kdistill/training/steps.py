@@ -73,18 +73,19 @@ class Trainer:
 
         XLA compiles many steps as one program, which on a GPU takes a fraction of the time of a program per step. It gets a
         program per step if several replicas share each batch, and on a CPU for convolutions, which are slow in a larger one.
-        On a CPU, TensorFlow draws what is random before such a program, since XLA is slow at that, and takes the step with the
-        rest of the rows of an epoch, for which XLA would compile another program. On a GPU, it lacks some operations.
+        On a CPU, TensorFlow draws what is random before such a program, since XLA is slow at that. It also takes the step with
+        the rest of the rows of an epoch, for which XLA would compile another program. On a GPU, XLA does, since TensorFlow lacks
+        some deterministic operations.
         """
         gpu, draws = self._replicas.kind == "GPU", bool(self._masks.layers or self._views)
         loop = use_xla and self._replicas.count == 1 and (gpu or suits_cpu(self.model))
         self._xla, self._xla_on_gpu, self._draws_first = use_xla, loop and gpu, loop and draws and not gpu
-        graph = partial(tf.function, autograph=False)
-        step = graph(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
-        self._program = graph(partial(self._take_steps, step), jit_compile=loop or None)
-        self._steps = graph(self._draw_and_take_steps) if self._draws_first else self._program
-        self._last_step = graph(partial(self._take_steps, self._take_step)) if use_xla and not gpu else self._steps
-        self._evaluation = graph(self._evaluate, jit_compile=self._xla_on_gpu or None)
+        function = partial(tf.function, autograph=False)
+        step = function(self._take_step, jit_compile=True) if use_xla and not loop else self._take_step
+        self._program = function(partial(self._take_steps, step), jit_compile=loop or None)
+        self._steps = function(self._draw_and_take_steps) if self._draws_first else self._program
+        self._rest_step = function(partial(self._take_steps, self._take_step)) if use_xla and not gpu else self._steps
+        self._evaluation = function(self._evaluate, jit_compile=self._xla_on_gpu or None)
 
     @property
     def variables(self) -> list[Any]:
@@ -92,17 +93,20 @@ class Trainer:
         return [*self.model.variables, *self.optimizer.variables]
 
     def calls(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Yield the batches of each call of `train`, (steps, rows), in an order of positions."""
+        """Yield the batches of each call of `train`, (steps, rows), in an order of positions. All workers get the same."""
         rows = self._batch_size
         drawn = DRAWN_BYTES // (rows * self._row_bytes) if self._draws_first else STEPS_PER_CALL
-        return _calls(
-            order, rows, min(drawn, self._steps_per_call(3 * rows))
-        )  # backward takes twice as long as forward
+        worked = self._steps_per_call(3 * rows)  # backward takes twice as long as forward
+        return _calls(order, rows, max(1, min(drawn, worked)))
 
     def _steps_per_call(self, rows: int) -> int:
-        """Return how many steps to take per call, if the network takes a number of rows forward in each of them."""
-        most = GPU_MULTIPLY_ADDS if self._replicas.kind == "GPU" else CPU_MULTIPLY_ADDS * threads()
-        return min(STEPS_PER_CALL, int(most / max(1, self._row_work * rows)))
+        """Return how many steps to take per call, if the network takes a number of rows forward in each of them.
+
+        It is the same in all workers, whatever the number of their threads: collective operations are numbered per call.
+        """
+        of_cpu = CPU_MULTIPLY_ADDS * (threads() if self._replicas.workers.count == 1 else 1)
+        most = GPU_MULTIPLY_ADDS if self._replicas.kind == "GPU" else of_cpu
+        return max(1, min(STEPS_PER_CALL, int(most / max(1, self._row_work * rows))))
 
     def train(
         self, buffer: Buffer, batches: NDArray[np.int64], seed: tuple[int, int], objective: Objective
@@ -125,7 +129,7 @@ class Trainer:
         arguments = tf.constant(seed, tf.int32), numbers
         with _one_line_errors():
             try:
-                steps = self._steps if batches.shape[1] == self._batch_size else self._last_step
+                steps = self._steps if batches.shape[1] == self._batch_size else self._rest_step
                 return _call(steps, buffer, batches, *arguments)
             except compilation.REFUSALS as error:
                 if not (self._xla and self._may_fall_back and compilation.refused(error)):
@@ -297,9 +301,9 @@ def compilation_key(rows: TrainingRows, objective: Objective, settings: Training
 
 
 def _sums_over(count: Any, sums_of: Callable[[Any], Any], size: int) -> Any:
-    """Return the sums of some numbers over a loop, (size,) float64.
+    """Return the sums of what a function returns for the numbers below `count`, (size,) float64.
 
-    The loop is as plain as this so that XLA finds out how often it runs. If not, a GPU waits for the host in each round.
+    The loop has a single condition, so that XLA knows how often it runs. If not, a GPU waits for the host in each round.
     """
     start = tf.constant(0), tf.zeros(size, tf.float64)
     return tf.while_loop(
@@ -312,12 +316,13 @@ def _sums_over(count: Any, sums_of: Callable[[Any], Any], size: int) -> Any:
 def _calls(order: NDArray[np.int64], batch_size: int, most: int) -> Iterator[NDArray[np.int64]]:
     """Yield an order as batches, (batches, rows), and then the rest, (1, fewer rows), if there is one.
 
-    Each call gets at most `most` batches, and all get the same number where possible, since XLA compiles each number of them.
+    Each call gets at most `most` batches. All get the same number, since XLA compiles each number of them, unless this takes
+    twice as many calls.
     """
     full = len(order) // batch_size
     batches, rest = order[: full * batch_size].reshape(full, batch_size), order[full * batch_size :]
     if full:
-        calls = math.ceil(full / max(1, most))
+        calls = math.ceil(full / most)
         yield from np.array_split(batches, next((more for more in range(calls, 2 * calls) if full % more == 0), calls))
     if rest.size:
         yield rest[None]

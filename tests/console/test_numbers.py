@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from kdistill.console import NumberFormat, five_digits
@@ -17,6 +18,11 @@ from kdistill.console import NumberFormat, five_digits
         (-99999.6, "-100,000"),
         (123456.7, "123,457"),
         (999999999999.0, "999,999,999,999"),
+        (1e12, "1e+12"),
+        (np.float32(250000), "250,000"),
+        (np.int64(250000), "250,000"),
+        (0, "0"),
+        (math.nan, "nan"),
         (1e15, "1e+15"),
         (math.inf, "inf"),
     ],

@@ -92,9 +92,14 @@ def test_masks_that_keras_draws():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("xla", "kind"), [("on", "CPU"), ("on", "GPU"), ("off", "CPU")])
-def test_step_uses_the_masks(xla, kind):
-    """The loss of a step is that of a network whose units are dropped by the masks, however XLA compiles it."""
+@pytest.mark.parametrize(
+    ("xla", "kind", "batch_size"), [("on", "CPU", 32), ("on", "CPU", 64), ("on", "GPU", 32), ("off", "CPU", 32)]
+)
+def test_step_uses_the_masks(xla, kind, batch_size):
+    """The loss of a step is that of a network whose units are dropped by the masks, however XLA compiles it.
+
+    With a batch size of 64, the step is one with the rest of the rows.
+    """
     draw = np.random.default_rng(0)
     inputs, labels = draw.random((32, 28, 28)).astype(np.float32), draw.integers(0, 10, 32)
     model = network("0.25,0.5", model="mlp-30")
@@ -113,9 +118,8 @@ def test_step_uses_the_masks(xla, kind):
     rows = TrainingRows(Split("train", ArrayRows(inputs, "inputs"), labels))
     optimizer = keras.optimizers.SGD(0.0)
     optimizer.build(model.trainable_variables)
-    trainer = Trainer(
-        model, optimizer, rows, Objective(alpha=1.0), Training(xla=xla), replace(open_replicas(), kind=kind)
-    )
+    training, replicas = Training(xla=xla, batch_size=batch_size), replace(open_replicas(), kind=kind)
+    trainer = Trainer(model, optimizer, rows, Objective(alpha=1.0), training, replicas)
     buffer = Buffer(tf.constant(inputs), tf.constant(labels, tf.int32))
     sums = trainer.train(buffer, np.arange(32)[None], (5, 3), Objective(alpha=1.0))
     assert sums[0] == pytest.approx(expected, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from kdistill.training.losses import classification as losses
 from kdistill.training.optimizers import make_optimizer
 from kdistill.training.replicas import open_replicas
 from kdistill.training.training_rows import TrainingRows
+from kdistill.training.workers import Workers
 from kdistill.training.xla import uses_xla
 from kdistill.workspace import Input, Manifest
 from kdistill.workspace.unfinished import continues
@@ -139,7 +141,7 @@ def test_weights_are_those_of_keras(tmp_path, rows, optimizer, reference, option
         (7 * 4, 200, [(7, 4)]),
         (8 * 4 + 3, 3, [(2, 4)] * 4 + [(1, 3)]),
         (11 * 4, 4, [(4, 4), (4, 4), (3, 4)]),
-        (6 * 4, 0, [(1, 4)] * 6),
+        (6 * 4, 1, [(1, 4)] * 6),
         (3, 200, [(1, 3)]),
     ],
 )
@@ -151,6 +153,17 @@ def test_steps_of_each_call(rows, most, expected):
     assert np.concatenate([call.ravel() for call in calls]).tolist() == order.tolist()
 
 
+@pytest.mark.parametrize(("workers", "same"), [(1, False), (2, True)])
+def test_steps_per_call_of_workers(monkeypatch, workers, same):
+    """Workers take the same number of steps per call, even if they have different numbers of threads."""
+    trainer = SimpleNamespace(_row_work=1e8, _replicas=SimpleNamespace(kind="CPU", workers=Workers(count=workers)))
+    found = set()
+    for threads in (1, 16):
+        monkeypatch.setattr(steps, "threads", lambda threads=threads: threads)
+        found.add(steps.Trainer._steps_per_call(trainer, 32))
+    assert (len(found) == 1) == same
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_steps_per_call_depend_on_the_work(tmp_path, rows, monkeypatch, xla):
@@ -158,7 +171,9 @@ def test_steps_per_call_depend_on_the_work(tmp_path, rows, monkeypatch, xla):
     network, _ = train(tmp_path / "one", rows, settings(xla=xla))
     shapes = []
     take_steps = steps.Trainer.train
-    monkeypatch.setattr(steps, "CPU_MULTIPLY_ADDS", 4.5 * 3 * 64 * network.count_params() / steps.threads())
+    work = 4.5 * 3 * 64 * network.count_params()
+    monkeypatch.setattr(steps, "CPU_MULTIPLY_ADDS", work / steps.threads())
+    monkeypatch.setattr(steps, "GPU_MULTIPLY_ADDS", work)
     monkeypatch.setattr(
         steps.Trainer, "train", lambda *arguments: shapes.append(arguments[2].shape) or take_steps(*arguments)
     )
@@ -240,8 +255,9 @@ def test_teacher_and_student_have_different_initial_weights():
         settings(epochs=6, ema=0.9, early_stopping=1, validation_fraction=0.1, precision="mixed_float16"),
         settings(epochs=4, precision="mixed_float16"),
         settings(epochs=4, precision="mixed_bfloat16"),
+        settings(epochs=4, batch_size=60),
     ],
-    ids=["constant", "cosine", "early stopping", "ema", "ema of the best epoch", "float16", "bfloat16"],
+    ids=["constant", "cosine", "early stopping", "ema", "ema of the best epoch", "float16", "bfloat16", "rest of rows"],
 )
 @pytest.mark.parametrize("after", [1, 2])
 def test_resumed_run_has_the_same_bits(tmp_path, rows, training, after):
