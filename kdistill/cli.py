@@ -56,7 +56,7 @@ class Commands(UserDict[str, Any]):
     def help(self, name: str) -> str:
         """Return what a command does, in a sentence."""
         text = inspect.getdoc(COMMANDS[name]) if name in COMMANDS else self[name].help
-        return text.partition("\n")[0].partition(". ")[0].removesuffix(".") + "."
+        return str(text).partition("\n")[0].partition(". ")[0].removesuffix(".") + "."
 
 
 class Group(TyperGroup):

@@ -153,10 +153,10 @@ def test_steps_of_each_call(rows, most, expected):
     assert np.concatenate([call.ravel() for call in calls]).tolist() == order.tolist()
 
 
-@pytest.mark.parametrize(("workers", "same"), [(1, False), (2, True)])
-def test_steps_per_call_of_workers(monkeypatch, workers, same):
+@pytest.mark.parametrize(("addresses", "same"), [((), False), (("a:1", "b:1"), True)])
+def test_steps_per_call_of_workers(monkeypatch, addresses, same):
     """Workers take the same number of steps per call, even if they have different numbers of threads."""
-    trainer = SimpleNamespace(_row_work=1e8, _replicas=SimpleNamespace(kind="CPU", workers=Workers(count=workers)))
+    trainer = SimpleNamespace(_row_work=1e8, _replicas=SimpleNamespace(kind="CPU", workers=Workers(addresses)))
     found = set()
     for threads in (1, 16):
         monkeypatch.setattr(steps, "threads", lambda threads=threads: threads)
