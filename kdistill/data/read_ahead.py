@@ -1,9 +1,10 @@
-"""Read the next item in another thread while this one works."""
+"""Read the next items in another thread while this one works."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,14 +27,27 @@ class TwoSteps(Generic[T]):
     Attributes:
         read: takes an item, and returns what `compute` takes.
         compute: returns the result.
+        at_once: how many items are computed at the same time, each in its own thread if there are several.
     """
 
     read: Callable[[Any], Any]
     compute: Callable[[Any], T]
+    at_once: int = 1
 
     def __call__(self, item: Any) -> T:
         return self.compute(self.read(item))
 
     def map(self, items: Iterable[Any]) -> Iterator[T]:
-        """Yield the results of items in their order. While one is computed, the next one is read."""
-        return map(self.compute, read_ahead(map(self.read, items)))
+        """Yield the results of items in their order. While some are computed, the next one is read."""
+        inputs = read_ahead(map(self.read, items))
+        return map(self.compute, inputs) if self.at_once == 1 else self._in_threads(inputs)
+
+    def _in_threads(self, inputs: Iterator[Any]) -> Iterator[T]:
+        with ThreadPoolExecutor(self.at_once) as pool:
+            pending: deque[Future[T]] = deque()
+            for each in inputs:
+                pending.append(pool.submit(self.compute, each))
+                if len(pending) > self.at_once:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,7 @@ class SavedNetwork:
     loaded: Any
     raw: bool = False
     rows: int | None = None
+    parallel: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return str(self.path)

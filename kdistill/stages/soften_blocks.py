@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ from kdistill.stages.inputs import require_inputs
 from kdistill.teachers import Ensemble, PrecomputedLogits, RowBlock, ZeroCount
 from kdistill.workspace import Manifest, Workspace
 from kdistill.workspace.resume_log import Block
+
+SMALL_BLOCK = (
+    16 << 20
+)  # bytes of float32; two blocks of this size are computed at once, since one leaves cores idle at times
 
 
 class SoftBlock(NamedTuple):
@@ -48,7 +53,8 @@ def block_function(
         stored.check(names, block.first_row)
         return SoftBlock({"row_keys": block.keys, **stored.arrays()}, teacher.zeros.take())
 
-    return TwoSteps(read, compute)
+    small = 4 * batch_size * math.prod(split.inputs.shape[1:]) <= SMALL_BLOCK
+    return TwoSteps(read, compute, at_once=2 if small and teacher.parallel else 1)
 
 
 def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> TwoSteps[SoftBlock]:

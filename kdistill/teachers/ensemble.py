@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Member(Protocol):
-    """A loaded teacher: a network or a function. As a text, it is its path or name."""
+    """A loaded teacher: a network or a function. As a text, it is its path or name.
+
+    Attributes:
+        parallel: whether several threads can ask it at the same time, and gain from that.
+    """
+
+    parallel: ClassVar[bool]
 
     def check(self, input_shape: tuple[int, ...], input_dtype: str, classes: int | None, dataset: str) -> None:
         """Refuse rows or classes that do not fit."""
@@ -62,6 +68,11 @@ class Ensemble:
     task: Task
     views: Views | None = None
     zeros: ZeroCount = field(default_factory=ZeroCount)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads can ask for logits at the same time. Zeros are counted by one thread only."""
+        return all(member.parallel for member in self.members) and not any(self.probabilities)
 
     def of_blocks(self, rows: int) -> Callable[[RowBlock], Floats]:  # noqa: ARG002 - as `PrecomputedLogits`
         """Return a function that returns the logits of a block: (rows, classes), or (rows, views, classes) with views.

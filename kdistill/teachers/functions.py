@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class FunctionTeacher:
     source: Path
     function: Callable[[NDArray[Any]], Any]
     outputs: int | None
+    parallel: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return self.name

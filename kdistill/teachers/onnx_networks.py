@@ -8,7 +8,7 @@ import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,7 @@ class OnnxNetwork:
     classes: int | None
     raw: bool = False
     layout: str | None = None
+    parallel: ClassVar[bool] = False  # a call uses all cores
 
     def __str__(self) -> str:
         return str(self.path)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class PrecomputedLogits:
     probabilities: Sequence[bool]
     task: Task
     zeros: ZeroCount = field(default_factory=ZeroCount)
+    parallel: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
@@ -176,6 +177,7 @@ class StoredTeacher:
     keys: NDArray[np.uint8]
     values: Floats
     order: str
+    parallel: ClassVar[bool] = False
 
     @classmethod
     def load(cls, path: Path, teacher_output: str, dataset: Dataset) -> StoredTeacher:
