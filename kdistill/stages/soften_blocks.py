@@ -15,7 +15,7 @@ from kdistill.settings import Soften
 from kdistill.soft_targets import LogitStorage
 from kdistill.stages.inputs import require_inputs
 from kdistill.teachers import Ensemble, PrecomputedLogits, RowBlock, ZeroCount
-from kdistill.workspace import Manifest, Workspace
+from kdistill.workspace import Manifest, Workspace, threads
 from kdistill.workspace.resume_log import Block
 
 SMALL_BLOCK = (
@@ -54,7 +54,7 @@ def block_function(
         return SoftBlock({"row_keys": block.keys, **stored.arrays()}, teacher.zeros.take())
 
     small = 4 * batch_size * math.prod(split.inputs.shape[1:]) <= SMALL_BLOCK
-    return TwoSteps(read, compute, at_once=2 if small and teacher.parallel else 1)
+    return TwoSteps(read, compute, at_once=2 if small and teacher.parallel and threads() > 1 else 1)
 
 
 def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> TwoSteps[SoftBlock]:
