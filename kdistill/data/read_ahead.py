@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from kdistill.workspace import threads
+
 T = TypeVar("T")
+
+SMALL_BLOCK = 16 << 20  # bytes of float32
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -18,6 +23,11 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := pending.result()) is not None:
             pending = pool.submit(next, items, None)
             yield item
+
+
+def blocks_at_once(row_shape: Sequence[int], rows: int) -> int:
+    """Return how many blocks of some rows to compute at once: two if they are small, since one leaves cores idle at times."""
+    return 2 if threads() > 1 and 4 * rows * math.prod(row_shape) <= SMALL_BLOCK else 1
 
 
 @dataclass(frozen=True)

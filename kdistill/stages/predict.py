@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdistill import cluster, data, tasks
 from kdistill.cluster import Engine, Work
 from kdistill.console import Reporter
-from kdistill.data.read_ahead import TwoSteps
+from kdistill.data.read_ahead import TwoSteps, blocks_at_once
 from kdistill.data.rows import NumberedBlocks, Rows
 from kdistill.errors import KdistillError, UsageError
 from kdistill.networks import exports
@@ -42,11 +42,13 @@ class Network:
         identity: What it is, for the manifest.
         place: Where it is, for messages.
         load: Returns its description, as `Dataset.description`, and the function that computes its outputs.
+        parallel: Whether several threads can compute outputs at the same time.
     """
 
     identity: Input
     place: str
     load: Callable[[], tuple[Any, Outputs]]
+    parallel: bool = False
 
 
 def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporter: Reporter = Reporter()) -> Result:
@@ -83,7 +85,7 @@ def run(workspace: Workspace, settings: Predict, *, force: bool = False, reporte
     check_description(description, network.place)
     rows = source.load_rows(description, settings.split)
     work = Work(
-        _block_function(network.place, outputs, rows, settings.batch_size).map,
+        _block_function(network, outputs, rows, settings.batch_size).map,
         prepare,
         (workspace.root.absolute(), settings, identity),
     )
@@ -131,7 +133,8 @@ def _find_network(workspace: Workspace, name: str, batch_size: int) -> Network:
             raise KdistillError(f"{artifact} was replaced while this command ran: run the command again")
         return describe(loaded, saved.input_shape), saved.compiled(batch_size).logits
 
-    return Network(Input(artifact.kind, artifact.name, manifest.outputs["saved_model"]), str(artifact), load)
+    identity = Input(artifact.kind, artifact.name, manifest.outputs["saved_model"])
+    return Network(identity, str(artifact), load, parallel=True)
 
 
 def _exported(file: Path) -> Network:
@@ -239,7 +242,7 @@ def _write(
     return manifest
 
 
-def _block_function(network: str, outputs: Outputs, rows: Rows, batch_size: int) -> BlockFunction:
+def _block_function(network: Network, outputs: Outputs, rows: Rows, batch_size: int) -> BlockFunction:
     """Return a function that runs a network on a block of rows, by the number of the block."""
     blocks = NumberedBlocks(rows, batch_size)
 
@@ -249,10 +252,10 @@ def _block_function(network: str, outputs: Outputs, rows: Rows, batch_size: int)
     def compute(block: tuple[int, NDArray[Any]]) -> NDArray[np.float32]:
         start, inputs = block
         values = outputs(inputs)
-        check_usable(values, network, range(start, start + len(values)))
+        check_usable(values, network.place, range(start, start + len(values)))
         return values
 
-    return TwoSteps(read, compute)
+    return TwoSteps(read, compute, blocks_at_once(rows.shape[1:], batch_size) if network.parallel else 1)
 
 
 def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:
@@ -266,4 +269,4 @@ def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:
     network = _find_network(workspace, identity.inputs[1].name, settings.batch_size)
     description, outputs = network.load()
     rows = data.resolve(identity.require_input("data").name).load_rows(description, settings.split)
-    return _block_function(network.place, outputs, rows, settings.batch_size)
+    return _block_function(network, outputs, rows, settings.batch_size)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 from kdistill import data, soft_targets, teachers
 from kdistill.data import Split
 from kdistill.data.keys import row_keys
-from kdistill.data.read_ahead import TwoSteps
+from kdistill.data.read_ahead import TwoSteps, blocks_at_once
 from kdistill.data.rows import NumberedBlocks
 from kdistill.settings import Soften
 from kdistill.soft_targets import LogitStorage
 from kdistill.stages.inputs import require_inputs
 from kdistill.teachers import Ensemble, PrecomputedLogits, RowBlock, ZeroCount
-from kdistill.workspace import Manifest, Workspace, threads
+from kdistill.workspace import Manifest, Workspace
 from kdistill.workspace.resume_log import Block
-
-SMALL_BLOCK = (
-    16 << 20
-)  # bytes of float32; two blocks of this size are computed at once, since one leaves cores idle at times
 
 
 class SoftBlock(NamedTuple):
@@ -53,8 +48,7 @@ def block_function(
         stored.check(names, block.first_row)
         return SoftBlock({"row_keys": block.keys, **stored.arrays()}, teacher.zeros.take())
 
-    small = 4 * batch_size * math.prod(split.inputs.shape[1:]) <= SMALL_BLOCK
-    return TwoSteps(read, compute, at_once=2 if small and teacher.parallel and threads() > 1 else 1)
+    return TwoSteps(read, compute, blocks_at_once(split.inputs.shape[1:], batch_size) if teacher.parallel else 1)
 
 
 def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> TwoSteps[SoftBlock]:

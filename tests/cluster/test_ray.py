@@ -205,8 +205,8 @@ def items():
     for taken in range(1, 101):
         yield taken
 
-def note(_, number):
-    workers.append(number)
+def note(_, number_of_workers):
+    workers.append(int(number_of_workers.split()[0]))
 
 with engine(Cluster(ray="ADDRESS")) as ray:
     work = Work(None, functools.partial, (operator.mul, 2))
