@@ -46,7 +46,7 @@ class Session(Settings):
 
 
 class Commands(UserDict[str, Any]):
-    """Commands by name. One is made of its settings class when it is needed: to make all of them takes longer than `--help`."""
+    """Commands by name. Each is made from its settings class when it is first needed, because making all of them is slow."""
 
     def __getitem__(self, name: str) -> Any:
         if isinstance(kind := self.data[name], type):

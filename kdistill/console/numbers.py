@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LARGEST_WITHOUT_EXPONENT = 1e12
+EXPONENT_FROM = 1e12
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class NumberFormat:
     def __call__(self, value: float, *, signed: bool = False) -> str:
         """Return a number as text, with a sign if `signed`.
 
-        Large numbers below 1e12 have no exponent, but all their digits.
+        Large numbers below 1e12 get all their digits instead of an exponent.
         """
         sign = "+" * signed
         text = f"{value:{sign}{self.spec}}"
-        return f"{value:{sign},.0f}" if "e+" in text and abs(value) < LARGEST_WITHOUT_EXPONENT else text
+        return f"{value:{sign},.0f}" if "e+" in text and abs(value) < EXPONENT_FROM else text
 
 
 five_digits = NumberFormat(",.5g")  # or more, without a fractional part

@@ -25,9 +25,15 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def blocks_at_once(row_shape: Sequence[int], rows: int) -> int:
-    """Return how many blocks of some rows to compute at once: two if they are small, since one leaves cores idle at times."""
-    return 2 if threads() > 1 and 4 * rows * math.prod(row_shape) <= SMALL_BLOCK else 1
+def blocks_at_once(row_shape: Sequence[int], rows: int, *, parallel: bool) -> int:
+    """Return how many blocks of rows to compute at once: two if they are small, since one leaves cores idle at times.
+
+    Args:
+        row_shape: of a row.
+        rows: of a block.
+        parallel: whether several threads can compute at the same time.
+    """
+    return 2 if parallel and threads() > 1 and 4 * rows * math.prod(row_shape) <= SMALL_BLOCK else 1
 
 
 @dataclass(frozen=True)

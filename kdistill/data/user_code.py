@@ -106,7 +106,7 @@ def load_function(name: str, source: Path) -> Callable[..., Any]:
     """Import the module in `module:function` from its source, and return the function.
 
     Raises:
-        KdistillError: if the import fails, or the module has no such function.
+        KdistillError: if the import fails, or the module lacks the function.
     """
     module, _, function_name = name.rpartition(":")
     with one_line_failures(name, source):

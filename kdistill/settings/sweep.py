@@ -102,19 +102,9 @@ class Sweep(Settings):
         TrainStudent,
         Only(
             omit=(
-                *("alpha", "temperature", "loss", "permute_soft_targets", "model"),
-                *(
-                    "weights",
-                    "augment",
-                    "seed",
-                    "name",
-                    "tensorboard",
-                    "mlflow",
-                    "ray",
-                    "ray_cpus",
-                    "ray_gpus",
-                    "workers",
-                ),
+                *("alpha", "temperature", "loss", "permute_soft_targets", "model", "seed"),
+                *("weights", "augment", "name", "tensorboard", "mlflow"),
+                *("ray", "ray_cpus", "ray_gpus", "workers"),
             )
         ),
     ] = TrainStudent()

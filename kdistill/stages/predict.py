@@ -255,7 +255,7 @@ def _block_function(network: Network, outputs: Outputs, rows: Rows, batch_size: 
         check_usable(values, network.place, range(start, start + len(values)))
         return values
 
-    return TwoSteps(read, compute, blocks_at_once(rows.shape[1:], batch_size) if network.parallel else 1)
+    return TwoSteps(read, compute, blocks_at_once(rows.shape[1:], batch_size, parallel=network.parallel))
 
 
 def prepare(root: Path, settings: Predict, identity: Manifest) -> BlockFunction:

@@ -48,7 +48,7 @@ def block_function(
         stored.check(names, block.first_row)
         return SoftBlock({"row_keys": block.keys, **stored.arrays()}, teacher.zeros.take())
 
-    return TwoSteps(read, compute, blocks_at_once(split.inputs.shape[1:], batch_size) if teacher.parallel else 1)
+    return TwoSteps(read, compute, blocks_at_once(split.inputs.shape[1:], batch_size, parallel=teacher.parallel))
 
 
 def prepare(root: Path, settings: Soften, identity: Manifest, storage: LogitStorage) -> TwoSteps[SoftBlock]:

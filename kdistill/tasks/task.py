@@ -80,7 +80,7 @@ class Prediction:
     Attributes:
         name: e.g. `class`.
         values: (rows,) texts as objects, or (rows, values) numbers; (rows,) for one number per row.
-        names: of the values of a row; empty if they have none.
+        names: of the values of a row; empty if these are not named.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Task(ABC):
 
         Args:
             train: of the training rows, which decide what the labels can be.
-            test: of the test rows; None if the data has no test rows.
+            test: of the test rows; None if the data lacks test rows.
             class_names: empty if the data does not name the classes.
 
         Raises:
@@ -184,7 +184,7 @@ class Task(ABC):
         """
 
     def balanced_weights(self, labels: NDArray[Any]) -> NDArray[np.float32]:
-        """Return weights (rows,) with which all classes have the same total; 1 for rows without a label.
+        """Return weights (rows,) that give all classes the same total; 1 for rows without a label.
 
         Raises:
             UsageError: if labels of the task are not classes.

@@ -39,7 +39,7 @@ class FunctionTeacher:
         """Import a function.
 
         Raises:
-            KdistillError: if the import fails, or the module has no such function.
+            KdistillError: if the import fails, or the module lacks the function.
         """
         return cls(name, source, user_code.load_function(name, source), outputs)
 

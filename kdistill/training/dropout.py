@@ -54,9 +54,8 @@ class DropoutMasks:
         """
         if not self.width:
             return tf.zeros((rows, 0), tf.uint8)
-        bits = tf.random.stateless_uniform(
-            (rows, self.width // 8), seed, None, None, tf.int64, alg="philox"
-        )  # on any device
+        shape = rows, self.width // 8
+        bits = tf.random.stateless_uniform(shape, seed, None, None, tf.int64, alg="philox")  # the same on any device
         return tf.reshape(tf.bitcast(bits, tf.uint8), (rows, self.width))
 
     @contextlib.contextmanager

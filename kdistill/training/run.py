@@ -210,7 +210,7 @@ def _output_sizes(dataset: Dataset, rows: TrainingRows, width: int | None) -> tu
     """Return the number of outputs of a network, and the width of its projection if it needs one.
 
     Raises:
-        KdistillError: if only a teacher defines the outputs, and the rows have none.
+        KdistillError: if only a teacher defines the outputs, and the rows lack its logits.
     """
     if dataset.outputs is not None:
         return dataset.outputs, None

@@ -28,7 +28,7 @@ from kdistill.console import NumberFormat, five_digits
     ],
 )
 def test_large_numbers_have_no_exponent(value, text):
-    """Up to 1e12, all digits are printed."""
+    """Below 1e12, all digits are printed."""
     assert five_digits(value) == text
 
 

@@ -95,7 +95,7 @@ class Compared:
 class TaskReport:
     """What a report says about a task. It sees the outputs of all networks while they are measured.
 
-    This class is for tasks without a report of their own. Others extend it, and are listed in `page.REPORTS`.
+    This class is for tasks that need no special report. Others extend it, and are listed in `page.REPORTS`.
 
     Attributes:
         gain_title: the title of the section that compares the networks.
@@ -252,23 +252,19 @@ def _estimates(found: Mapping[str, LeftOut]) -> dict[str, Estimate]:
 
 def _measures(material: Material, compared: Sequence[Compared]) -> Table:
     """Return a table of all measures with their intervals over test rows."""
-    last, paired = compared[-1], are_paired(compared)
+    changes = [compared[-1].change] if are_paired(compared) else []
     rows = [
         (
             column.head,
             *(sweep_report.interval(each.measures.get(column.measure), column.number_format) for each in compared),
-            *(
-                [sweep_report.interval(last.change.get(column.measure), column.number_format, signed=True)]
-                if paired
-                else []
-            ),
+            *(sweep_report.interval(each.get(column.measure), column.number_format, signed=True) for each in changes),
         )
         for column in material.dataset.task.columns
         if any(column.measure in each.measures for each in compared)
     ]
     return Table(
-        f"measures on {last.measurement.rows:,} test rows",
-        ("measure", *(each.title for each in compared), *(["difference to hard labels"] if paired else [])),
+        f"measures on {compared[-1].measurement.rows:,} test rows",
+        ("measure", *(each.title for each in compared), *("difference to hard labels" for _ in changes)),
         rows,
         "in brackets: 95% interval, which says how much the measures of these networks would differ with other test rows",
     )
